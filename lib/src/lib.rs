@@ -1,0 +1,13 @@
+//! Whole machines in an ordinary git repository.
+//!
+//! The order of the `mod` lines is the order of the layers: a module uses only the modules listed above it
+//! (`tests/layers.rs` keeps that). `ARCHITECTURE.md` tells what each of them is for.
+//!
+//! Nothing in this library prints, prompts, exits or reads the environment: the caller passes in what it read.
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod id;
+pub mod progress;
+pub mod safepath;
+pub mod durable;

@@ -1,0 +1,449 @@
+//! Paths in a managed tree: held directory handles, one component at a time, no symlink followed.
+//!
+//! Only this module and `durable` hand a name of a managed tree to the kernel. Every call takes an open
+//! directory and one component, so that nobody who renames directories or plants symlinks while we run can
+//! lead us elsewhere, and the length of a path does not matter (reliability study 1.4).
+//!
+//! Names are bytes. A [`Name`] was checked once: not empty, not `.` or `..`, no `/`, no NUL, at most 255 bytes.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+
+use crate::error::{Error, Kind, Result};
+
+/// What starts the name of every temporary file of ours; such names are never stored, and removed when met.
+pub const TEMP_PREFIX: &[u8] = b".gdo-tmp-";
+
+/// The type of a directory entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A socket; kept as a node, nobody listens on it.
+    Socket,
+    /// A character device.
+    Char,
+    /// A block device.
+    Block,
+}
+
+/// A moment in nanoseconds, also before 1970: `nanos` always counts forward from `secs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time {
+    /// Seconds since the epoch.
+    pub secs: i64,
+    /// Nanoseconds after `secs`, below 1,000,000,000.
+    pub nanos: u32,
+}
+
+/// What `statx` tells about one entry, without following a symlink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Type of the entry.
+    pub kind: FileKind,
+    /// Permission bits with setuid, setgid and sticky: `07777` at most.
+    pub mode: u16,
+    /// Owner, as a number.
+    pub uid: u32,
+    /// Group, as a number.
+    pub gid: u32,
+    /// Length of the content, in bytes.
+    pub size: u64,
+    /// Blocks of 512 bytes that the content takes on the disk.
+    pub blocks: u64,
+    /// When the content was last changed.
+    pub mtime: Time,
+    /// When content or metadata was last changed.
+    pub ctime: Time,
+    /// Device that the entry lies on: major and minor number.
+    pub dev: (u32, u32),
+    /// Inode number.
+    pub ino: u64,
+    /// Number of names that this inode has.
+    pub nlink: u32,
+    /// Device number of a device node: major and minor number.
+    pub rdev: (u32, u32),
+}
+
+/// One entry as a directory lists it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its type, where the filesystem tells it in the listing.
+    pub kind: Option<FileKind>,
+}
+
+/// An open directory of a managed tree.
+#[derive(Debug)]
+pub struct Dir(OwnedFd);
+
+/// Says whether `name` can be one component of a path.
+pub fn check_name(name: &[u8]) -> Result<()> {
+    let problem = match name {
+        b"" => "is empty",
+        b"." | b".." => "leads out of its directory",
+        _ if name.len() > 255 => "is longer than 255 bytes",
+        _ if name.contains(&b'/') => "contains a slash",
+        _ if name.contains(&0) => "contains a NUL byte",
+        _ => return Ok(()),
+    };
+    Err(Error::new(Kind::Refused, format!("name '{}' {problem}", name.escape_ascii())))
+}
+
+/// Says whether `path` is relative, made of valid names: what may be looked up below a managed root.
+pub fn check_path(path: &[u8]) -> Result<()> {
+    path.split(|&b| b == b'/').try_for_each(check_name)
+}
+
+impl Dir {
+    /// Opens the directory that a person named; symlinks on the way are followed, as the person expects.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self(rustix::fs::open(path, DIR_FLAGS - OFlags::NOFOLLOW, Mode::empty())?))
+    }
+
+    /// Opens the directory `name` in this one; fails with `NOTDIR` or `LOOP` if it is anything else.
+    pub fn open_dir(&self, name: &[u8]) -> Result<Self> {
+        check_name(name)?;
+        Ok(Self(self.openat(name, DIR_FLAGS)?))
+    }
+
+    /// Opens the directory at the relative `path` below this one, one component after the other; empty means this one.
+    pub fn open_path(&self, path: &[u8]) -> Result<Self> {
+        let mut dir = self.try_clone()?;
+        for name in path.split(|&b| b == b'/').filter(|_| !path.is_empty()) {
+            dir = dir.open_dir(name)?;
+        }
+        Ok(dir)
+    }
+
+    /// Returns a second handle of the same directory.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+
+    /// Lists the entries, in no order, without `.` and `..`.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        rustix::fs::seek(&self.0, rustix::fs::SeekFrom::Start(0))?;
+        let mut buffer = Vec::with_capacity(64 * 1024);
+        let mut raw = RawDir::new(&self.0, buffer.spare_capacity_mut());
+        let mut entries = Vec::new();
+        while let Some(entry) = raw.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                entries.push(Entry { name: name.to_vec(), kind: kind_of(entry.file_type()) });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Returns what the kernel tells about the entry `name`, or `None` if there is none.
+    pub fn stat(&self, name: &[u8]) -> Result<Option<Stat>> {
+        check_name(name)?;
+        match rustix::fs::statx(&self.0, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS) {
+            Ok(raw) => Stat::from_statx(&raw).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Returns what the kernel tells about this directory.
+    pub fn stat_self(&self) -> Result<Stat> {
+        stat_fd(&self.0)
+    }
+
+    /// Opens a regular file for reading; a fifo or a device at that name does not block and is refused.
+    ///
+    /// The access time stays as it is where the kernel lets us.
+    pub fn open_file(&self, name: &[u8]) -> Result<File> {
+        self.open_regular(name, OFlags::RDONLY)
+    }
+
+    /// Opens an existing regular file for reading and writing in place: only for files that nobody else can see.
+    pub fn open_file_rw(&self, name: &[u8]) -> Result<File> {
+        self.open_regular(name, OFlags::RDWR)
+    }
+
+    fn open_regular(&self, name: &[u8], access: OFlags) -> Result<File> {
+        check_name(name)?;
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = match self.openat(name, flags | OFlags::NOATIME) {
+            Err(Errno::PERM) => self.openat(name, flags)?,
+            other => other?,
+        };
+        if stat_fd(&fd)?.kind != FileKind::File {
+            return Err(Error::new(Kind::Refused, "not a regular file (it changed while it was looked at)"));
+        }
+        Ok(fd.into())
+    }
+
+    /// Opens the entry `name` itself, whatever it is, without any access to its content: a handle for metadata.
+    pub fn open_handle(&self, name: &[u8]) -> Result<OwnedFd> {
+        check_name(name)?;
+        Ok(self.openat(name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?)
+    }
+
+    /// Reads where the symlink `name` points to.
+    pub fn read_link(&self, name: &[u8]) -> Result<Vec<u8>> {
+        check_name(name)?;
+        Ok(rustix::fs::readlinkat(&self.0, name, Vec::new())?.into_bytes())
+    }
+
+    /// Creates an empty regular file, mode 0600, under a temporary name; fails never because of what others planted.
+    pub fn create_temp(&self) -> Result<(Vec<u8>, File)> {
+        self.with_temp_name(|name| {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+        })
+    }
+
+    /// Creates a node (fifo, socket or device; `rdev` counts for devices), mode 0600, under a temporary name.
+    pub fn create_temp_node(&self, kind: FileKind, rdev: (u32, u32)) -> Result<Vec<u8>> {
+        let file_type = match kind {
+            FileKind::Fifo => FileType::Fifo,
+            FileKind::Socket => FileType::Socket,
+            FileKind::Char => FileType::CharacterDevice,
+            FileKind::Block => FileType::BlockDevice,
+            FileKind::File | FileKind::Dir | FileKind::Symlink => return Err(Error::new(Kind::Bug, "BUG: not a node")),
+        };
+        let dev = rustix::fs::makedev(rdev.0, rdev.1);
+        Ok(self.with_temp_name(|name| rustix::fs::mknodat(&self.0, name, file_type, Mode::RUSR | Mode::WUSR, dev))?.0)
+    }
+
+    /// Creates a symlink to `target` under a temporary name.
+    pub fn create_temp_symlink(&self, target: &[u8]) -> Result<Vec<u8>> {
+        Ok(self.with_temp_name(|name| rustix::fs::symlinkat(target, &self.0, name))?.0)
+    }
+
+    /// Gives the entry `name` of `from` a second, temporary name in this directory (a hard link).
+    pub fn create_temp_link(&self, from: &Self, name: &[u8]) -> Result<Vec<u8>> {
+        check_name(name)?;
+        Ok(self.with_temp_name(|temp| rustix::fs::linkat(&from.0, name, &self.0, temp, AtFlags::empty()))?.0)
+    }
+
+    fn with_temp_name<T>(&self, create: impl Fn(&[u8]) -> rustix::io::Result<T>) -> Result<(Vec<u8>, T)> {
+        loop {
+            let name = temp_name();
+            match create(&name) {
+                Err(Errno::EXIST) => (),
+                Ok(made) => return Ok((name, made)),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Creates the directory `name`, mode 0700; an existing one is an error.
+    pub fn make_dir(&self, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        Ok(rustix::fs::mkdirat(&self.0, name, Mode::RWXU)?)
+    }
+
+    /// Gives the entry `from` the name `to`, replacing what is there (a non-directory) in one step.
+    pub fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
+        check_name(from)?;
+        check_name(to)?;
+        Ok(rustix::fs::renameat(&self.0, from, &self.0, to)?)
+    }
+
+    /// Swaps two entries of this directory in one step.
+    pub fn exchange(&self, a: &[u8], b: &[u8]) -> Result<()> {
+        check_name(a)?;
+        check_name(b)?;
+        Ok(rustix::fs::renameat_with(&self.0, a, &self.0, b, RenameFlags::EXCHANGE)?)
+    }
+
+    /// Removes a name that is not a directory; one that is not there is no error.
+    pub fn remove_file(&self, name: &[u8]) -> Result<()> {
+        self.remove(name, AtFlags::empty())
+    }
+
+    /// Removes an empty directory; one that is not there is no error.
+    pub fn remove_dir(&self, name: &[u8]) -> Result<()> {
+        self.remove(name, AtFlags::REMOVEDIR)
+    }
+
+    fn remove(&self, name: &[u8], flags: AtFlags) -> Result<()> {
+        check_name(name)?;
+        match rustix::fs::unlinkat(&self.0, name, flags) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Sets owner and group of the entry `name` itself.
+    pub fn set_owner(&self, name: &[u8], uid: u32, gid: u32) -> Result<()> {
+        check_name(name)?;
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        Ok(rustix::fs::chownat(&self.0, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Sets the permission bits of the entry `name` itself, which must not be a symlink.
+    pub fn set_mode(&self, name: &[u8], mode: u16) -> Result<()> {
+        let handle = self.open_handle(name)?;
+        if stat_fd(&handle)?.kind == FileKind::Symlink {
+            return Err(Error::new(Kind::Refused, "a symlink has no mode (it changed while it was looked at)"));
+        }
+        Ok(rustix::fs::chmod(proc_path(handle.as_fd()), Mode::from_raw_mode(mode.into()))?)
+    }
+
+    /// Sets the modification time of the entry `name` itself; the access time stays.
+    pub fn set_mtime(&self, name: &[u8], mtime: Time) -> Result<()> {
+        check_name(name)?;
+        Ok(rustix::fs::utimensat(&self.0, name, &timestamps(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Returns the path by which `l*xattr` calls reach the entry `name` itself through this held directory.
+    pub fn proc_path(&self, name: &[u8]) -> Result<Vec<u8>> {
+        check_name(name)?;
+        let mut path = proc_path(self.0.as_fd()).into_bytes();
+        path.push(b'/');
+        path.extend_from_slice(name);
+        Ok(path)
+    }
+
+    /// Returns once every change of this directory's names would survive a power cut.
+    pub fn sync(&self) -> Result<()> {
+        Ok(rustix::fs::fsync(&self.0)?)
+    }
+
+    /// Returns once everything written to the filesystem of this directory would survive a power cut.
+    pub fn sync_filesystem(&self) -> Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
+    }
+
+    fn openat(&self, name: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        // openat2 refuses what plain openat would still follow: the magic links of /proc.
+        match rustix::fs::openat2(&self.0, name, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
+            Err(Errno::NOSYS) => rustix::fs::openat(&self.0, name, flags, Mode::empty()),
+            // With NO_SYMLINKS a handle of a symlink itself is refused too; O_NOFOLLOW alone gives just that.
+            Err(Errno::LOOP) if flags.contains(OFlags::PATH) => rustix::fs::openat(&self.0, name, flags, Mode::empty()),
+            other => other,
+        }
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Stat {
+    fn from_statx(raw: &rustix::fs::Statx) -> Result<Self> {
+        let time = |t: &rustix::fs::StatxTimestamp| Time { secs: t.tv_sec, nanos: t.tv_nsec };
+        let kind = kind_of(FileType::from_raw_mode(raw.stx_mode.into()))
+            .ok_or_else(|| Error::new(Kind::Unsupported, "unknown file type"))?;
+        Ok(Self {
+            kind,
+            mode: raw.stx_mode & 0o7777,
+            uid: raw.stx_uid,
+            gid: raw.stx_gid,
+            size: raw.stx_size,
+            blocks: raw.stx_blocks,
+            mtime: time(&raw.stx_mtime),
+            ctime: time(&raw.stx_ctime),
+            dev: (raw.stx_dev_major, raw.stx_dev_minor),
+            ino: raw.stx_ino,
+            nlink: raw.stx_nlink,
+            rdev: (raw.stx_rdev_major, raw.stx_rdev_minor),
+        })
+    }
+}
+
+/// Returns what the kernel tells about an open file.
+pub fn stat_fd(fd: impl AsFd) -> Result<Stat> {
+    Stat::from_statx(&rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?)
+}
+
+/// Sets the modification time of an open file or directory; the access time stays.
+pub fn set_mtime_fd(fd: impl AsFd, mtime: Time) -> Result<()> {
+    Ok(rustix::fs::futimens(fd, &timestamps(mtime))?)
+}
+
+fn timestamps(mtime: Time) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() },
+    }
+}
+
+fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+const DIR_FLAGS: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::RDONLY);
+
+fn kind_of(file_type: FileType) -> Option<FileKind> {
+    Some(match file_type {
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Dir,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::CharacterDevice => FileKind::Char,
+        FileType::BlockDevice => FileKind::Block,
+        FileType::Unknown => return None,
+    })
+}
+
+/// Returns a name that no other call and hardly any other process picks; `O_EXCL` does the rest.
+fn temp_name() -> Vec<u8> {
+    use std::hash::{BuildHasher, RandomState};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = RandomState::new().hash_one(COUNT.fetch_add(1, Ordering::Relaxed));
+    let mut name = TEMP_PREFIX.to_vec();
+    name.extend_from_slice(format!("{number:016x}").as_bytes());
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_component() {
+        for bad in [&b""[..], b".", b"..", b"a/b", b"a\0", &[b'x'; 256]] {
+            assert_eq!(check_name(bad).unwrap_err().kind(), Kind::Refused, "{}", bad.escape_ascii());
+        }
+        for good in [&b"a"[..], b"...", b"-rf", b"\xff\n\x1b", &[b'x'; 255]] {
+            check_name(good).unwrap();
+        }
+    }
+
+    #[test]
+    fn no_symlink_is_followed_on_the_way_or_at_the_end() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temp.path().join("real")).unwrap();
+        std::fs::write(temp.path().join("real/file"), "x").unwrap();
+        std::os::unix::fs::symlink("real", temp.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("real/file", temp.path().join("filelink")).unwrap();
+        let root = Dir::open(temp.path()).unwrap();
+        assert!(root.open_path(b"real").unwrap().open_file(b"file").is_ok());
+        assert!(root.open_path(b"link").is_err());
+        assert!(root.open_file(b"filelink").is_err());
+        assert_eq!(root.stat(b"filelink").unwrap().unwrap().kind, FileKind::Symlink);
+        assert!(root.open_handle(b"filelink").is_ok());
+        assert!(root.set_mode(b"filelink", 0o777).is_err());
+    }
+
+    #[test]
+    fn a_fifo_planted_at_a_files_name_does_not_block() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = Dir::open(temp.path()).unwrap();
+        let fifo = root.create_temp_node(FileKind::Fifo, (0, 0)).unwrap();
+        root.rename(&fifo, b"fifo").unwrap();
+        assert!(root.open_file(b"fifo").is_err());
+    }
+}
