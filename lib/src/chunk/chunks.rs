@@ -81,7 +81,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
         #[test]
         fn a_reader_is_cut_like_the_whole_data(
             seed: u64,

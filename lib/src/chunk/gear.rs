@@ -11,7 +11,7 @@ pub(super) const WINDOW: usize = 32;
 /// How many doublings lie between the average and the two thresholds.
 const LEVEL: u32 = 2;
 
-/// Returns the first length in `from..=to` whose hash is under `limit`; `from` is at least [`WINDOW`], `to` at most the length.
+/// Returns the first length in `from..=to` whose hash is under `limit`; `from` is over [`WINDOW`], `to` at most the length.
 pub(super) type Scan = fn(data: &[u8], from: usize, to: usize, limit: u32) -> Option<usize>;
 
 /// Where the hash ends a chunk. Has no state: each chunk stands for itself.
@@ -31,7 +31,7 @@ impl Gear {
         Self::with_scan(min, avg, max, simd::best())
     }
 
-    fn with_scan(min: u32, avg: u32, max: u32, scan: Scan) -> Self {
+    pub(super) fn with_scan(min: u32, avg: u32, max: u32, scan: Scan) -> Self {
         let bits = avg.ilog2();
         // A hash whose top n bits are zero is a hash under 2^(32-n).
         let [hard, easy] = [bits + LEVEL, bits - LEVEL].map(|bits| 1 << (u32::BITS - bits));
@@ -61,6 +61,12 @@ pub(super) fn scan_scalar(data: &[u8], from: usize, to: usize, limit: u32) -> Op
         }
     }
     None
+}
+
+/// Returns the hash of a window.
+#[cfg(test)]
+pub(super) fn hash(window: &[u8]) -> u32 {
+    window.iter().fold(0, |hash, byte| step(hash, *byte))
 }
 
 fn step(hash: u32, byte: u8) -> u32 {
@@ -153,8 +159,7 @@ mod tests {
         for byte in 0..=255 {
             for avg in [64, 1024, 65536, 1 << 24] {
                 let easiest = Gear::with_scan(64, avg, avg, scan_scalar).easy;
-                let hash = [byte; WINDOW].iter().fold(0, |hash, byte| step(hash, *byte));
-                assert!(hash >= easiest, "byte {byte}, avg {avg}");
+                assert!(hash(&[byte; WINDOW]) >= easiest, "byte {byte}, avg {avg}");
             }
             assert_eq!(lengths(&[byte; 1000], |rest| Gear::new(64, 64, 400).cut(rest)), [400, 400, 200], "byte {byte}");
         }

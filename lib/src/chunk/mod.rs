@@ -30,11 +30,15 @@ enum Algorithm {
 
 impl Chunker {
     /// Returns a chunker at the start of a stream.
+    ///
+    /// # Panics
+    ///
+    /// If `spec` was made by hand and does not pass [`ChunkerSpec::check`].
     pub fn new(spec: &ChunkerSpec) -> Self {
-        let algorithm = match *spec {
+        let algorithm = match spec.check().expect("BUG: a chunker was made of parameters that nobody checked") {
             ChunkerSpec::Gear { min, avg, max } => Algorithm::Gear(Gear::new(min, avg, max)),
             ChunkerSpec::Rabin { window, avg, min, max } => Algorithm::Rabin(Box::new(Rabin::new(window, avg, min, max))),
-            ChunkerSpec::Fixed { size } => Algorithm::Fixed(size.max(1) as usize),
+            ChunkerSpec::Fixed { size } => Algorithm::Fixed(size as usize),
         };
         Self { algorithm }
     }

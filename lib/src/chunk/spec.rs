@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 
 /// Which chunker, with all its parameters, in bytes.
 ///
-/// [`FromStr`] checks the parameters; a value made by hand is as good as its maker. Text: `gear:min=16384,avg=65536,max=262144`.
+/// [`FromStr`] checks the parameters; whoever makes a value by hand calls [`check`](Self::check). Text: `gear:min=16384,avg=65536,max=262144`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChunkerSpec {
     /// Content-defined cuts by our gear hash (`docs/formats/chunker-gear.md`).
@@ -52,6 +52,22 @@ impl ChunkerSpec {
         }
     }
 
+    /// Returns these parameters if they are in bounds; the error tells the bounds.
+    pub fn check(self) -> Result<Self> {
+        let is_ordered = |min, avg, max| min <= avg && avg <= max && max <= LONGEST;
+        let broken = match self {
+            Self::Gear { min, avg, max } if min < SHORTEST || !is_ordered(min, avg, max) => "64 <= min <= avg <= max <= 16777216",
+            Self::Gear { avg, .. } if !avg.is_power_of_two() => "avg a power of two",
+            Self::Rabin { window, .. } if !(16..=256).contains(&window) => "16 <= window <= 256",
+            Self::Rabin { avg, min, max, .. } if min < 1 || avg < SHORTEST || !is_ordered(min, avg, max) => {
+                "1 <= min <= avg <= max <= 16777216 and 64 <= avg"
+            }
+            Self::Fixed { size } if !(SHORTEST..=LONGEST).contains(&size) => "64 <= size <= 16777216",
+            _ => return Ok(self),
+        };
+        Err(Error::new(Kind::Usage, format!("chunker '{self}' is out of bounds; it must have {broken}")))
+    }
+
     /// Returns the parameters in the order in which they are written.
     fn parameters(&self) -> Vec<(&'static str, u32)> {
         match *self {
@@ -67,21 +83,6 @@ impl ChunkerSpec {
             Self::Rabin { .. } => "rabin",
             Self::Fixed { .. } => "fixed",
         }
-    }
-
-    fn check(self) -> Result<Self> {
-        let is_ordered = |min, avg, max| min <= avg && avg <= max && max <= LONGEST;
-        let broken = match self {
-            Self::Gear { min, avg, max } if min < SHORTEST || !is_ordered(min, avg, max) => "64 <= min <= avg <= max <= 16777216",
-            Self::Gear { avg, .. } if !avg.is_power_of_two() => "avg a power of two",
-            Self::Rabin { window, .. } if !(16..=256).contains(&window) => "16 <= window <= 256",
-            Self::Rabin { avg, min, max, .. } if min < 1 || avg < SHORTEST || !is_ordered(min, avg, max) => {
-                "1 <= min <= avg <= max <= 16777216 and 64 <= avg"
-            }
-            Self::Fixed { size } if !(SHORTEST..=LONGEST).contains(&size) => "64 <= size <= 16777216",
-            _ => return Ok(self),
-        };
-        Err(Error::new(Kind::Usage, format!("chunker '{self}' is out of bounds; it must have {broken}")))
     }
 }
 
@@ -247,6 +248,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
         #[test]
         fn any_text_is_refused_or_survives_a_round_trip(text in "(gear|rabin|fixed)?[:,=a-z0-9]{0,40}") {
             if let Ok(spec) = text.parse::<ChunkerSpec>() {
