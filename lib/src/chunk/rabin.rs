@@ -7,6 +7,12 @@ const POLYNOMIAL: u64 = 0xbfe6_b8a5_bf37_8d83;
 
 const DEGREE: u32 = 63;
 
+/// Places from which a block is searched at once.
+const LANES: usize = 4;
+
+/// Bytes that each lane searches: long against a window, short against a chunk.
+const STRIPE: usize = 1024;
+
 /// Where the hash ends a chunk; holds the bytes before the chunk only while the window can reach them.
 pub(super) struct Rabin {
     window: usize,
@@ -56,29 +62,68 @@ impl Rabin {
     /// Returns the shortest length of at least `min` whose hash matches.
     fn find(&self, data: &[u8]) -> Option<usize> {
         if self.min >= self.window {
-            return self.find_after(data, self.min - self.window, self.min);
+            return self.find_after(data, self.min);
         }
         // The window reaches back before the chunk: look at both as one.
         let reach: Vec<u8> = self.before.iter().chain(&data[..data.len().min(self.window)]).copied().collect();
-        let near = self.find_after(&reach, self.min, self.min + self.window).map(|end| end - self.window);
-        near.or_else(|| self.find_after(data, 0, self.window))
+        let near = self.find_after(&reach, self.min + self.window).map(|end| end - self.window);
+        near.or_else(|| self.find_after(data, self.window))
     }
 
-    /// Returns the first end in `first..=data.len()` whose hash matches; `start` is a window before `first`.
-    fn find_after(&self, data: &[u8], start: usize, first: usize) -> Option<usize> {
-        let mut hash = data.get(start..first)?.iter().fold(0, |hash, byte| self.tables.append(hash, *byte));
-        if hash & self.mask == self.mask {
+    /// Returns the first end in `first..=data.len()` whose hash matches; `data` begins a window before it, or earlier.
+    fn find_after(&self, data: &[u8], mut first: usize) -> Option<usize> {
+        while let Some(block) = data.get(first - self.window..first + LANES * STRIPE) {
+            if let Some(lane) = self.first_lane_with_match(block) {
+                let first = first + lane * STRIPE;
+                return self.find_one_by_one(&data[..first + STRIPE], first);
+            }
+            first += LANES * STRIPE;
+        }
+        self.find_one_by_one(data, first)
+    }
+
+    /// Does the work of [`find_after`](Self::find_after), without haste.
+    fn find_one_by_one(&self, data: &[u8], first: usize) -> Option<usize> {
+        let mut hash = self.hash(data.get(first - self.window..first)?);
+        if self.is_match(hash) {
             return Some(first);
         }
-        let entering = &data[first..];
-        let leaving = &data[start..];
-        for (i, (new, old)) in entering.iter().zip(leaving).enumerate() {
-            hash = self.tables.append(hash, *new) ^ self.tables.pull[*old as usize];
-            if hash & self.mask == self.mask {
+        let leaving = &data[first - self.window..];
+        for (i, (new, old)) in data[first..].iter().zip(leaving).enumerate() {
+            hash = self.tables.slide(hash, *new, *old);
+            if self.is_match(hash) {
                 return Some(first + i + 1);
             }
         }
         None
+    }
+
+    /// Returns the first stripe in which an end has a match; `block` is a window, then the stripes. The end of the last
+    /// stripe is not looked at: it is where the next block begins.
+    ///
+    /// Each byte waits for the hash before it, so that one stripe alone would leave the processor idle.
+    fn first_lane_with_match(&self, block: &[u8]) -> Option<usize> {
+        let stripe = |at| block[at..].first_chunk::<STRIPE>().expect("BUG: a block is cut to its length");
+        let entering: [_; LANES] = std::array::from_fn(|lane| stripe(self.window + lane * STRIPE));
+        let leaving: [_; LANES] = std::array::from_fn(|lane| stripe(lane * STRIPE));
+        let mut hashes: [u64; LANES] = std::array::from_fn(|lane| self.hash(&block[lane * STRIPE..][..self.window]));
+        // The least number that the masked bits, inverted, spelled; 0 at a match.
+        let mut least = [u64::MAX; LANES];
+        for i in 0..STRIPE {
+            for lane in 0..LANES {
+                least[lane] = least[lane].min(!hashes[lane] & self.mask);
+                hashes[lane] = self.tables.slide(hashes[lane], entering[lane][i], leaving[lane][i]);
+            }
+        }
+        least.iter().position(|least| *least == 0)
+    }
+
+    fn hash(&self, window: &[u8]) -> u64 {
+        window.iter().fold(0, |hash, byte| self.tables.append(hash, *byte))
+    }
+
+    fn is_match(&self, hash: u64) -> bool {
+        hash & self.mask == self.mask
     }
 
     /// Keeps the last bytes of the stream so far.
@@ -94,6 +139,11 @@ impl Tables {
         let push = std::array::from_fn(|byte| multiply_by_x(byte as u64, DEGREE) | (byte as u64) << DEGREE);
         let pull = std::array::from_fn(|byte| multiply_by_x(byte as u64, 8 * window as u32));
         Self { push, pull }
+    }
+
+    /// Returns the hash of a window that `new` enters and `old` leaves.
+    fn slide(&self, hash: u64, new: u8, old: u8) -> u64 {
+        self.append(hash, new) ^ self.pull[old as usize]
     }
 
     /// Returns the hash of a text after which `byte` is written.
@@ -113,7 +163,8 @@ fn multiply_by_x(value: u64, power: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chunk::testdata::{Vector, lengths};
+    use crate::chunk::testdata::{Vector, lengths, random, text};
+    use proptest::prelude::*;
 
     #[test]
     fn cuts_are_those_of_librabinpoly() {
@@ -131,6 +182,19 @@ mod tests {
                     "window={window} avg={avg} min={min} max={max}"
                 );
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+        #[test]
+        fn searching_by_stripes_finds_what_searching_one_by_one_does(
+            seed: u64, len in 0usize..20_000, window in 16u32..=256, bits in 6u32..16, more in 0usize..5000, is_text: bool,
+        ) {
+            let rabin = Rabin::new(window, 1 << bits, 1, 1 << 20);
+            let data = if is_text { text(seed, len) } else { random(seed, len) };
+            let first = window as usize + more;
+            prop_assert_eq!(rabin.find_after(&data, first), rabin.find_one_by_one(&data, first));
         }
     }
 }
