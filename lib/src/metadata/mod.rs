@@ -1,6 +1,7 @@
 //! What Linux keeps about a file and git cannot hold: mode, owner, times, nodes, links, attributes, flags.
 //!
-//! [`DirMetadata`] is the text of one directory (`docs/formats/metadata.md`). Nothing here touches content.
+//! [`of_file`] reads it from an open file, [`apply_to_file`] puts it back, and [`DirMetadata`] is the text of one
+//! directory (`docs/formats/metadata.md`). Nothing here touches content.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,11 +10,18 @@ use std::fmt;
 use crate::error::{Error, Kind, Result};
 use crate::safepath::{FileKind, Time};
 
+mod apply;
 mod base64;
+mod capture;
 mod flags;
+mod inode;
+mod names;
 mod text;
 
+pub use apply::{apply_flags, apply_flags_before_content, apply_to_entry, apply_to_file, clear_flags};
+pub use capture::{holes, of_entry, of_file};
 pub use flags::Flags;
+pub use names::{Names, owner};
 pub use text::{Entries, encode_entry, encode_header};
 
 /// Longest value of an extended attribute, in bytes: the kernel's limit.

@@ -36,6 +36,9 @@ impl DirMetadata {
     }
 }
 
+/// One line: its text, the name and what it says.
+pub(super) type Line<'a> = (&'a [u8], Vec<u8>, Metadata);
+
 /// Reads the entries of a directory's text one by one, in order.
 ///
 /// An entry that git holds comes as a file, whatever git knows about it: see [`Metadata::held_by_git`].
@@ -68,7 +71,7 @@ impl<'a> Entries<'a> {
     }
 
     /// Returns the next line with its name and metadata, or `None` at the end.
-    pub(super) fn next_line(&mut self) -> Result<Option<(&'a [u8], Vec<u8>, Metadata)>> {
+    pub(super) fn next_line(&mut self) -> Result<Option<Line<'a>>> {
         if self.rest.is_empty() {
             return Ok(None);
         }
