@@ -1,7 +1,7 @@
 //! What Linux keeps about a file and git cannot hold: mode, owner, times, nodes, links, attributes, flags.
 //!
 //! [`of_file`] reads it from an open file, [`apply_to_file`] puts it back, and [`DirMetadata`] is the text of one
-//! directory (`docs/formats/metadata.md`). Nothing here touches content.
+//! directory (`docs/formats/metadata.md`); [`merge`] joins two versions of that text. Nothing here touches content.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,12 +15,14 @@ mod base64;
 mod capture;
 mod flags;
 mod inode;
+mod merge;
 mod names;
 mod text;
 
 pub use apply::{apply_flags, apply_flags_before_content, apply_to_entry, apply_to_file, clear_flags};
 pub use capture::{holes, of_entry, of_file};
 pub use flags::Flags;
+pub use merge::{Merged, merge};
 pub use names::{Names, owner};
 pub use text::{Entries, encode_entry, encode_header};
 

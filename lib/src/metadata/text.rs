@@ -123,9 +123,7 @@ impl Iterator for Entries<'_> {
 
 /// Appends the first two lines of a text: the version and the directory itself.
 pub fn encode_header(dir: &Metadata, out: &mut Vec<u8>) {
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(VERSION);
-    out.push(b'\n');
+    out.extend_from_slice(&first_line());
     encode_line(b".", dir, out);
     out.push(b'\n');
 }
@@ -139,6 +137,24 @@ pub fn encode_entry(name: &[u8], metadata: &Metadata, out: &mut Vec<u8>) {
     } else {
         out.push(b'\n');
     }
+}
+
+/// Returns the line that tells format and version.
+pub(super) fn first_line() -> Vec<u8> {
+    [MAGIC, VERSION, b"\n"].concat()
+}
+
+/// Returns the line that says what `fields` (`key=value`, in any order) say, or `None` if that is nothing.
+pub(super) fn line_of_fields<'a>(name: &[u8], fields: impl Iterator<Item = &'a [u8]>) -> Parsed<Option<Vec<u8>>> {
+    let mut fields: Vec<_> = fields.collect();
+    fields.sort_by_key(|field| !field.starts_with(b"type=")); // the type sets the defaults of the rest
+    let mut metadata = Metadata::new(if name == b"." { FileKind::Dir } else { FileKind::File });
+    fields.into_iter().try_for_each(|field| decode_field(&mut metadata, field))?;
+    metadata.xattrs.sort_unstable();
+    check_fits_kind(&metadata)?;
+    let mut line = Vec::new();
+    encode_line(name, &metadata, &mut line);
+    Ok((name == b"." || !line_says_nothing(&line)).then_some(line))
 }
 
 /// Returns the escaped name, or the number of an owner without one, for people to read.
@@ -294,7 +310,7 @@ fn is_escaped(c: char) -> bool {
 
 // ---- reading ----
 
-type Parsed<T> = std::result::Result<T, String>;
+pub(super) type Parsed<T> = std::result::Result<T, String>;
 
 fn decode_line(line: &[u8]) -> Parsed<(Vec<u8>, Metadata)> {
     let mut fields = line.split(|&b| b == b' ');
@@ -305,17 +321,16 @@ fn decode_line(line: &[u8]) -> Parsed<(Vec<u8>, Metadata)> {
     }
     let mut metadata = Metadata::new(if is_dir { FileKind::Dir } else { FileKind::File });
     for field in fields {
-        let at =
-            field.iter().position(|&b| b == b'=').ok_or_else(|| format!("'{}' is not of the form key=value", shown(field)))?;
-        let (key, value) = (&field[..at], &field[at + 1..]);
-        decode_field(&mut metadata, key, value)?;
+        decode_field(&mut metadata, field)?;
     }
     check_fits_kind(&metadata)?;
     Ok((name, metadata))
 }
 
 /// Reads one key; that none comes twice or out of order shows when the line is written again.
-fn decode_field(metadata: &mut Metadata, key: &[u8], value: &[u8]) -> Parsed<()> {
+fn decode_field(metadata: &mut Metadata, field: &[u8]) -> Parsed<()> {
+    let at = field.iter().position(|&b| b == b'=').ok_or_else(|| format!("'{}' is not of the form key=value", shown(field)))?;
+    let (key, value) = (&field[..at], &field[at + 1..]);
     let invalid = || format!("invalid {} '{}'", shown(key), shown(value));
     match key {
         b"type" => *metadata = Metadata::new(node_kind(value).ok_or_else(invalid)?),
@@ -393,7 +408,7 @@ fn decode_named_id(value: &[u8]) -> Parsed<Option<(Option<Vec<u8>>, u32)>> {
     Ok(decode_id(&value[at + 1..]).filter(|_| is_valid).map(|id| (Some(name), id)))
 }
 
-fn decode_time(value: &[u8]) -> Option<Time> {
+pub(super) fn decode_time(value: &[u8]) -> Option<Time> {
     let (whole, fraction) = match value.iter().position(|&b| b == b'.') {
         Some(at) => (&value[..at], &value[at + 1..]),
         None => (value, &b""[..]),
@@ -466,7 +481,7 @@ fn unescape(text: &[u8]) -> Parsed<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -691,7 +706,7 @@ mod tests {
         }
     }
 
-    fn any_dir() -> impl Strategy<Value = DirMetadata> {
+    pub fn any_dir() -> impl Strategy<Value = DirMetadata> {
         let name = proptest::collection::vec(1..=255_u8, 1..5).prop_filter("a valid name", |name| check_name(name).is_ok());
         (any_metadata(), any::<bool>(), proptest::collection::btree_map(name, any_metadata(), 0..5)).prop_map(
             |(dir, partial, mut entries)| {
