@@ -105,13 +105,12 @@ impl<'a> Applying<'a> {
         }
         self.set_owner(ids)?;
         let mode = self.lendable(wanted.mode, ids)?;
-        self.set_mode(wanted.kind, mode)?;
+        let has_mode = wanted.kind != FileKind::Symlink && self.set_mode(mode)?;
         self.set_xattrs(wanted)?;
-        // An access ACL brings its own group bits, and its absence leaves those of the old one: the mode has the last word.
-        self.set_mode(wanted.kind, mode)?;
-        self.check_mode(wanted.kind, mode)?;
+        if has_mode {
+            self.keep_mode(mode)?;
+        }
         self.set_mtime(wanted)?;
-        self.skipped.dedup();
         Ok(self.skipped)
     }
 
@@ -146,18 +145,25 @@ impl<'a> Applying<'a> {
         Ok(lendable)
     }
 
-    fn set_mode(&mut self, kind: FileKind, mode: u16) -> Result<()> {
-        if kind == FileKind::Symlink || self.inode.stat()?.mode == mode {
-            return Ok(());
+    /// Sets the mode, and says whether that could be done.
+    fn set_mode(&mut self, mode: u16) -> Result<bool> {
+        if self.inode.stat()?.mode == mode {
+            return Ok(true);
         }
         let done = self.inode.set_mode(mode);
-        self.skip_or_fail(|| format!("mode {mode:04o}"), done)
+        self.skip_or_fail(|| format!("mode {mode:04o}"), done)?;
+        Ok(done.is_ok())
     }
 
-    /// Notices bits that the kernel dropped without a word: setgid for a group that is not ours.
-    fn check_mode(&mut self, kind: FileKind, mode: u16) -> Result<()> {
+    /// Sets the mode once more where an access ACL brought group bits of its own: the mode has the last word.
+    fn keep_mode(&mut self, mode: u16) -> Result<()> {
+        if self.inode.stat()?.mode == mode {
+            return Ok(());
+        }
+        self.inode.set_mode(mode).context(|| format!("cannot set mode {mode:04o}"))?;
         let have = self.inode.stat()?.mode;
-        if kind != FileKind::Symlink && have != mode {
+        if have != mode {
+            // As with setgid for a group that is not ours.
             self.skipped.push(format!("mode {mode:04o}: the kernel left it at {have:04o}"));
         }
         Ok(())
@@ -507,6 +513,40 @@ mod tests {
         assert_eq!(flags(&file).unwrap(), nodump);
         apply_flags_before_content(&file, Flags::CASEFOLD | Flags::named("sync").unwrap()).unwrap();
         assert_eq!(flags(&file).unwrap(), nodump);
+    }
+
+    #[test]
+    fn without_privilege_the_rest_is_set_and_nobody_elses_rights_are_lent() {
+        if !is_root() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let file = scratch.file();
+        rustix::fs::fchown(&file, Some(rustix::fs::Uid::from_raw(4321)), Some(rustix::fs::Gid::from_raw(4321))).unwrap();
+        let xattrs = vec![xattr("security.capability", &capability()), xattr("trusted.a", b"1"), xattr("user.a", b"1")];
+        let wanted = Metadata { xattrs, flags: Flags::IMMUTABLE | Flags::named("nodump").unwrap(), ..alices() };
+        let unprivileged = || {
+            // Of this thread only, which ends here: the other tests stay root.
+            let (uid, gid) = (rustix::thread::Uid::from_raw(4321), rustix::thread::Gid::from_raw(4321));
+            rustix::thread::set_thread_groups(&[]).unwrap();
+            rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            [apply_to_file(&file, &wanted, (1234, 50)).unwrap(), apply_flags(&file, wanted.flags).unwrap()].concat()
+        };
+        let skipped = std::thread::scope(|scope| scope.spawn(unprivileged).join().unwrap());
+        let expected = [
+            "owner 1234: operation not permitted",
+            "group 50: operation not permitted",
+            "setuid or setgid left out, because the owner could not be set",
+            "attribute 'trusted.a': operation not permitted",
+            "attribute 'security.capability': operation not permitted",
+            "flag 'immutable' could not be set",
+        ];
+        assert_eq!(skipped, expected);
+        let have = scratch.capture(&file);
+        assert_eq!((have.uid, have.mode, have.mtime), (4321, 0o750, wanted.mtime));
+        assert_eq!(have.xattrs, [xattr("user.a", b"1")]);
+        assert_eq!(have.flags, Flags::named("nodump").unwrap());
     }
 
     #[test]
