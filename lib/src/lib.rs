@@ -12,3 +12,4 @@ pub mod progress;
 pub mod safepath;
 pub mod durable;
 pub mod chunk;
+pub mod metadata;

@@ -6,12 +6,15 @@
 //!
 //! Names are bytes. A [`Name`] was checked once: not empty, not `.` or `..`, no `/`, no NUL, at most 255 bytes.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
@@ -370,6 +373,44 @@ pub fn stat_fd(fd: impl AsFd) -> Result<Stat> {
 /// Sets the modification time of an open file or directory; the access time stays.
 pub fn set_mtime_fd(fd: impl AsFd, mtime: Time) -> Result<()> {
     Ok(rustix::fs::futimens(fd, &timestamps(mtime))?)
+}
+
+// A handle opened for metadata only (`Dir::open_handle`) refuses the calls that take a file descriptor. These reach
+// the one inode that it holds, whatever it is now called; they return the plain error number for the caller to judge.
+
+/// Sets owner and group of what `handle` holds, also of a symlink.
+pub fn chown_handle(handle: impl AsFd, uid: Uid, gid: Gid) -> rustix::io::Result<()> {
+    rustix::fs::chownat(handle, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Sets the permission bits of what `handle` holds, which must not be a symlink.
+pub fn chmod_handle(handle: impl AsFd, mode: Mode) -> rustix::io::Result<()> {
+    rustix::fs::chmod(proc_path(handle.as_fd()), mode)
+}
+
+/// Sets the modification time of what `handle` holds, also of a symlink; the access time stays.
+pub fn set_mtime_handle(handle: impl AsFd, mtime: Time) -> rustix::io::Result<()> {
+    rustix::fs::utimensat(handle, c"", &timestamps(mtime), AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Lists the extended attributes of what `handle` holds into `list`, and returns the length.
+pub fn list_xattrs_handle(handle: impl AsFd, list: &mut [u8]) -> rustix::io::Result<usize> {
+    rustix::fs::listxattr(proc_path(handle.as_fd()), list)
+}
+
+/// Reads an extended attribute of what `handle` holds into `value`, and returns the length.
+pub fn get_xattr_handle(handle: impl AsFd, attribute: &CStr, value: &mut [u8]) -> rustix::io::Result<usize> {
+    rustix::fs::getxattr(proc_path(handle.as_fd()), attribute, value)
+}
+
+/// Creates or replaces an extended attribute of what `handle` holds.
+pub fn set_xattr_handle(handle: impl AsFd, attribute: &CStr, value: &[u8]) -> rustix::io::Result<()> {
+    rustix::fs::setxattr(proc_path(handle.as_fd()), attribute, value, XattrFlags::empty())
+}
+
+/// Removes an extended attribute of what `handle` holds.
+pub fn remove_xattr_handle(handle: impl AsFd, attribute: &CStr) -> rustix::io::Result<()> {
+    rustix::fs::removexattr(proc_path(handle.as_fd()), attribute)
 }
 
 fn timestamps(mtime: Time) -> Timestamps {
