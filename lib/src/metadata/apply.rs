@@ -508,9 +508,12 @@ mod tests {
         let scratch = Scratch::new();
         let file = scratch.file();
         let nodump = Flags::named("nodump").unwrap();
+        let kernels_own = |file| super::super::inode::raw_flags(file).unwrap().unwrap() & !Flags::all().bits();
+        let before = kernels_own(&file);
         // Names that match in any case are for directories only, on every filesystem.
         assert_eq!(apply_flags(&file, nodump | Flags::CASEFOLD).unwrap(), ["flag 'casefold' could not be set"]);
         assert_eq!(flags(&file).unwrap(), nodump);
+        assert_eq!(kernels_own(&file), before); // such as the extents of ext4
         apply_flags_before_content(&file, Flags::CASEFOLD | Flags::named("sync").unwrap()).unwrap();
         assert_eq!(flags(&file).unwrap(), nodump);
     }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::inode::{Inode, flags};
 use super::{Metadata, Names};
 use crate::error::{Context, Result};
-use crate::safepath::{Dir, FileKind, Stat};
+use crate::safepath::{Dir, FileKind, Stat, Time};
 
 /// Reads the metadata of an open regular file or directory, whose `stat` the caller has already.
 ///
@@ -62,7 +62,8 @@ fn from_stat(stat: &Stat, names: &Names) -> Metadata {
         user: names.user_name(stat.uid).map(<[u8]>::to_vec),
         gid: stat.gid,
         group: names.group_name(stat.gid).map(<[u8]>::to_vec),
-        mtime: Some(stat.mtime),
+        // Some network filesystems hand through what a broken server says.
+        mtime: Some(Time { nanos: stat.mtime.nanos.min(999_999_999), ..stat.mtime }),
         rdev: is_device.then_some(stat.rdev),
         ..Metadata::new(stat.kind)
     }

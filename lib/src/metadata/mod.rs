@@ -3,7 +3,6 @@
 //! [`of_file`] reads it from an open file, [`apply_to_file`] puts it back, and [`DirMetadata`] is the text of one
 //! directory (`docs/formats/metadata.md`); [`merge`] joins two versions of that text. Nothing here touches content.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -113,7 +112,21 @@ impl Metadata {
 
     /// Says whether the entry is a node: something that git does not hold at all.
     pub fn is_node(&self) -> bool {
-        is_node(self.kind)
+        matches!(self.kind, FileKind::Fifo | FileKind::Socket | FileKind::Char | FileKind::Block)
+    }
+
+    /// Completes an entry read from the text by what git knows: see [`DirMetadata::lookup`].
+    pub fn held_by_git(mut self, git: GitKind) -> Result<Self> {
+        if self.is_node() {
+            return Err(Error::new(Kind::Corrupt, "recorded as a node, but git has content for it"));
+        }
+        match git {
+            GitKind::Symlink => (self.kind, self.mode) = (FileKind::Symlink, 0o777),
+            // The text never says 0644, so this mode is one that was not written.
+            GitKind::Executable if self.mode == 0o644 => self.mode = 0o755,
+            GitKind::Executable | GitKind::File => (),
+        }
+        Ok(self)
     }
 }
 
@@ -140,22 +153,6 @@ impl DirMetadata {
 impl Default for DirMetadata {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Metadata {
-    /// Completes an entry read from the text by what git knows: see [`DirMetadata::lookup`].
-    pub fn held_by_git(mut self, git: GitKind) -> Result<Self> {
-        if self.is_node() {
-            return Err(Error::new(Kind::Corrupt, "recorded as a node, but git has content for it"));
-        }
-        match git {
-            GitKind::Symlink => (self.kind, self.mode) = (FileKind::Symlink, 0o777),
-            // The text never says 0644, so this mode is one that was not written.
-            GitKind::Executable if self.mode == 0o644 => self.mode = 0o755,
-            GitKind::Executable | GitKind::File => (),
-        }
-        Ok(self)
     }
 }
 
@@ -208,10 +205,6 @@ fn default_mode(kind: FileKind) -> u16 {
     }
 }
 
-fn is_node(kind: FileKind) -> bool {
-    matches!(kind, FileKind::Fifo | FileKind::Socket | FileKind::Char | FileKind::Block)
-}
-
 impl fmt::Display for Metadata {
     /// Writes what a listing shows before time and name: `-rwsr-xr-x root root`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -252,11 +245,11 @@ fn mode_string(kind: FileKind, mode: u16) -> String {
 }
 
 /// Returns the bytes for a message: short, and without anything that a terminal obeys.
-fn shown(bytes: &[u8]) -> Cow<'static, str> {
+fn shown(bytes: &[u8]) -> String {
     const MAX_SHOWN: usize = 100;
     let cut = &bytes[..bytes.len().min(MAX_SHOWN)];
     let dots = if cut.len() < bytes.len() { "…" } else { "" };
-    format!("{}{dots}", cut.escape_ascii()).into()
+    format!("{}{dots}", cut.escape_ascii())
 }
 
 #[cfg(test)]
