@@ -1,6 +1,16 @@
 //! Git as engine: object database, refs and index; never the hand on the disk.
 //!
 //! Objects, trees and the index are read and written here, in this process; porcelain is the git program,
-//! started from one module only. Nothing in this module writes a managed work tree.
+//! started from [`command`] only. Nothing in this module writes a managed work tree.
 
+pub mod command;
+mod config;
+mod init;
 pub mod name;
+pub mod refs;
+
+pub use command::{Git, Identity};
+pub use config::Config;
+
+/// The name of an object in git: its SHA-1.
+pub type Oid = gix_hash::ObjectId;
