@@ -5,12 +5,21 @@
 
 pub mod command;
 mod config;
+mod heal;
 mod init;
 pub mod name;
+pub mod object;
+pub mod objects;
+pub mod pack;
 pub mod refs;
+mod tree;
 
 pub use command::{Git, Identity};
 pub use config::Config;
+pub use object::{CommitData, ObjectKind, Signature, TreeEntry};
+pub use objects::Objects;
+pub use pack::{Kept, PackWriter};
+pub use tree::write_tree;
 
 /// The name of an object in git: its SHA-1.
 pub type Oid = gix_hash::ObjectId;

@@ -74,6 +74,15 @@ pub fn is_ours(stored: &[u8]) -> bool {
     stored.strip_prefix(OURS).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
+/// Says whether one component of a path in a commit is a name that we write: no hostile one, and none that leads elsewhere.
+pub(super) fn is_stored_name(name: &[u8]) -> bool {
+    let is_plain = !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0);
+    is_plain && name.len() <= MAX_STORED_NAME && !name.split(|&b| b == b'\\').any(is_hostile)
+}
+
+/// A component of 255 bytes with every piece escaped.
+const MAX_STORED_NAME: usize = 255 * 2;
+
 fn is_hostile_path(path: &[u8]) -> bool {
     is_ours(path) || path.split(|&b| b == b'/' || b == b'\\').any(is_hostile)
 }
