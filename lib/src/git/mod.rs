@@ -6,6 +6,7 @@
 pub mod command;
 mod config;
 mod heal;
+pub mod index;
 mod init;
 pub mod name;
 pub mod object;
@@ -16,6 +17,7 @@ mod tree;
 
 pub use command::{Git, Identity};
 pub use config::Config;
+pub use index::{CachedStat, Index, IndexBuilder, IndexEntry, IndexLock};
 pub use object::{CommitData, ObjectKind, Signature, TreeEntry};
 pub use objects::Objects;
 pub use pack::{Kept, PackWriter};
