@@ -417,6 +417,18 @@ mod tests {
         names.iter().map(|name| name.rsplit('.').next().unwrap().to_owned()).collect()
     }
 
+    /// Returns bytes that deflate cannot shorten.
+    fn noise(length: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
     fn commit_of(tree: Oid) -> CommitData {
         let signature = Signature { name: "A".into(), email: "a@b".into(), seconds: 1_700_000_000, offset_minutes: 0 };
         CommitData { tree, parents: vec![], author: signature.clone(), committer: signature, message: b"m\n".to_vec() }
@@ -436,7 +448,7 @@ mod tests {
         let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
         // Every thread writes the same names, so that they race for each; sizes go from nothing to past the buffer.
         let content = |at: usize| format!("{at} ").into_bytes().repeat(at * at % 3000);
-        let noise: Vec<u8> = (0..700_000u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        let noise = noise(700_000);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -534,5 +546,18 @@ mod tests {
         let offsets: Vec<_> =
             std::str::from_utf8(&shown).unwrap().lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
         assert_eq!(offsets, ["2147483647", "12", "2147483648", "8589934592"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_such_and_leaves_nothing() {
+        let (_dir, git, objects) = repo();
+        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        writer.blob(b"small").unwrap();
+        writer.lock().temp.as_mut().unwrap().file = fs::File::options().write(true).open("/dev/full").unwrap();
+        let error = writer.blob(&noise(2 * BUFFER)).unwrap_err();
+        assert_eq!(error.kind(), Kind::NoSpace, "{error:#}");
+        writer.blob(b"another").unwrap_err();
+        writer.finish().unwrap_err();
+        assert_eq!(pack_files(&git), Vec::<String>::new());
     }
 }

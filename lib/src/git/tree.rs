@@ -137,4 +137,118 @@ mod tests {
             assert_eq!(write(&git, &[path]).unwrap_err().kind(), Kind::Refused, "{path}");
         }
     }
+
+    /// Names that git refuses or reads something into, most of them from the tests of git's own checks.
+    const NASTY: [&[u8]; 44] = [
+        b".git",
+        b".GIT",
+        b".Git/config",
+        b".g\xe2\x80\x8cit",
+        b".git\xe2\x80\x8d",
+        b"\xef\xbb\xbf.git",
+        b".git\xff",
+        b"git~1",
+        b"GIT~1/x",
+        b"git~2",
+        b".git ",
+        b".git.",
+        b".git...",
+        b".git . .",
+        b".git::$INDEX_ALLOCATION/x",
+        b".git:x",
+        b"a\\.git",
+        b"a\\.git\\config",
+        b"a\\git~1",
+        b"\\.git",
+        b"a\\.gitmodules",
+        b".gitmodules",
+        b".GitModules",
+        b".gitmodules .",
+        b".gitmodules:$DATA",
+        b".git\xe2\x80\x8cmodules",
+        b"gitmod~1",
+        b"GITMOD~4",
+        b"gi7eba~1",
+        b"gi7eb~10",
+        b"g~100000",
+        b"~1000000",
+        b".gitattributes",
+        b".GITATTRIBUTES",
+        b"gitatt~1",
+        b"gi7d29~1",
+        b"sub/.gitattributes",
+        b".git-devops/attributes",
+        b".git-devops/alt/%2egit",
+        b"%2egit",
+        b"%",
+        b"x/.git/hooks/post-checkout",
+        b"x/\xff\xfe\n\x01",
+        b"dev\\x2dlabel.swap",
+    ];
+
+    /// Returns what `git fsck --strict` says about a tree with `paths`, each once as a file and once as a symlink.
+    fn fsck(paths: &[Vec<u8>], encode: impl Fn(&[u8]) -> Vec<u8>) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let git = Git::init(dir.path(), "main").unwrap();
+        let objects = Objects::open(dir.path()).unwrap();
+        let writer = PackWriter::new(dir.path(), &objects).unwrap();
+        // As an attributes file too long a line, as a module file a hostile url.
+        let blob = writer.blob(&[&b"x".repeat(5000)[..], b"\n[submodule \"a\"]\n\tpath = -x\n\turl = -u\n"].concat()).unwrap();
+        for mode in [0o100644, 0o120000] {
+            let sorted: std::collections::BTreeSet<_> = paths.iter().map(|path| encode(path)).collect();
+            assert_eq!(sorted.len(), paths.len());
+            write_tree_unchecked(&sorted, mode, blob, &writer);
+        }
+        writer.finish().unwrap().unwrap().release().unwrap();
+        let output = git.output(&["fsck", "--strict", "--no-dangling"], b"").unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        // It notices that there is no branch yet; no fault.
+        said.lines().filter(|line| !line.starts_with("notice: ")).map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Writes trees with any names, one component of the path after the other.
+    fn write_tree_unchecked(paths: &std::collections::BTreeSet<Vec<u8>>, mode: u32, blob: Oid, writer: &PackWriter) {
+        for path in paths {
+            let mut entry = (mode, blob);
+            for component in path.rsplit(|&b| b == b'/') {
+                let mut body = Vec::new();
+                encode_tree_entry(entry.0, component, &entry.1, &mut body);
+                entry = (DIR, writer.tree(&body).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn git_finds_no_fault_with_any_name_as_we_store_it() {
+        let paths: Vec<_> = NASTY.iter().map(|path| path.to_vec()).collect();
+        assert_eq!(fsck(&paths, |path| name::stored_path(path).into_owned()), "");
+        assert_eq!(fsck(&paths, name::meta_path), "");
+        let raw = fsck(&paths, <[u8]>::to_vec);
+        for fault in ["hasDotgit", "gitmodulesSymlink", "gitmodulesUrl", "gitattributesLineLength"] {
+            assert!(raw.contains(fault), "the check must find what we avoid: {raw}");
+        }
+    }
+
+    #[test]
+    fn every_name_that_git_faults_is_one_that_we_escape() {
+        let atoms =
+            [".git", ".GIT", "git", "gitmod", "gi7eba", "~1", "~", ".", " ", ":", "\\", "\u{200c}", "\u{feff}", "modules", "x"];
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        for a in atoms {
+            for b in atoms {
+                for c in ["", ".", "~1", "\u{200c}", ":", "\\.git"] {
+                    names.push(format!("{a}{b}{c}").into_bytes());
+                }
+            }
+        }
+        names.push(b".git\xff".to_vec());
+        names.retain(|name| name != b"." && name != b"..");
+        names.sort();
+        names.dedup();
+        assert_eq!(fsck(&names, |path| name::stored_path(path).into_owned()), "");
+        let plain: Vec<_> =
+            names.into_iter().filter(|name| matches!(name::stored_path(name), std::borrow::Cow::Borrowed(_))).collect();
+        assert!(plain.len() > 200, "not everything is escaped");
+        assert_eq!(fsck(&plain, <[u8]>::to_vec), "");
+    }
 }
