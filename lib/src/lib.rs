@@ -13,3 +13,4 @@ pub mod safepath;
 pub mod durable;
 pub mod chunk;
 pub mod metadata;
+pub mod git;

@@ -1,0 +1,27 @@
+//! Git as engine: object database, refs and index; never the hand on the disk.
+//!
+//! Objects, trees and the index are read and written here, in this process; porcelain is the git program,
+//! started from [`command`] only. Nothing in this module writes a managed work tree.
+
+pub mod command;
+mod config;
+mod heal;
+pub mod index;
+mod init;
+pub mod name;
+pub mod object;
+pub mod objects;
+pub mod pack;
+pub mod refs;
+mod tree;
+
+pub use command::{Git, Identity};
+pub use config::Config;
+pub use index::{CachedStat, Index, IndexBuilder, IndexEntry, IndexLock};
+pub use object::{CommitData, ObjectKind, Signature, TreeEntry};
+pub use objects::Objects;
+pub use pack::{Kept, PackWriter};
+pub use tree::write_tree;
+
+/// The name of an object in git: its SHA-1.
+pub type Oid = gix_hash::ObjectId;

@@ -1,0 +1,563 @@
+//! Writing new objects: straight into one pack, from many threads, and durable before a ref may point at them.
+//!
+//! Nothing is visible to git until [`PackWriter::finish`]; from then until the ref has moved a `.keep` file beside the
+//! pack keeps `git gc --prune=now` from removing what nothing refers to yet.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+use sha1dc::Hasher;
+
+use super::object::{CommitData, ObjectKind, object_id, oid_from};
+use super::{Objects, Oid};
+use crate::durable::{Temp, sync_dir};
+use crate::error::{Context, Error, Kind, Result};
+
+/// Takes objects from any number of threads and appends the new ones to a pack on the disk.
+///
+/// Memory: about 40 bytes per object and one write buffer. Dropped unfinished, it leaves nothing.
+pub struct PackWriter<'a> {
+    objects: &'a Objects,
+    git_dir: PathBuf,
+    dir: PathBuf,
+    pack: Mutex<Pack>,
+}
+
+/// Guards a finished pack until a ref points at its objects.
+///
+/// Dropped without [`Kept::release`] the guard goes too, and a later gc may remove the objects.
+#[must_use = "the pack is protected only as long as this lives"]
+#[derive(Debug)]
+pub struct Kept {
+    pack: PathBuf,
+    n_objects: u32,
+    is_released: bool,
+}
+
+impl<'a> PackWriter<'a> {
+    /// Starts a pack in the repository at `git_dir`; objects that `objects` already holds are not written again.
+    pub fn new(git_dir: &Path, objects: &'a Objects) -> Result<Self> {
+        let dir = git_dir.join("objects/pack");
+        dir.metadata().context(|| format!("cannot write packs into '{}'", dir.display()))?;
+        objects.refresh();
+        Ok(Self { objects, git_dir: git_dir.to_owned(), dir, pack: Mutex::new(Pack::default()) })
+    }
+
+    /// Adds a blob.
+    pub fn blob(&self, data: &[u8]) -> Result<Oid> {
+        self.put(ObjectKind::Blob, data)
+    }
+
+    /// Adds a tree from its encoded bytes.
+    pub fn tree(&self, data: &[u8]) -> Result<Oid> {
+        self.put(ObjectKind::Tree, data)
+    }
+
+    /// Adds a commit.
+    pub fn commit(&self, commit: &CommitData) -> Result<Oid> {
+        self.put(ObjectKind::Commit, &commit.encode()?)
+    }
+
+    /// Adds an object and returns its name; one that is already known costs its hash only.
+    ///
+    /// After an error that left the pack half written (a full disk), every further call fails too.
+    pub fn put(&self, kind: ObjectKind, data: &[u8]) -> Result<Oid> {
+        let oid = object_id(kind, data)?;
+        let name: Name = oid.as_slice().try_into().expect("BUG: an object id is a SHA-1");
+        if self.lock().knows(&name) {
+            return Ok(oid);
+        }
+        if self.objects.contains_quickly(&oid) {
+            self.lock().note_stored(name);
+        } else {
+            // Hashing and deflating happen outside the lock; only the append is serial.
+            with_encoded(kind, data, |encoded, crc| self.lock().append(&self.dir, name, encoded, crc))?;
+        }
+        Ok(oid)
+    }
+
+    /// Returns how many objects the pack holds so far.
+    pub fn n_objects(&self) -> usize {
+        self.lock().records.len()
+    }
+
+    /// Publishes the pack and its index, durably; `None` if there was nothing new.
+    ///
+    /// The ref may be moved next; then [`Kept::release`] lets git treat the pack as any other.
+    pub fn finish(self) -> Result<Option<Kept>> {
+        let mut pack = self.pack.into_inner().expect("BUG: a thread panicked while it held the pack");
+        let stored = std::mem::take(&mut pack.stored);
+        let kept = pack.finish(&self.dir)?;
+        // A gc may have run since we chose not to write what the repository held, unreachable.
+        let objects = Objects::open(&self.git_dir)?;
+        match stored.iter().map(|name| oid_from(*name)).find(|oid| !objects.contains(oid)) {
+            Some(oid) => {
+                let message = format!("object '{oid}' was removed by a gc while it was being referred to; run this again");
+                Err(Error::new(Kind::Conflict, message))
+            }
+            None => Ok(kept),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pack> {
+        self.pack.lock().expect("BUG: a thread panicked while it held the pack")
+    }
+}
+
+impl Kept {
+    /// Returns the path of the pack.
+    pub fn path(&self) -> &Path {
+        &self.pack
+    }
+
+    /// Returns how many objects the pack holds.
+    pub fn n_objects(&self) -> u32 {
+        self.n_objects
+    }
+
+    /// Takes the guard away: a ref points at the objects now, durably.
+    pub fn release(mut self) -> Result<()> {
+        self.is_released = true;
+        let path = self.pack.with_extension("keep");
+        fs::remove_file(&path).context(|| format!("cannot remove '{}'", path.display()))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if !self.is_released {
+            // Best effort: healing removes what stays.
+            let _ = fs::remove_file(self.pack.with_extension("keep"));
+        }
+    }
+}
+
+/// What our guards say, so that they are told from other people's.
+pub(super) const KEEP_NOTE: &[u8] = b"git-devops: not referenced yet\n";
+
+/// Bytes collected before they are written to the disk.
+const BUFFER: usize = 256 * 1024;
+
+/// The pack being written: everything that is behind the lock.
+#[derive(Default)]
+struct Pack {
+    /// Made with the first object, so that a run without news touches nothing.
+    temp: Option<Temp>,
+    buffer: Vec<u8>,
+    /// Length of the pack so far, with what is still in the buffer.
+    length: u64,
+    records: Vec<Record>,
+    /// Objects that were already in the repository, to be looked for again at the end.
+    stored: Vec<Name>,
+    /// A hash table of all names met, open addressing: 0 is free, `n` is record `n - 1`, and counted down from
+    /// the top they are positions in `stored`. Four bytes each instead of the twenty of a name.
+    slots: Vec<u32>,
+    is_broken: bool,
+}
+
+type Name = [u8; 20];
+
+/// What the pack index tells about an object.
+struct Record {
+    name: Name,
+    crc: u32,
+    offset: u64,
+}
+
+impl Pack {
+    fn knows(&self, name: &Name) -> bool {
+        !self.slots.is_empty() && self.slots[self.find_slot(name)] != 0
+    }
+
+    /// Returns the slot that holds `name`, or the free one where it belongs.
+    fn find_slot(&self, name: &Name) -> usize {
+        let mask = self.slots.len() - 1;
+        let start = u64::from_le_bytes(name[..8].try_into().expect("BUG: 8 bytes are 8 bytes"));
+        let mut at = start as usize & mask;
+        while self.slots[at] != 0 && self.name_in(self.slots[at]) != name {
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
+    fn name_in(&self, slot: u32) -> &Name {
+        match self.records.get(slot as usize - 1) {
+            Some(record) => &record.name,
+            None => &self.stored[(u32::MAX - slot) as usize],
+        }
+    }
+
+    /// Enters a name that [`Self::knows`] not yet and that was just pushed.
+    fn remember(&mut self, name: &Name, slot: u32) {
+        let n_names = self.records.len() + self.stored.len();
+        if n_names * 4 > self.slots.len() * 3 {
+            let old = std::mem::take(&mut self.slots);
+            self.slots = vec![0; (old.len() * 2).max(1024)];
+            for slot in old.into_iter().filter(|slot| *slot != 0) {
+                let at = self.find_slot(self.name_in(slot));
+                self.slots[at] = slot;
+            }
+        }
+        let at = self.find_slot(name);
+        self.slots[at] = slot;
+    }
+
+    fn note_stored(&mut self, name: Name) {
+        if !self.knows(&name) {
+            self.stored.push(name);
+            self.remember(&name, u32::MAX - (self.stored.len() - 1) as u32);
+        }
+    }
+
+    fn append(&mut self, dir: &Path, name: Name, encoded: &[u8], crc: u32) -> Result<()> {
+        if self.is_broken {
+            return Err(Error::new(Kind::Io, "cannot go on with a pack after a failed write"));
+        }
+        // Another thread may have added the same object while we deflated it.
+        if self.knows(&name) {
+            return Ok(());
+        }
+        if self.records.len() + self.stored.len() >= MAX_OBJECTS {
+            return Err(Error::new(Kind::Unsupported, "more than 2000000000 objects at once; commit in parts"));
+        }
+        if self.temp.is_none() {
+            self.temp = Some(Temp::beside(&dir.join("new.pack"), 0o444)?);
+            self.buffer.extend_from_slice(&header(0));
+            self.length = HEADER_LEN;
+        }
+        self.records.push(Record { name, crc, offset: self.length });
+        self.remember(&name, self.records.len() as u32);
+        self.buffer.extend_from_slice(encoded);
+        self.length += encoded.len() as u64;
+        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let temp = self.temp.as_mut().expect("BUG: a pack with content has a file");
+        let written = temp.file.write_all(&self.buffer);
+        self.is_broken = written.is_err();
+        self.buffer.clear();
+        written.context(|| "cannot write a pack")
+    }
+
+    fn finish(mut self, dir: &Path) -> Result<Option<Kept>> {
+        if self.is_broken {
+            return Err(Error::new(Kind::Io, "cannot finish a pack after a failed write"));
+        }
+        if self.temp.is_none() {
+            return Ok(None);
+        }
+        self.flush()?;
+        let mut temp = self.temp.take().expect("BUG: a pack with content has a file");
+        let n_objects = self.records.len() as u32;
+        let trailer = seal(&mut temp.file, n_objects).context(|| "cannot finish a pack")?;
+
+        let pack = dir.join(format!("pack-{}.pack", oid_from(trailer)));
+        let kept = Kept { pack: pack.clone(), n_objects, is_released: false };
+        let keep = pack.with_extension("keep");
+        fs::write(&keep, KEEP_NOTE).context(|| format!("cannot write '{}'", keep.display()))?;
+        let mut index = Temp::beside(&pack, 0o444)?;
+        self.records.sort_unstable_by_key(|record| record.name);
+        write_index(&mut index.file, &self.records, trailer).context(|| "cannot write a pack index")?;
+        temp.publish_unsynced(&pack)?;
+        // git looks for indexes: this one comes last.
+        index.publish_unsynced(&pack.with_extension("idx"))?;
+        sync_dir(dir)?;
+        Ok(Some(kept))
+    }
+}
+
+/// Keeps positions in records and in stored names apart within 32 bits.
+const MAX_OBJECTS: usize = 2_000_000_000;
+
+const HEADER_LEN: u64 = 12;
+
+fn header(n_objects: u32) -> [u8; HEADER_LEN as usize] {
+    let mut header = *b"PACK\0\0\0\x02\0\0\0\0";
+    header[8..].copy_from_slice(&n_objects.to_be_bytes());
+    header
+}
+
+/// Sets the number of objects and appends the checksum, which covers that number: hence the second reading.
+fn seal(file: &mut fs::File, n_objects: u32) -> Result<[u8; 20]> {
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&header(n_objects))?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    let trailer = digest(hasher)?;
+    file.write_all(&trailer)?;
+    Ok(trailer)
+}
+
+fn digest(hasher: Hasher) -> Result<[u8; 20]> {
+    hasher
+        .finalize()
+        .map(|digest| digest.to_bytes())
+        .map_err(|_| Error::new(Kind::Refused, "a pack happens to look like a SHA-1 collision"))
+}
+
+/// Writes a pack index, version 2, of records sorted by their names.
+fn write_index(file: &mut fs::File, records: &[Record], pack_trailer: [u8; 20]) -> Result<()> {
+    let mut out = Hashing { inner: BufWriter::with_capacity(BUFFER, file), hasher: Hasher::new() };
+    out.put(b"\xfftOc\0\0\0\x02")?;
+    let mut count = 0;
+    for first in 0..=255 {
+        count += records[count..].iter().take_while(|record| record.name[0] == first).count();
+        out.put(&(count as u32).to_be_bytes())?;
+    }
+    for record in records {
+        out.put(&record.name)?;
+    }
+    for record in records {
+        out.put(&record.crc.to_be_bytes())?;
+    }
+    let mut n_far = 0;
+    for record in records {
+        let near = u32::try_from(record.offset).ok().filter(|offset| offset & FAR == 0);
+        out.put(&near.unwrap_or(FAR | n_far).to_be_bytes())?;
+        n_far += u32::from(near.is_none());
+    }
+    for record in records.iter().filter(|record| record.offset >= u64::from(FAR)) {
+        out.put(&record.offset.to_be_bytes())?;
+    }
+    out.put(&pack_trailer)?;
+    let Hashing { mut inner, hasher } = out;
+    inner.write_all(&digest(hasher)?)?;
+    Ok(inner.flush()?)
+}
+
+/// Marks an offset that stands in the table of 64-bit offsets.
+const FAR: u32 = 1 << 31;
+
+struct Hashing<W> {
+    inner: W,
+    hasher: Hasher,
+}
+
+impl<W: Write> Hashing<W> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        Ok(self.inner.write_all(bytes)?)
+    }
+}
+
+thread_local! {
+    /// A deflate state is 260 KB of tables: made once per thread, then only reset.
+    static DEFLATE: RefCell<(Compress, Vec<u8>)> = RefCell::new((Compress::new(Compression::new(1), true), Vec::new()));
+}
+
+/// Hands `take` an object as it stands in a pack (header, deflated content) and its CRC.
+fn with_encoded<T>(kind: ObjectKind, data: &[u8], take: impl FnOnce(&[u8], u32) -> T) -> T {
+    DEFLATE.with_borrow_mut(|(deflate, out)| {
+        out.clear();
+        encode_header(kind, data.len() as u64, out);
+        deflate.reset();
+        loop {
+            let done = usize::try_from(deflate.total_in()).expect("BUG: more input than memory");
+            out.reserve((data.len() - done) / 2 + 1024);
+            match deflate.compress_vec(&data[done..], out, FlushCompress::Finish) {
+                Ok(Status::StreamEnd) => break,
+                Ok(Status::Ok | Status::BufError) => (),
+                Err(error) => panic!("BUG: deflate refused its input: {error}"),
+            }
+        }
+        let mut crc = Crc::new();
+        crc.update(out);
+        let result = take(out, crc.sum());
+        // One large file must not keep its size in memory for every thread.
+        out.shrink_to(BUFFER);
+        result
+    })
+}
+
+fn encode_header(kind: ObjectKind, mut size: u64, out: &mut Vec<u8>) {
+    let code = match kind {
+        ObjectKind::Commit => 1,
+        ObjectKind::Tree => 2,
+        ObjectKind::Blob => 3,
+        ObjectKind::Tag => 4,
+    };
+    let mut byte = code << 4 | (size & 15) as u8;
+    size >>= 4;
+    while size > 0 {
+        out.push(byte | 0x80);
+        byte = (size & 0x7f) as u8;
+        size >>= 7;
+    }
+    out.push(byte);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::{Git, Signature};
+
+    fn repo() -> (tempfile::TempDir, Git, Objects) {
+        let dir = tempfile::tempdir().unwrap();
+        let git = Git::init(dir.path(), "main").unwrap();
+        let objects = Objects::open(dir.path()).unwrap();
+        (dir, git, objects)
+    }
+
+    fn pack_files(git: &Git) -> Vec<String> {
+        let entries = fs::read_dir(git.git_dir().join("objects/pack")).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names.iter().map(|name| name.rsplit('.').next().unwrap().to_owned()).collect()
+    }
+
+    /// Returns bytes that deflate cannot shorten.
+    fn noise(length: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    fn commit_of(tree: Oid) -> CommitData {
+        let signature = Signature { name: "A".into(), email: "a@b".into(), seconds: 1_700_000_000, offset_minutes: 0 };
+        CommitData { tree, parents: vec![], author: signature.clone(), committer: signature, message: b"m\n".to_vec() }
+    }
+
+    fn tree_of(blobs: &[Oid]) -> Vec<u8> {
+        let mut tree = Vec::new();
+        for (at, oid) in blobs.iter().enumerate() {
+            crate::git::object::encode_tree_entry(0o100644, format!("{at:08}").as_bytes(), oid, &mut tree);
+        }
+        tree
+    }
+
+    #[test]
+    fn a_pack_from_many_threads_satisfies_git() {
+        let (_dir, git, objects) = repo();
+        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        // Every thread writes the same names, so that they race for each; sizes go from nothing to past the buffer.
+        let content = |at: usize| format!("{at} ").into_bytes().repeat(at * at % 3000);
+        let noise = noise(700_000);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for at in 0..500 {
+                        writer.blob(&content(at)).unwrap();
+                    }
+                    writer.blob(&noise).unwrap();
+                });
+            }
+        });
+        let mut blobs: Vec<_> = (0..500).map(|at| writer.blob(&content(at)).unwrap()).collect();
+        blobs.push(writer.blob(&noise).unwrap());
+        let tree = writer.tree(&tree_of(&blobs)).unwrap();
+        let commit = writer.commit(&commit_of(tree)).unwrap();
+        assert!(!objects.contains(&commit), "nothing is visible before the end");
+        let kept = writer.finish().unwrap().unwrap();
+        assert_eq!(pack_files(&git), ["idx", "keep", "pack"]);
+        git.run(&["verify-pack".as_ref(), kept.path().as_os_str()]).unwrap();
+        git.update_ref("refs/heads/main", commit, None, "m").unwrap();
+        kept.release().unwrap();
+        assert_eq!(pack_files(&git), ["idx", "pack"]);
+        assert_eq!(git.run(&["fsck", "--strict", "--full"]).unwrap(), b"");
+        assert_eq!(objects.blob(&blobs[500]).unwrap(), noise);
+        let own = fs::read(kept_index(&git)).unwrap();
+        let path = git.git_dir().join("objects/pack").join("again.idx");
+        git.run(&["index-pack".as_ref(), "-o".as_ref(), path.as_os_str(), kept_index(&git).with_extension("pack").as_os_str()])
+            .unwrap();
+        assert!(fs::read(path).unwrap() == own, "git writes the same index");
+    }
+
+    fn kept_index(git: &Git) -> PathBuf {
+        let entries = fs::read_dir(git.git_dir().join("objects/pack")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some_and(|e| e == "idx")).unwrap()
+    }
+
+    #[test]
+    fn nothing_new_writes_nothing_and_an_unfinished_pack_leaves_nothing() {
+        let (_dir, git, objects) = repo();
+        let put = |data: &[u8]| {
+            let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+            writer.blob(data).unwrap();
+            writer.finish().unwrap().map(|kept| kept.release().unwrap())
+        };
+        assert!(PackWriter::new(git.git_dir(), &objects).unwrap().finish().unwrap().is_none());
+        assert!(put(b"one").is_some());
+        assert!(put(b"one").is_none(), "it is in the repository already");
+        assert_eq!(pack_files(&git), ["idx", "pack"]);
+
+        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        writer.blob(b"two").unwrap();
+        assert_eq!(pack_files(&git).len(), 3);
+        drop(writer);
+        assert_eq!(pack_files(&git), ["idx", "pack"]);
+    }
+
+    #[test]
+    fn a_gc_that_prunes_now_spares_a_pack_until_its_ref_has_moved() {
+        let (_dir, git, objects) = repo();
+        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        let tree = writer.tree(b"").unwrap();
+        let commit = writer.commit(&commit_of(tree)).unwrap();
+        let gc = || git.run(&["gc", "--prune=now", "--quiet"]).unwrap();
+        gc();
+        let kept = writer.finish().unwrap().unwrap();
+        gc();
+        git.update_ref("refs/heads/main", commit, None, "m").unwrap();
+        kept.release().unwrap();
+        gc();
+        assert_eq!(git.run(&["fsck", "--strict"]).unwrap(), b"");
+        assert_eq!(objects.commit(&commit).unwrap(), commit_of(tree));
+    }
+
+    #[test]
+    fn an_object_pruned_while_it_was_referred_to_is_a_conflict() {
+        let (_dir, git, objects) = repo();
+        git.run_with_input(&["hash-object", "-w", "--stdin"], b"old").unwrap();
+        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        writer.blob(b"old").unwrap();
+        git.run(&["prune", "--expire=now"]).unwrap();
+        assert_eq!(writer.finish().unwrap_err().kind(), Kind::Conflict);
+    }
+
+    #[test]
+    fn offsets_past_two_gigabytes_stand_in_their_own_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let records: Vec<_> = [0x7fff_ffff, 12, 0x8000_0000, 0x2_0000_0000]
+            .iter()
+            .enumerate()
+            .map(|(at, offset)| Record { name: [at as u8 * 80; 20], crc: 7, offset: *offset })
+            .collect();
+        let path = dir.path().join("x.idx");
+        write_index(&mut fs::File::create(&path).unwrap(), &records, [5; 20]).unwrap();
+        let git = Git::init(&dir.path().join("repo"), "main").unwrap();
+        let shown = git.run_with_input(&["show-index", "--object-format=sha1"], &fs::read(path).unwrap()).unwrap();
+        let offsets: Vec<_> =
+            std::str::from_utf8(&shown).unwrap().lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+        assert_eq!(offsets, ["2147483647", "12", "2147483648", "8589934592"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_such_and_leaves_nothing() {
+        let (_dir, git, objects) = repo();
+        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        writer.blob(b"small").unwrap();
+        writer.lock().temp.as_mut().unwrap().file = fs::File::options().write(true).open("/dev/full").unwrap();
+        let error = writer.blob(&noise(2 * BUFFER)).unwrap_err();
+        assert_eq!(error.kind(), Kind::NoSpace, "{error:#}");
+        writer.blob(b"another").unwrap_err();
+        writer.finish().unwrap_err();
+        assert_eq!(pack_files(&git), Vec::<String>::new());
+    }
+}
