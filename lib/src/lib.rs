@@ -11,3 +11,4 @@ pub mod id;
 pub mod progress;
 pub mod safepath;
 pub mod durable;
+pub mod store;
