@@ -12,5 +12,6 @@ pub mod progress;
 pub mod safepath;
 pub mod durable;
 pub mod chunk;
+pub mod store;
 pub mod metadata;
 pub mod git;

@@ -1,0 +1,205 @@
+//! Checking what is stored, and putting damaged packs aside.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::index::{self, Index, PackOnDisk};
+use super::pack::{self, Damage};
+use super::{Store, WriteOptions, is_index_damage, list_dir, segment};
+use crate::durable;
+use crate::error::{Context, Error, Kind, Result};
+use crate::id::ChunkId;
+use crate::progress::Progress;
+
+/// Something that is wrong in a store, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The file concerned.
+    pub file: PathBuf,
+    /// Where in the file, in bytes.
+    pub offset: Option<u64>,
+    /// The chunk that is lost, if it is one.
+    pub chunk: Option<ChunkId>,
+    /// What does not hold, and why.
+    pub problem: String,
+    /// What to do next.
+    pub remedy: &'static str,
+}
+
+/// Threads that read packs; each has one pack in memory.
+const CHECKERS: usize = 2;
+
+const INDEX_REMEDY: &str = "nothing: the index was made anew from the packs";
+const PACK_REMEDY: &str = "repair the store, then get the lost chunks again from another host";
+
+impl Store {
+    /// Verifies the index and the table of every pack, and with `read_data` every byte: each pack against its name, each chunk
+    /// as a restore would.
+    ///
+    /// A damaged index is reported and made anew; nothing else is changed. Progress counts packs as files.
+    pub fn check(&self, read_data: bool, progress: &Progress) -> Result<Vec<Finding>> {
+        let _lease = self.lease()?;
+        let packs = index::list_packs(self.layout())?;
+        let total = if read_data { packs.iter().map(|pack| pack.len).sum() } else { 0 };
+        progress.stage("checking packs", packs.len() as u64, total);
+        let mut findings = self.check_packs(&packs, read_data, progress)?;
+        findings.extend(self.check_strangers()?);
+        let index_findings = self.check_index(&packs)?;
+        if !index_findings.is_empty() {
+            index::rebuild(self.layout())?;
+        }
+        self.close_packs();
+        self.refresh()?;
+        findings.extend(index_findings);
+        findings.sort_by(|a, b| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
+        Ok(findings)
+    }
+
+    /// Copies what is sound out of damaged packs, and moves those to `quarantine` in the store, where nothing looks for chunks.
+    ///
+    /// Returns what [`Store::check`] with data found before. A chunk that is lost can be put again afterwards.
+    pub fn repair(&self, progress: &Progress) -> Result<Vec<Finding>> {
+        let writer = self.writer(WriteOptions::default())?;
+        let findings = self.check(true, progress)?;
+        let mut damaged: Vec<&Path> = findings.iter().filter(|f| f.remedy == PACK_REMEDY).map(|f| &*f.file).collect();
+        damaged.dedup();
+        for path in &damaged {
+            for (header, stored) in sound_records(&read_pack(path)?) {
+                writer.append(&header, stored)?;
+            }
+        }
+        let (_, _lease) = writer.finish_with_lease()?;
+        let quarantine = self.layout().root.join("quarantine");
+        for path in &damaged {
+            durable::create_dir_all(&quarantine, 0o700)?;
+            let name = path.file_name().expect("BUG: a pack has a name");
+            fs::rename(path, quarantine.join(name)).context(|| format!("cannot move '{}' to quarantine", path.display()))?;
+            durable::sync_dir(path.parent().expect("BUG: a pack lies in a directory"))?;
+        }
+        if !damaged.is_empty() {
+            durable::sync_dir(&quarantine)?;
+            index::rebuild(self.layout())?;
+            self.close_packs();
+            self.refresh()?;
+        }
+        Ok(findings)
+    }
+
+    fn check_packs(&self, packs: &[PackOnDisk], read_data: bool, progress: &Progress) -> Result<Vec<Finding>> {
+        let next = AtomicUsize::new(0);
+        let findings = Mutex::new(Vec::new());
+        let work = || -> Result<()> {
+            while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let found = self.check_pack(pack, read_data)?;
+                findings.lock().expect("BUG: a thread panicked while it checked packs").extend(found);
+                progress.add(1, if read_data { pack.len } else { 0 });
+            }
+            Ok(())
+        };
+        let n_threads = CHECKERS.min(std::thread::available_parallelism().map_or(1, |n| n.get()));
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..n_threads).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("BUG: a thread that checks packs panicked"))
+        })?;
+        Ok(findings.into_inner().expect("BUG: a thread panicked while it checked packs"))
+    }
+
+    fn check_pack(&self, pack: &PackOnDisk, read_data: bool) -> Result<Vec<Finding>> {
+        let path = pack::path_of(&self.layout().packs(), pack.id);
+        let mut findings = Vec::new();
+        let mut report = |damage: Damage| {
+            let Damage { offset, chunk, error } = damage;
+            let (offset, problem) = (Some(offset), format!("{error:#}"));
+            findings.push(Finding { file: path.clone(), offset, chunk, problem, remedy: PACK_REMEDY });
+        };
+        let outcome = match read_data {
+            true => read_pack(&path).map(|bytes| pack::verify(&bytes, pack.id, &mut report)),
+            false => index::read_toc(&path).map(drop),
+        };
+        match outcome {
+            // Bytes that the disk does not give back are as lost as wrong ones, and no reason to stop.
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io | Kind::NotFound) => {
+                report(Damage { offset: 0, chunk: None, error });
+            }
+            other => other?,
+        }
+        Ok(findings)
+    }
+
+    /// Looks for files among the packs that are no packs.
+    fn check_strangers(&self) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        for dir in list_dir(&self.layout().packs())? {
+            for file in list_dir(&dir)? {
+                let id = file.file_stem().and_then(|name| name.to_str()?.parse().ok());
+                if id.is_none_or(|id| pack::path_of(&self.layout().packs(), id) != file) {
+                    let problem = "this is no chunk pack, or lies in the wrong directory".to_owned();
+                    findings.push(Finding { file, offset: None, chunk: None, problem, remedy: "remove it" });
+                }
+            }
+        }
+        Ok(findings)
+    }
+
+    fn check_index(&self, packs: &[PackOnDisk]) -> Result<Vec<Finding>> {
+        let finding = |file: PathBuf, error: Error| {
+            let problem = format!("{error:#}");
+            vec![Finding { file, offset: None, chunk: None, problem, remedy: INDEX_REMEDY }]
+        };
+        let index = match Index::load(self.layout()) {
+            // A new store has no list yet.
+            Err(error) if error.kind() == Kind::NotFound && packs.is_empty() => return Ok(Vec::new()),
+            Err(error) if is_index_damage(&error) => return Ok(finding(self.layout().list(), error)),
+            other => other?,
+        };
+        for segment in &index.segments {
+            match segment.verify() {
+                Err(error) if is_index_damage(&error) => {
+                    return Ok(finding(segment::path_of(&self.layout().index(), segment.id), error));
+                }
+                other => other?,
+            }
+        }
+        let mut missing = index.packs();
+        for pack in packs {
+            missing.remove(&pack.id);
+        }
+        // A pack that was published after we listed them is no loss.
+        missing.retain(|pack| !pack::path_of(&self.layout().packs(), *pack).exists());
+        Ok(missing
+            .into_iter()
+            .map(|pack| Finding {
+                file: pack::path_of(&self.layout().packs(), pack),
+                offset: None,
+                chunk: None,
+                problem: "the index lists this pack, but it is gone, and its chunks with it".to_owned(),
+                remedy: "get the chunks that are missing again from another host; the index was made anew",
+            })
+            .collect())
+    }
+}
+
+/// Reads a whole pack, which no honest writer makes larger than the cap.
+fn read_pack(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("cannot read chunk pack '{}'", path.display());
+    let len = fs::metadata(path).context(what)?.len();
+    if len > pack::MAX_PACK {
+        return Err(pack::corrupt(format!("pack has {len} bytes, at most {} are possible", pack::MAX_PACK)).wrap(what()));
+    }
+    fs::read(path).context(what)
+}
+
+/// Returns the records of a pack that hold, plain bytes included.
+fn sound_records(bytes: &[u8]) -> Vec<(pack::RecordHeader, &[u8])> {
+    let mut plain = Vec::new();
+    pack::salvage(bytes)
+        .iter()
+        .filter_map(|entry| {
+            let record = &bytes[entry.offset as usize..];
+            pack::unpack(record, entry, &mut plain).ok()?;
+            pack::open_record(record, entry).ok()
+        })
+        .collect()
+}

@@ -1,0 +1,347 @@
+//! The index of the store: a list of segments. Derived from the packs; whatever is wrong with it, it is rebuilt.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::lease::lock_list;
+use super::pack::{self, TocEntry, corrupt};
+use super::segment::{self, Builder, Entry, Segment, SegmentId};
+use super::{Layout, Location, list_dir, remove_file};
+use crate::durable;
+use crate::error::{Context, Error, Kind, Result};
+use crate::id::{ChunkId, PackId};
+
+const LIST_HEAD: &str = "git-devops store segments 1\n";
+const LIST_NAME: &str = "git-devops store segments ";
+/// Longest segment list that is read: some 15,000 segments, where some 40 are usual.
+const MAX_LIST: u64 = 1 << 20;
+/// New entries are gathered in memory up to this many, then written as a segment.
+pub(super) const FLUSH_ENTRIES: usize = 256 << 10;
+/// This many segments of a size class are merged into one.
+const MERGE_AT: usize = 8;
+/// Most segments merged at once, which bounds the memory for their buffers.
+const MERGE_MOST: usize = 64;
+
+/// All segments of one moment, loaded.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub segments: Vec<Arc<Segment>>,
+    stamp: Stamp,
+}
+
+/// What changes when the segment list is replaced.
+type Stamp = (u64, u64, i64, i64);
+
+/// An entry of the index, and where in the index it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub segment: usize,
+    pub position: u64,
+    pub location: Location,
+}
+
+impl Index {
+    /// Loads the segments that the list names.
+    pub fn load(layout: &Layout) -> Result<Self> {
+        Self::load_again(layout, &[])
+    }
+
+    /// Loads the segments that the list names, but for those that are `loaded` already.
+    pub fn load_again(layout: &Layout, loaded: &[Arc<Segment>]) -> Result<Self> {
+        loop {
+            let stamp = stamp(layout)?;
+            let open = |id: SegmentId| match loaded.iter().find(|segment| segment.id == id) {
+                Some(segment) => Ok(Arc::clone(segment)),
+                None => Segment::open(&layout.index(), id).map(Arc::new),
+            };
+            match read_list(layout)?.into_iter().map(open).collect() {
+                Ok(segments) => return Ok(Self { segments, stamp }),
+                // A merge may have replaced a segment between our reading the list and opening it.
+                Err(error) if error.kind() == Kind::NotFound && self::stamp(layout)? != stamp => continue,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Says whether the list on the disk is still the one that was loaded.
+    pub fn is_current(&self, layout: &Layout) -> bool {
+        stamp(layout).is_ok_and(|stamp| stamp == self.stamp)
+    }
+
+    /// Looks `id` up; the newest segment that lists it answers.
+    pub fn find(&self, id: &ChunkId) -> Result<Option<Found>> {
+        self.find_from(self.segments.len(), id)
+    }
+
+    /// Looks `id` up everywhere: the same chunk may lie in several packs.
+    pub fn find_all(&self, id: &ChunkId) -> Result<Vec<Location>> {
+        let mut all = Vec::new();
+        let mut end = self.segments.len();
+        while let Some(found) = self.find_from(end, id)? {
+            all.push(found.location);
+            end = found.segment;
+        }
+        Ok(all)
+    }
+
+    fn find_from(&self, end: usize, id: &ChunkId) -> Result<Option<Found>> {
+        for (i, segment) in self.segments[..end].iter().enumerate().rev() {
+            if let Some((position, entry)) = segment.find(id)? {
+                return Ok(Some(Found { segment: i, position, location: location(segment, &entry) }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns every pack that is indexed.
+    pub fn packs(&self) -> HashSet<PackId> {
+        self.segments.iter().flat_map(|segment| segment.packs()).collect()
+    }
+}
+
+/// Returns what a reader needs to find the chunk of `entry`.
+pub(super) fn location(segment: &Segment, entry: &Entry) -> Location {
+    let pack = segment.pack(entry.pack);
+    Location { pack, offset: entry.offset, stored_len: entry.stored_len, plain_len: entry.plain_len }
+}
+
+fn stamp(layout: &Layout) -> Result<Stamp> {
+    let path = layout.list();
+    let metadata = fs::metadata(&path).context(|| format!("cannot look at '{}'", path.display()))?;
+    Ok((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+/// Reads the list of segments.
+pub(super) fn read_list(layout: &Layout) -> Result<Vec<SegmentId>> {
+    let path = layout.list();
+    let what = || format!("cannot read '{}'", path.display());
+    let len = fs::metadata(&path).context(what)?.len();
+    if len > MAX_LIST {
+        return Err(corrupt(format!("segment list is {len} bytes long, at most {MAX_LIST} are possible")).wrap(what()));
+    }
+    decode_list(&fs::read(&path).context(what)?).context(what)
+}
+
+/// Returns the text that lists `segments`.
+pub(super) fn encode_list(segments: &[SegmentId]) -> String {
+    let mut text = LIST_HEAD.to_owned();
+    for id in segments {
+        text += &format!("{id}\n");
+    }
+    let end = blake3::hash(text.as_bytes()).to_hex();
+    text + "end " + &end + "\n"
+}
+
+/// Decodes a segment list; anything unexpected is refused.
+pub(super) fn decode_list(bytes: &[u8]) -> Result<Vec<SegmentId>> {
+    let bad = || corrupt("segment list is cut short or damaged");
+    let text = std::str::from_utf8(bytes).map_err(|_| bad())?;
+    let (body, end) = text.split_at_checked(text.len().checked_sub(69).ok_or_else(bad)?).ok_or_else(bad)?;
+    if end != format!("end {}\n", blake3::hash(body.as_bytes()).to_hex()) {
+        return Err(bad());
+    }
+    let lines = match body.strip_prefix(LIST_HEAD) {
+        Some(lines) => lines,
+        None if body.starts_with(LIST_NAME) => {
+            return Err(Error::new(Kind::Unsupported, "segment list has a newer version; use a newer program"));
+        }
+        None => return Err(bad()),
+    };
+    lines
+        .split_inclusive('\n')
+        .map(|line| {
+            let id: PackId = line.strip_suffix('\n').ok_or_else(bad)?.parse().map_err(|_| bad())?;
+            Ok(SegmentId(*id.as_bytes()))
+        })
+        .collect()
+}
+
+/// Changes the list of segments, durably; segments it names must be there, and durable is what they tell of.
+fn change_list(layout: &Layout, change: impl FnOnce(Vec<SegmentId>) -> Option<Vec<SegmentId>>) -> Result<bool> {
+    let _lock = lock_list(layout)?;
+    let Some(segments) = change(read_list(layout)?) else { return Ok(false) };
+    replace_list(layout, &segments)?;
+    Ok(true)
+}
+
+/// Writes a new list of segments; the caller sees to it that nobody else does.
+pub(super) fn replace_list(layout: &Layout, segments: &[SegmentId]) -> Result<()> {
+    durable::sync_dir(&layout.index())?;
+    durable::publish(&layout.list(), encode_list(segments).as_bytes(), 0o600)
+}
+
+/// Adds `segments` to the list; the caller has a lease.
+pub(super) fn publish(layout: &Layout, segments: &[SegmentId]) -> Result<()> {
+    change_list(layout, |mut listed| {
+        listed.extend(segments.iter().filter(|id| !listed.contains(id)).copied().collect::<Vec<_>>());
+        Some(listed)
+    })?;
+    Ok(())
+}
+
+/// Writes the entries of sealed packs as one segment, and empties `packs`.
+pub(super) fn write_segment(layout: &Layout, packs: &mut Vec<(PackId, Vec<TocEntry>)>) -> Result<Option<SegmentId>> {
+    let mut entries = Vec::with_capacity(packs.iter().map(|(_, toc)| toc.len()).sum());
+    for (i, (_, toc)) in packs.iter().enumerate() {
+        entries.extend(toc.iter().map(|e| Entry {
+            id: e.id,
+            pack: i as u32,
+            offset: e.offset,
+            stored_len: e.stored_len,
+            plain_len: e.plain_len,
+        }));
+    }
+    entries.sort_unstable();
+    let ids = std::mem::take(packs).into_iter().map(|(id, _)| id).collect();
+    let mut builder = Builder::create(&layout.tmp(), entries.len() as u64, ids)?;
+    entries.iter().try_for_each(|entry| builder.push(entry))?;
+    builder.publish(&layout.index())
+}
+
+/// Merges segments of similar size until there are few; the caller has a lease.
+///
+/// Nothing is locked meanwhile: if the list changed under us, the merged segment is thrown away.
+pub(super) fn merge_segments(layout: &Layout) -> Result<()> {
+    loop {
+        let index = Index::load(layout)?;
+        let inputs = choose_merge(&index.segments);
+        if inputs.is_empty() {
+            return Ok(());
+        }
+        let merged = segment::merge(&inputs, &|_| false, &layout.tmp(), &layout.index())?;
+        let old: Vec<SegmentId> = inputs.iter().map(|segment| segment.id).collect();
+        let is_taken = change_list(layout, |listed| replaced(&listed, &old, merged))?;
+        if !is_taken {
+            return Ok(());
+        }
+        for id in old.into_iter().filter(|id| Some(*id) != merged) {
+            remove_file(&segment::path_of(&layout.index(), id))?;
+        }
+    }
+}
+
+/// Returns `listed` with `old` replaced by `new`, which takes the place of the first; `None` if some of `old` is not listed.
+fn replaced(listed: &[SegmentId], old: &[SegmentId], new: Option<SegmentId>) -> Option<Vec<SegmentId>> {
+    if !old.iter().all(|id| listed.contains(id)) {
+        return None;
+    }
+    let rest = listed.iter().filter(|id| !old.contains(id) && Some(**id) != new).copied();
+    Some(new.into_iter().chain(rest).collect())
+}
+
+/// Returns the segments of the smallest size class that has too many, or none.
+fn choose_merge(segments: &[Arc<Segment>]) -> Vec<Arc<Segment>> {
+    let class = |segment: &Arc<Segment>| (segment.trailer.n_entries / 1024).max(1).ilog(8);
+    (0..=segments.iter().map(class).max().unwrap_or(0))
+        .map(|wanted| segments.iter().filter(|segment| class(segment) == wanted).take(MERGE_MOST).cloned().collect())
+        .find(|same: &Vec<_>| same.len() >= MERGE_AT)
+        .unwrap_or_default()
+}
+
+/// Makes the index anew from the packs; the caller has a lease, or excludes them.
+///
+/// Segments that another process publishes meanwhile stay listed.
+pub(super) fn rebuild(layout: &Layout) -> Result<()> {
+    let before = read_list(layout).unwrap_or_default();
+    let packs = list_packs(layout)?;
+    let rebuilt = index_packs(layout, packs.iter().map(|pack| pack.id))?;
+    {
+        let _lock = lock_list(layout)?;
+        let mut segments = rebuilt.clone();
+        segments
+            .extend(read_list(layout).unwrap_or_default().into_iter().filter(|id| !before.contains(id) && !rebuilt.contains(id)));
+        replace_list(layout, &segments)?;
+    }
+    for id in before.into_iter().filter(|id| !rebuilt.contains(id)) {
+        remove_file(&segment::path_of(&layout.index(), id))?;
+    }
+    merge_segments(layout)
+}
+
+/// Writes segments for `packs` from their tables, without listing them.
+pub(super) fn index_packs(layout: &Layout, packs: impl Iterator<Item = PackId>) -> Result<Vec<SegmentId>> {
+    let (mut gathered, mut n_entries, mut segments) = (Vec::new(), 0, Vec::new());
+    for id in packs {
+        let toc = match read_toc_or_salvage(&pack::path_of(&layout.packs(), id)) {
+            Err(error) if error.kind() == Kind::NotFound => continue,
+            other => other?,
+        };
+        n_entries += toc.len();
+        gathered.push((id, toc));
+        if n_entries >= FLUSH_ENTRIES {
+            segments.extend(write_segment(layout, &mut gathered)?);
+            n_entries = 0;
+        }
+    }
+    if n_entries > 0 {
+        segments.extend(write_segment(layout, &mut gathered)?);
+    }
+    Ok(segments)
+}
+
+/// A pack as the directory shows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PackOnDisk {
+    pub id: PackId,
+    pub len: u64,
+    pub modified: SystemTime,
+}
+
+/// Returns the packs on the disk.
+pub(super) fn list_packs(layout: &Layout) -> Result<Vec<PackOnDisk>> {
+    let mut packs = Vec::new();
+    for dir in list_dir(&layout.packs())? {
+        for path in list_dir(&dir)? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Some(id) = name.strip_suffix(".pack").and_then(|name| name.parse().ok()) {
+                let what = || format!("cannot look at '{}'", path.display());
+                let metadata = fs::metadata(&path).context(what)?;
+                packs.push(PackOnDisk { id, len: metadata.len(), modified: metadata.modified().context(what)? });
+            }
+        }
+    }
+    Ok(packs)
+}
+
+/// Reads the table of a pack.
+pub(super) fn read_toc(path: &Path) -> Result<Vec<TocEntry>> {
+    let what = || format!("cannot read the table of chunk pack '{}'", path.display());
+    let (file, len, trailer) = open_at_trailer(path).context(what)?;
+    let mut toc = vec![0; (len - u64::from(trailer.toc_offset)) as usize];
+    file.read_exact_at(&mut toc, trailer.toc_offset.into()).context(what)?;
+    pack::decode_toc(&toc, len).context(what)
+}
+
+/// Reads the trailer of a pack, which tells whether the pack has its right length.
+pub(super) fn read_trailer(path: &Path) -> Result<pack::Trailer> {
+    Ok(open_at_trailer(path).context(|| format!("cannot read the end of chunk pack '{}'", path.display()))?.2)
+}
+
+fn open_at_trailer(path: &Path) -> Result<(File, u64, pack::Trailer)> {
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    let at = len.checked_sub(pack::TRAILER_LEN as u64).ok_or_else(|| corrupt("pack is cut short"))?;
+    let mut raw = [0; pack::TRAILER_LEN];
+    file.read_exact_at(&mut raw, at)?;
+    let trailer = pack::Trailer::decode(&raw, len)?;
+    Ok((file, len, trailer))
+}
+
+/// Reads the table of a pack, or what can be found in a pack whose table is damaged.
+fn read_toc_or_salvage(path: &Path) -> Result<Vec<TocEntry>> {
+    match read_toc(path) {
+        Err(error) if error.kind() == Kind::Corrupt => {
+            let len = fs::metadata(path).context(|| format!("cannot look at '{}'", path.display()))?.len();
+            let bytes = match len <= pack::MAX_PACK {
+                true => fs::read(path).context(|| format!("cannot read chunk pack '{}'", path.display()))?,
+                false => Vec::new(),
+            };
+            Ok(pack::salvage(&bytes))
+        }
+        other => other,
+    }
+}

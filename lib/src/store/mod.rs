@@ -1,0 +1,437 @@
+//! The chunk store: every chunk this host has, in immutable packs.
+//!
+//! Layout on disk: `docs/formats/store-layout.md`, `chunk-pack.md` and `index-segment.md`. Nothing here talks to other hosts,
+//! and nothing knows what the chunks are for: what is live is what the caller of [`Store::gc`] says.
+//!
+//! The packs are the truth. The index is derived from them, and a wrong one costs time, never correctness: each read checks
+//! the record in the pack, and each removal the pack's own table.
+
+mod check;
+mod gc;
+mod index;
+mod lease;
+mod pack;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::durable;
+use crate::error::{Context, Error, Kind, Result};
+use crate::id::{ChunkId, PackId};
+
+pub use check::Finding;
+pub use gc::{GcOptions, GcReport};
+pub use lease::Lease;
+pub use pack::MAX_CHUNK;
+pub use writer::{Put, WriteOptions, WriteStats, Writer};
+
+use index::Index;
+use pack::TocEntry;
+
+const FORMAT: &str = "git-devops chunk store 1\n";
+const FORMAT_NAME: &str = "git-devops chunk store ";
+/// Packs that are kept open for reading.
+const OPEN_PACKS: usize = 16;
+
+/// An open chunk store; cheap to clone, and to share between threads.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    layout: Layout,
+    index: RwLock<Option<Arc<Index>>>,
+    rebuilding: Mutex<()>,
+    /// Most recently used last.
+    open_packs: Mutex<Vec<(PackId, Arc<File>)>>,
+}
+
+/// Where a chunk lies; a restore that reads in this order reads each pack from front to back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// The pack.
+    pub pack: PackId,
+    /// Where in the pack its record starts.
+    pub offset: u32,
+    /// How many bytes it takes there, without the record's header.
+    pub stored_len: u32,
+    /// How many bytes the chunk has.
+    pub plain_len: u32,
+}
+
+/// How much there is in a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Chunk packs.
+    pub packs: u64,
+    /// Chunks, counted once for each pack they lie in, up to the next merge of the index.
+    pub chunks: u64,
+    /// Bytes that the chunks take, compressed.
+    pub stored_bytes: u64,
+    /// Bytes that the chunks have.
+    pub plain_bytes: u64,
+}
+
+impl Store {
+    /// Creates a store in `dir`, with its missing parents, or opens the one that is there.
+    ///
+    /// A directory with anything else in it is refused.
+    pub fn create(dir: &Path) -> Result<Self> {
+        let layout = Layout { root: dir.to_owned() };
+        if !layout.format().exists() {
+            create_layout(&layout).context(|| format!("cannot create a chunk store in '{}'", dir.display()))?;
+        }
+        Self::open(dir)
+    }
+
+    /// Opens the store in `dir`. Reads one small file; the index is loaded by the first lookup.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let layout = Layout { root: dir.to_owned() };
+        let what = || format!("cannot open chunk store '{}'", dir.display());
+        let mut format = Vec::new();
+        let file = File::open(layout.format()).context(what)?;
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, 256), &mut format).context(what)?;
+        decode_format(&format).context(what)?;
+        let inner = Inner { layout, index: RwLock::default(), rebuilding: Mutex::default(), open_packs: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Says whether the store has the chunk, without reading it.
+    pub fn contains(&self, id: &ChunkId) -> Result<bool> {
+        Ok(!self.find_all(id)?.is_empty())
+    }
+
+    /// Returns where each of `ids` lies, `None` for one that is not here.
+    pub fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        ids.iter().map(|id| Ok(self.find_all(id)?.first().copied())).collect()
+    }
+
+    /// Returns the plain bytes of a chunk, which is refused if it is longer than `max_len`.
+    pub fn read(&self, id: &ChunkId, max_len: usize) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.read_into(id, &mut out, max_len)?;
+        Ok(out)
+    }
+
+    /// Replaces `out` by the plain bytes of a chunk, which is refused if it is longer than `max_len`.
+    ///
+    /// The bytes were verified against the id. On failure `out` is empty or holds nothing of use.
+    pub fn read_into(&self, id: &ChunkId, out: &mut Vec<u8>, max_len: usize) -> Result<()> {
+        let places = self.find_all(id)?;
+        let error = match self.read_any(id, &places, out, max_len) {
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => error,
+            other => return other,
+        };
+        // Stale or wrong index, or really gone? A failing read may take its time.
+        if self.index_agrees(id, &places)? {
+            return Err(error);
+        }
+        let places = self.find_all(id)?;
+        self.read_any(id, &places, out, max_len)
+    }
+
+    /// Takes a lease: until it is dropped, no garbage collection removes a chunk.
+    ///
+    /// Whoever relies on chunks that no ref reaches yet holds one. A [`Writer`] has its own.
+    pub fn lease(&self) -> Result<Lease> {
+        Lease::take(&self.inner.layout)
+    }
+
+    /// Starts storing chunks. The writer is a lease too: keep it, or another lease taken before [`Writer::finish`], until a ref
+    /// reaches the chunks.
+    pub fn writer(&self, options: WriteOptions) -> Result<Writer> {
+        Writer::start(self.clone(), options)
+    }
+
+    /// Counts packs, chunks and bytes, from the index.
+    pub fn stats(&self) -> Result<Stats> {
+        self.refresh()?;
+        let index = self.index()?;
+        let mut stats = Stats { packs: index.packs().len() as u64, ..Stats::default() };
+        for segment in &index.segments {
+            stats.chunks += segment.trailer.n_entries;
+            stats.stored_bytes += segment.trailer.stored_bytes;
+            stats.plain_bytes += segment.trailer.plain_bytes;
+        }
+        Ok(stats)
+    }
+
+    /// Makes the index anew from the packs. Lookups do so by themselves when they find it damaged.
+    pub fn rebuild_index(&self) -> Result<()> {
+        let _lease = self.lease()?;
+        index::rebuild(&self.inner.layout)?;
+        self.refresh()
+    }
+
+    fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    /// Looks for all copies of a chunk; a miss counts only if the index is the newest.
+    fn find_all(&self, id: &ChunkId) -> Result<Vec<Location>> {
+        let places = self.with_index(|index| index.find_all(id))?;
+        if !places.is_empty() || self.index()?.is_current(self.layout()) {
+            return Ok(places);
+        }
+        self.refresh()?;
+        self.with_index(|index| index.find_all(id))
+    }
+
+    /// Returns the index, loaded now if it was not, rebuilt if it cannot be loaded.
+    fn index(&self) -> Result<Arc<Index>> {
+        if let Some(index) = &*self.inner.index.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Arc::clone(index));
+        }
+        self.refresh()?;
+        let index = self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(index.as_ref().expect("BUG: refresh leaves an index")))
+    }
+
+    /// Looks something up, and once more in a rebuilt index if this one is damaged.
+    fn with_index<T>(&self, look: impl Fn(&Index) -> Result<T>) -> Result<T> {
+        let index = self.index()?;
+        match look(&index) {
+            Err(error) if is_index_damage(&error) => {
+                self.replace_index(&index)?;
+                look(&*self.index()?)
+            }
+            other => other,
+        }
+    }
+
+    /// Loads the newest index, and rebuilds it if it cannot be loaded.
+    fn refresh(&self) -> Result<()> {
+        let _one = self.rebuilding();
+        self.refresh_alone()
+    }
+
+    fn refresh_alone(&self) -> Result<()> {
+        let old = self.inner.index.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let loaded = old.as_ref().map_or(&[][..], |index| &index.segments);
+        let index = match Index::load_again(self.layout(), loaded) {
+            Err(error) if is_index_damage(&error) => self.rebuilt()?,
+            other => other?,
+        };
+        *self.inner.index.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(index));
+        Ok(())
+    }
+
+    /// Rebuilds the index, unless another thread replaced `damaged` already.
+    fn replace_index(&self, damaged: &Arc<Index>) -> Result<()> {
+        let _one = self.rebuilding();
+        if !Arc::ptr_eq(damaged, &self.index()?) {
+            return Ok(());
+        }
+        let index = self.rebuilt()?;
+        *self.inner.index.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(index));
+        Ok(())
+    }
+
+    fn rebuilt(&self) -> Result<Index> {
+        let _lease = self.lease()?;
+        index::rebuild(self.layout())
+            .and_then(|()| Index::load(self.layout()))
+            .context(|| format!("cannot rebuild the index of chunk store '{}'", self.layout().root.display()))
+    }
+
+    fn rebuilding(&self) -> MutexGuard<'_, ()> {
+        self.inner.rebuilding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the chunk from the first of `places` where it is sound.
+    fn read_any(&self, id: &ChunkId, places: &[Location], out: &mut Vec<u8>, max_len: usize) -> Result<()> {
+        let mut error = Error::new(Kind::NotFound, format!("chunk '{id}' is not present"));
+        for place in places {
+            match self.read_at(id, place, out, max_len) {
+                Ok(()) => return Ok(()),
+                Err(worse) => error = worse,
+            }
+        }
+        Err(error)
+    }
+
+    fn read_at(&self, id: &ChunkId, place: &Location, out: &mut Vec<u8>, max_len: usize) -> Result<()> {
+        let path = pack::path_of(&self.layout().packs(), place.pack);
+        let what = || {
+            let (path, offset) = (path.display(), place.offset);
+            format!(
+                "cannot read chunk '{id}' at byte {offset} of '{path}' (get it again from another host, then run 'check --data')"
+            )
+        };
+        if place.plain_len as usize > max_len.min(MAX_CHUNK) || place.stored_len > place.plain_len {
+            return Err(pack::corrupt(format!("it has {} bytes, at most {max_len} are expected", place.plain_len)).wrap(what()));
+        }
+        let entry = TocEntry { id: *id, offset: place.offset, stored_len: place.stored_len, plain_len: place.plain_len };
+        let file = self.open_pack(place.pack, &path).context(what)?;
+        with_scratch(entry.record_len(), |record| {
+            match file.read_exact_at(record, place.offset.into()) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(pack::corrupt("the pack ends before")),
+                other => Ok(other?),
+            }?;
+            pack::unpack(record, &entry, out)
+        })
+        .context(what)
+    }
+
+    /// Says whether the index was right about where the chunk lies; if not, a better one is loaded.
+    fn index_agrees(&self, id: &ChunkId, places: &[Location]) -> Result<bool> {
+        let index = self.index()?;
+        if !index.is_current(self.layout()) {
+            self.refresh()?;
+            return Ok(false);
+        }
+        let is_right = |place: &Location| match index::read_toc(&pack::path_of(&self.layout().packs(), place.pack)) {
+            // A pack without a readable table can only be searched, and was, if the index knows it.
+            Err(error) => error.kind() != Kind::NotFound,
+            Ok(toc) => toc.iter().any(|entry| {
+                (entry.id, entry.offset, entry.stored_len, entry.plain_len)
+                    == (*id, place.offset, place.stored_len, place.plain_len)
+            }),
+        };
+        if places.iter().all(is_right) {
+            return Ok(true);
+        }
+        self.replace_index(&index)?;
+        Ok(false)
+    }
+
+    /// Opens a pack, or takes it from the few that are open.
+    fn open_pack(&self, id: PackId, path: &Path) -> Result<Arc<File>> {
+        let mut open = self.inner.open_packs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(i) = open.iter().rposition(|(pack, _)| *pack == id) {
+            let used = open.remove(i);
+            open.push(used);
+        } else {
+            let file = Arc::new(File::open(path)?);
+            if open.len() == OPEN_PACKS {
+                open.remove(0);
+            }
+            open.push((id, file));
+        }
+        Ok(Arc::clone(&open.last().expect("BUG: it was pushed").1))
+    }
+
+    /// Forgets open packs, so that the next read sees what is on the disk.
+    fn close_packs(&self) {
+        self.inner.open_packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Says whether an error of the index is one that a rebuild repairs.
+fn is_index_damage(error: &Error) -> bool {
+    matches!(error.kind(), Kind::NotFound | Kind::Corrupt)
+}
+
+/// Lends a buffer of `len` bytes that the thread keeps, unless it is unusually large.
+fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    const KEPT: usize = 1 << 20;
+    thread_local! {
+        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    if len > KEPT {
+        return work(&mut vec![0; len]);
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            scratch.resize(len, 0);
+        }
+        work(&mut scratch[..len])
+    })
+}
+
+/// Says whether `bytes` are the format file of a store that we know.
+fn decode_format(bytes: &[u8]) -> Result<()> {
+    if bytes == FORMAT.as_bytes() {
+        return Ok(());
+    }
+    let version = bytes.strip_prefix(FORMAT_NAME.as_bytes()).and_then(|rest| rest.strip_suffix(b"\n"));
+    match version.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u32>().ok()) {
+        Some(newer) if newer > 1 => {
+            Err(Error::new(Kind::Unsupported, format!("its format has version {newer}, this program knows 1; use a newer one")))
+        }
+        _ => Err(pack::corrupt("its format file is damaged, or this is not a chunk store")),
+    }
+}
+
+/// Where the parts of a store lie.
+#[derive(Clone, Debug)]
+struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    fn format(&self) -> PathBuf {
+        self.root.join("format")
+    }
+
+    fn packs(&self) -> PathBuf {
+        self.root.join("packs")
+    }
+
+    fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
+    fn list(&self) -> PathBuf {
+        self.root.join("index/list")
+    }
+
+    fn list_lock(&self) -> PathBuf {
+        self.root.join("index/lock")
+    }
+
+    fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    fn gc_lock(&self) -> PathBuf {
+        self.root.join("gc-lock")
+    }
+
+    fn leases(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+}
+
+/// Makes the directories of a store; the format file comes last, so that without it nothing counts.
+fn create_layout(layout: &Layout) -> Result<()> {
+    const OURS: [&str; 6] = ["packs", "index", "tmp", "lock", "gc-lock", "leases"];
+    durable::create_dir_all(&layout.root, 0o700)?;
+    for path in list_dir(&layout.root)? {
+        let name = path.file_name().unwrap_or_default();
+        if !OURS.iter().any(|ours| name == *ours) && !name.as_encoded_bytes().starts_with(crate::safepath::TEMP_PREFIX) {
+            return Err(Error::new(Kind::Refused, format!("the directory is not empty: it has '{}'", name.display())));
+        }
+    }
+    for dir in [layout.packs(), layout.index(), layout.tmp()] {
+        durable::create_dir_all(&dir, 0o700)?;
+    }
+    durable::publish(&layout.format(), FORMAT.as_bytes(), 0o444)
+}
+
+/// Returns the paths of what lies in the directory `path`.
+fn list_dir(path: &Path) -> Result<Vec<PathBuf>> {
+    let what = || format!("cannot list '{}'", path.display());
+    fs::read_dir(path).context(what)?.map(|entry| Ok(entry.context(what)?.path())).collect()
+}
+
+/// Removes a file; one that is not there is no error.
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context(|| format!("cannot remove '{}'", path.display())),
+        _ => Ok(()),
+    }
+}
