@@ -40,7 +40,8 @@ impl Temp {
             .open(&temp)
             .context(|| format!("cannot create '{}'", temp.display()))?;
         // The mode counts as asked for, whatever the umask is.
-        file.set_permissions(fs::Permissions::from_mode(mode)).context(|| format!("cannot set the mode of '{}'", temp.display()))?;
+        file.set_permissions(fs::Permissions::from_mode(mode))
+            .context(|| format!("cannot set the mode of '{}'", temp.display()))?;
         Ok(Self { file, path: temp, is_published: false })
     }
 

@@ -64,6 +64,23 @@ impl Config {
     }
 }
 
+impl Git {
+    /// Sets one key of the repository's configuration, in the place of any value that it had; the caller syncs.
+    pub fn set_config(&self, key: &str, value: &str) -> Result<()> {
+        check(key, Some(value.as_bytes()))?;
+        let path = self.git_dir().join("config");
+        self.run(&[
+            "config".as_ref(),
+            "--file".as_ref(),
+            path.as_os_str(),
+            "--replace-all".as_ref(),
+            key.as_ref(),
+            value.as_ref(),
+        ])?;
+        Ok(())
+    }
+}
+
 /// Returns the text of the configuration of a new repository.
 pub(super) fn initial() -> String {
     format!(

@@ -79,12 +79,17 @@ impl CachedStat {
         Self {
             ctime: (stat.ctime.secs as u32, stat.ctime.nanos),
             mtime: (stat.mtime.secs as u32, stat.mtime.nanos),
-            dev: rustix::fs::makedev(stat.dev.0, stat.dev.1) as u32,
+            dev: Self::short_dev(stat.dev),
             ino: stat.ino as u32,
             uid: stat.uid,
             gid: stat.gid,
             size,
         }
+    }
+
+    /// Returns the 32 bits that git keeps of a device number.
+    pub fn short_dev(dev: (u32, u32)) -> u32 {
+        rustix::fs::makedev(dev.0, dev.1) as u32
     }
 
     /// Says whether `stat` shows no sign of a change since; a file in the racy second can still have changed.

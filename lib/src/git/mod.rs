@@ -25,3 +25,8 @@ pub use tree::write_tree;
 
 /// The name of an object in git: its SHA-1.
 pub type Oid = gix_hash::ObjectId;
+
+/// Returns the name of the tree that holds nothing, which git knows without having it.
+pub fn empty_tree() -> Oid {
+    Oid::empty_tree(gix_hash::Kind::Sha1)
+}

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use crate::error::{Error, Kind, Result};
 use crate::safepath::check_path;
 
 /// The directory that is ours in every commit.
@@ -12,7 +13,8 @@ pub const OURS: &[u8] = b".git-devops";
 
 const ALT: &[u8] = b".git-devops/alt/";
 const META: &[u8] = b".git-devops/meta/";
-const META_LEAF: &[u8] = b".m";
+/// The name of the file that holds the metadata of the directory it lies in.
+pub const META_LEAF: &[u8] = b".m";
 
 /// What a path in a commit stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,26 @@ pub fn meta_path(dir: &[u8]) -> Vec<u8> {
     }
     stored.extend_from_slice(META_LEAF);
     stored
+}
+
+/// Returns the directory in a commit that holds the metadata of the directory `dir` and of all below it.
+pub fn meta_dir(dir: &[u8]) -> Vec<u8> {
+    let mut stored = meta_path(dir);
+    stored.truncate(stored.len() - META_LEAF.len() - 1);
+    stored
+}
+
+/// Returns where in a commit a file or directory lies that git must not see, or that leads to one.
+pub fn alt_path(path: &[u8]) -> Vec<u8> {
+    let mut stored = ALT.to_vec();
+    escape_path(path, |_| false, &mut stored);
+    stored
+}
+
+/// Returns the name that a component of a path below `.git-devops/alt` or `.git-devops/meta` stands for; only what we would write is accepted.
+pub fn unescape(component: &[u8]) -> Result<Vec<u8>> {
+    let refuse = || Error::new(Kind::Refused, format!("'{}' is not a name that we write", component.escape_ascii()));
+    unescape_path(component).ok_or_else(refuse)
 }
 
 /// Returns what the path `stored` in a commit stands for; only a path that we would write ourselves stands for a file.

@@ -80,9 +80,21 @@ pub(super) fn oid_from(digest: [u8; 20]) -> Oid {
 /// The mode of a directory in a tree.
 pub const DIR: u32 = 0o40000;
 
+/// The mode of a regular file in a tree.
+pub const FILE: u32 = 0o100644;
+
+/// The mode of an executable file in a tree.
+pub const EXECUTABLE: u32 = 0o100755;
+
+/// The mode of a symlink in a tree.
+pub const SYMLINK: u32 = 0o120000;
+
+/// The mode of a submodule in a tree; we never write one.
+pub const GITLINK: u32 = 0o160000;
+
 /// Says whether `mode` is one that a tree of ours may have.
 pub fn check_mode(mode: u32) -> bool {
-    matches!(mode, DIR | 0o100644 | 0o100755 | 0o120000 | 0o160000)
+    matches!(mode, DIR | FILE | EXECUTABLE | SYMLINK | GITLINK)
 }
 
 /// Appends an entry to the bytes of a tree; the caller keeps the order.

@@ -74,7 +74,7 @@ impl Objects {
     }
 
     /// Lists the packs again.
-    pub(super) fn refresh(&self) {
+    pub fn refresh(&self) {
         // Looking for what cannot be there is how the database is made to look at the disk.
         self.contains(&Oid::null(gix_hash::Kind::Sha1));
     }

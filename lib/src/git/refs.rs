@@ -58,6 +58,16 @@ impl Git {
             .map_err(|_| Error::new(Kind::Bug, "BUG: git rev-parse did not print an object id"))
     }
 
+    /// Returns all blobs of the repository, whether a ref leads to them or not.
+    pub fn all_blobs(&self) -> Result<Vec<Oid>> {
+        let args = ["cat-file", "--batch-all-objects", "--unordered", "--buffer", "--batch-check=%(objecttype) %(objectname)"];
+        let listed = self.run(&args)?;
+        let blobs = listed.split(|&b| b == b'\n').filter_map(|line| line.strip_prefix(b"blob "));
+        blobs
+            .map(|hex| Oid::from_hex(hex).map_err(|_| Error::new(Kind::Bug, "BUG: git cat-file did not print an object id")))
+            .collect()
+    }
+
     /// Moves the ref `name` from `old` (`None`: it must not exist) to `new`, and returns once that would survive a power cut.
     ///
     /// If the ref is elsewhere by now, nothing moves and the error is of the kind [`Kind::Conflict`].

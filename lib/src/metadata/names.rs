@@ -31,9 +31,14 @@ impl Names {
     /// No symlink below `root` is followed, so that the files of an image are the image's own. A line that is
     /// not valid is passed over, as the C library does. Of two lines for one name or number the first counts.
     pub fn read(root: &Path) -> Result<Self> {
-        let what = |file: &str| format!("cannot read '{}'", root.join("etc").join(file).display());
-        let root_dir = Dir::open(root).context(|| format!("cannot open '{}'", root.display()))?;
-        let etc = match root_dir.open_path(b"etc") {
+        let dir = Dir::open(root).context(|| format!("cannot open '{}'", root.display()))?;
+        Self::of_dir(&dir).context(|| format!("cannot read the users and groups of '{}'", root.display()))
+    }
+
+    /// Does the same below an open directory.
+    pub fn of_dir(root: &Dir) -> Result<Self> {
+        let what = |file: &str| format!("cannot read 'etc/{file}'");
+        let etc = match root.open_path(b"etc") {
             Err(error) if error.kind() == Kind::NotFound => return Ok(Self::default()),
             other => other.context(|| what(""))?,
         };
