@@ -15,3 +15,5 @@ pub mod chunk;
 pub mod store;
 pub mod metadata;
 pub mod git;
+pub mod file;
+pub mod repo;

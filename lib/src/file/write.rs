@@ -1,0 +1,206 @@
+//! From a file to its chunk index: read once, cut, hash, hand new chunks to the store.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel as channel;
+
+use super::index::{ChunkIndex, Entry, EntryBuilder};
+use crate::chunk::{Chunker, ChunkerSpec};
+use crate::error::{Error, Kind, Result};
+use crate::id::{ChunkId, FileHash};
+use crate::progress::Progress;
+use crate::store::Writer;
+
+/// Files of this many bytes or more are compressed and hashed by several threads.
+const PARALLEL_FROM: u64 = 4 << 20;
+
+/// How many bytes are read at once, at least.
+const BLOCK: usize = 1 << 20;
+
+/// Where chunks go.
+#[derive(Clone, Copy)]
+pub enum ChunkSink<'a> {
+    /// Into the chunk store.
+    Store {
+        /// Takes the chunks.
+        writer: &'a Writer,
+        /// Raised when the store fails, so that the caller can tell its errors from those of the source.
+        has_failed: &'a AtomicBool,
+    },
+    /// Nowhere: only the index is wanted, to compare.
+    Discard,
+}
+
+impl ChunkSink<'_> {
+    fn put(&self, id: ChunkId, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Store { writer, has_failed } => {
+                writer.put(id, bytes).map(drop).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
+            }
+            Self::Discard => Ok(()),
+        }
+    }
+}
+
+/// Cuts `file`, which has `size` bytes and the given `holes` (offset and length, ascending), into chunks.
+///
+/// Uses up to `n_threads` threads and a few megabytes, whatever the size. A file that turns out shorter is an error of kind
+/// `Conflict`; one that grew is cut at `size`: the caller compares the times before and after.
+pub fn cut_file(
+    file: &File,
+    size: u64,
+    holes: &[(u64, u64)],
+    spec: &ChunkerSpec,
+    sink: ChunkSink<'_>,
+    n_threads: usize,
+    progress: &Progress,
+) -> Result<ChunkIndex> {
+    let mut hasher = blake3::Hasher::new();
+    let mut builder = EntryBuilder::new(|id, list: &[u8]| sink.put(id, list));
+    let mut source = Pieces { file, spec, hasher: &mut hasher, progress };
+    if size < PARALLEL_FROM || n_threads < 2 {
+        source.each(size, holes, |piece| {
+            builder.push(match piece {
+                Piece::Hole(len) => Entry::Hole { len },
+                Piece::Chunk(bytes) => store_chunk(sink, bytes)?,
+            })
+        })?;
+    } else {
+        cut_in_parallel(&mut source, size, holes, sink, n_threads, |entry| builder.push(entry))?;
+    }
+    let hash = FileHash::from_bytes(*hasher.finalize().as_bytes());
+    Ok(ChunkIndex { size, hash, has_holes: !holes.is_empty(), chunker: *spec, entries: builder.finish()? })
+}
+
+fn store_chunk(sink: ChunkSink<'_>, bytes: &[u8]) -> Result<Entry> {
+    let id = ChunkId::of(bytes);
+    sink.put(id, bytes)?;
+    Ok(Entry::Chunk { id, len: bytes.len() as u64 })
+}
+
+/// Cuts in this thread, hashes and stores in `n_threads` others, and pushes the entries in the order of the file.
+fn cut_in_parallel(
+    source: &mut Pieces<'_>,
+    size: u64,
+    holes: &[(u64, u64)],
+    sink: ChunkSink<'_>,
+    n_threads: usize,
+    mut push: impl FnMut(Entry) -> Result<()>,
+) -> Result<()> {
+    let (jobs, queue) = channel::bounded::<(u64, Vec<u8>)>(4 * n_threads);
+    let (done, results) = channel::unbounded::<(u64, Result<Entry>)>();
+    std::thread::scope(|scope| {
+        for _ in 0..n_threads {
+            let (queue, done) = (queue.clone(), done.clone());
+            scope.spawn(move || {
+                for (number, bytes) in queue {
+                    if done.send((number, store_chunk(sink, &bytes))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop((queue, done));
+        let mut ordered = InOrder::default();
+        let mut n_pieces = 0;
+        source.each(size, holes, |piece| {
+            match piece {
+                Piece::Hole(len) => ordered.put(n_pieces, Ok(Entry::Hole { len })),
+                Piece::Chunk(bytes) => {
+                    jobs.send((n_pieces, bytes.to_vec())).map_err(|_| Error::new(Kind::Bug, "BUG: no worker is left"))?
+                }
+            }
+            n_pieces += 1;
+            results.try_iter().for_each(|(number, entry)| ordered.put(number, entry));
+            ordered.drain(&mut push)
+        })?;
+        drop(jobs);
+        results.iter().for_each(|(number, entry)| ordered.put(number, entry));
+        ordered.drain(&mut push)
+    })
+}
+
+/// Results that come in any order and leave in theirs.
+#[derive(Default)]
+struct InOrder {
+    next: u64,
+    waiting: BTreeMap<u64, Result<Entry>>,
+}
+
+impl InOrder {
+    fn put(&mut self, number: u64, entry: Result<Entry>) {
+        self.waiting.insert(number, entry);
+    }
+
+    fn drain(&mut self, push: &mut impl FnMut(Entry) -> Result<()>) -> Result<()> {
+        while let Some(entry) = self.waiting.remove(&self.next) {
+            push(entry?)?;
+            self.next += 1;
+        }
+        Ok(())
+    }
+}
+
+/// What a file consists of, before anything is hashed.
+enum Piece<'a> {
+    Chunk(&'a [u8]),
+    Hole(u64),
+}
+
+/// Reads a file from front to back and cuts it.
+struct Pieces<'a> {
+    file: &'a File,
+    spec: &'a ChunkerSpec,
+    hasher: &'a mut blake3::Hasher,
+    progress: &'a Progress,
+}
+
+impl Pieces<'_> {
+    /// Hands all pieces to `take`, in order; cutting starts anew after each hole.
+    fn each(&mut self, size: u64, holes: &[(u64, u64)], mut take: impl FnMut(Piece<'_>) -> Result<()>) -> Result<()> {
+        let capacity = BLOCK.max(2 * self.spec.max_len());
+        let mut buffer = vec![0; capacity.min(usize::try_from(size).unwrap_or(capacity).max(1))];
+        let mut at = 0;
+        for &(hole, len) in holes {
+            self.data(&mut buffer, at, hole, &mut take)?;
+            take(Piece::Hole(len))?;
+            at = hole + len;
+        }
+        self.data(&mut buffer, at, size, &mut take)
+    }
+
+    /// Cuts the bytes from `start` to `end`, which have no hole.
+    fn data(&mut self, buffer: &mut [u8], start: u64, end: u64, take: &mut impl FnMut(Piece<'_>) -> Result<()>) -> Result<()> {
+        let mut chunker = Chunker::new(self.spec);
+        let mut at = start;
+        let mut filled = 0;
+        while at < end || filled > 0 {
+            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len() - filled);
+            let fresh = &mut buffer[filled..filled + want];
+            read_exact(self.file, fresh, at)?;
+            self.hasher.update(fresh);
+            self.progress.add(0, want as u64);
+            at += want as u64;
+            filled += want;
+            let mut used = 0;
+            while used < filled && (at == end || filled - used >= self.spec.max_len()) {
+                let len = chunker.cut(&buffer[used..filled]);
+                take(Piece::Chunk(&buffer[used..used + len]))?;
+                used += len;
+            }
+            buffer.copy_within(used..filled, 0);
+            filled -= used;
+        }
+        Ok(())
+    }
+}
+
+fn read_exact(file: &File, buffer: &mut [u8], at: u64) -> Result<()> {
+    file.read_exact_at(buffer, at).map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Error::new(Kind::Conflict, "changed while it was read"),
+        _ => error.into(),
+    })
+}

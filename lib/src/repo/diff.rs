@@ -1,0 +1,75 @@
+//! Makes two git trees out of what a person wants to compare, so that git itself can show the difference.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::atomic::AtomicBool;
+
+use super::Repo;
+use super::exclude::{ExcludeOptions, Excludes};
+use super::scan::{ScanOptions, Scope, Sink, scan};
+use super::stage::{entries_of, merged};
+use crate::error::Result;
+use crate::git::pack::PackWriter;
+use crate::git::{Oid, name, write_tree};
+use crate::progress::Progress;
+
+/// What to compare.
+pub enum Side<'a> {
+    /// A commit.
+    Revision(&'a str),
+    /// What is staged.
+    Index,
+    /// The work tree as it is now.
+    WorkTree,
+}
+
+/// Two trees, ready to compare.
+pub struct Prepared {
+    /// The tree of the first side.
+    pub a: Oid,
+    /// The tree of the second side.
+    pub b: Oid,
+}
+
+/// Returns the trees of two sides.
+///
+/// For the work tree, small files that changed and new trees are written into the repository, where the next `gc` removes them; chunks of large files
+/// are not stored, only their indexes.
+pub fn prepare(repo: &Repo, a: &Side<'_>, b: &Side<'_>, progress: &Progress) -> Result<Prepared> {
+    Ok(Prepared { a: tree_of(repo, a, progress)?, b: tree_of(repo, b, progress)? })
+}
+
+fn tree_of(repo: &Repo, side: &Side<'_>, progress: &Progress) -> Result<Oid> {
+    match side {
+        Side::Revision(rev) => repo.tree_of(rev),
+        Side::Index => repo.source_tree(None),
+        Side::WorkTree => work_tree(repo, progress),
+    }
+}
+
+fn work_tree(repo: &Repo, progress: &Progress) -> Result<Oid> {
+    let index = repo.index()?;
+    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
+    let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
+    let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false };
+    let has_failed = AtomicBool::new(false);
+    let sink = Sink::Preview { pack: &pack, has_failed: &has_failed };
+    let found = scan(repo, &index, &options, sink, progress)?;
+    let index = merged(&index, found.updates, &found.gone)?;
+    let tree = write_tree(entries_of(&index), &pack)?;
+    pack.finish()?.map_or(Ok(()), crate::git::Kept::release)?;
+    Ok(tree)
+}
+
+/// Returns the paths in a commit that make up the given paths of the work tree: content and metadata.
+pub fn stored_paths(paths: &[Vec<u8>]) -> Vec<OsString> {
+    let mut stored = Vec::new();
+    for path in paths.iter().filter(|path| !path.is_empty()) {
+        stored.push(name::stored_path(path).into_owned());
+        stored.push(name::alt_path(path));
+        stored.push(name::meta_dir(path));
+        // A file's metadata stands with that of its neighbours.
+        stored.push(name::meta_path(super::scan::split(path).0));
+    }
+    stored.into_iter().map(OsString::from_vec).collect()
+}

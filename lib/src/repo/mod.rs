@@ -1,0 +1,300 @@
+//! A repository with its work tree, its chunk store and its state: what every verb works on.
+//!
+//! [`scan`] looks at the work tree, [`stage`] records what it found, [`tree`] reads it back, [`restore`] writes it to the disk, [`check`] verifies
+//! and [`gc`] cleans up.
+
+pub mod attributes;
+pub mod check;
+pub mod diff;
+pub mod enrolled;
+pub mod exclude;
+pub mod gc;
+pub mod remove;
+pub mod restore;
+pub mod scan;
+pub mod stage;
+pub mod status;
+pub mod tree;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::chunk::ChunkerSpec;
+use crate::durable::{self, Lock};
+use crate::error::{Context, Error, Kind, Result};
+use crate::file::index::ChunkIndex;
+use crate::file::read;
+use crate::git::{Config, Git, Index, Objects, Oid, PackWriter, name, write_tree};
+use crate::metadata::DirMetadata;
+use crate::safepath::{self, FileKind};
+use crate::store::Store;
+
+pub use attributes::Attributes;
+
+/// Where the parts of one instance are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The git repository.
+    pub git_dir: PathBuf,
+    /// The directory that is under control.
+    pub work_tree: PathBuf,
+    /// The chunk store.
+    pub store: PathBuf,
+    /// Whether the caller named the store, so that the configuration does not count.
+    pub is_store_named: bool,
+    /// What concerns this host alone: locks, logs, the applied state.
+    pub state: PathBuf,
+}
+
+impl Places {
+    /// Returns the places of a directory that has its repository in `.git`.
+    pub fn of_directory(dir: &Path) -> Self {
+        Self::apart(&dir.join(".git"), dir)
+    }
+
+    /// Returns the places of a repository that lies apart from its work tree.
+    pub fn apart(git_dir: &Path, work_tree: &Path) -> Self {
+        let ours = git_dir.join("devops");
+        Self {
+            git_dir: git_dir.into(),
+            work_tree: work_tree.into(),
+            store: ours.join("store"),
+            is_store_named: false,
+            state: ours.join("state"),
+        }
+    }
+
+    /// Returns the places of the system instance below `root`.
+    pub fn system(root: &Path) -> Self {
+        Self {
+            git_dir: root.join("etc/git-devops/repo"),
+            work_tree: root.into(),
+            store: root.join("var/cache/git-devops"),
+            is_store_named: false,
+            state: root.join("var/lib/git-devops"),
+        }
+    }
+
+    /// Returns the places of the repository that `start` lies in: the first `.git` of ours in it or above it.
+    pub fn discover(start: &Path) -> Option<Self> {
+        start.ancestors().map(Self::of_directory).find(|places| places.state.is_dir())
+    }
+
+    /// Says whether these are the places of a system instance.
+    pub fn is_system(&self) -> bool {
+        self.git_dir.ends_with("etc/git-devops/repo")
+    }
+
+    /// Returns what identifies our own directories: they are never stored and never written into.
+    fn identities(&self) -> Vec<((u32, u32), u64)> {
+        let stat = |path: &PathBuf| safepath::Dir::open(path).and_then(|dir| dir.stat_self()).ok();
+        [&self.git_dir, &self.store, &self.state].into_iter().filter_map(stat).map(|stat| (stat.dev, stat.ino)).collect()
+    }
+}
+
+/// How an instance is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Files of this many bytes or more go to the chunk store.
+    pub threshold: u64,
+    /// How they are cut, unless an attribute says otherwise.
+    pub chunker: ChunkerSpec,
+    /// Level of zstd for chunks.
+    pub level: i32,
+    /// Threads that work at once.
+    pub n_threads: usize,
+}
+
+/// The smallest threshold that makes sense, in bytes: below it the chunk index would be longer than the file.
+const MIN_THRESHOLD: u64 = 4096;
+
+/// The threshold where none is set, in bytes.
+pub const DEFAULT_THRESHOLD: u64 = 128 << 10;
+
+/// Above this no file is taken for small, in bytes: a small file is read at once.
+const MAX_THRESHOLD: u64 = 16 << 20;
+
+impl Settings {
+    fn read(config: &Config) -> Result<Self> {
+        let text = |key: &str| config.get(key).map(|value| String::from_utf8_lossy(value).into_owned());
+        let number = |key: &str, default: u64, range: std::ops::RangeInclusive<u64>| match text(key) {
+            None => Ok(default),
+            Some(value) => value.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| {
+                let (from, to) = range.into_inner();
+                Error::new(Kind::Usage, format!("setting '{key}' is '{value}'; it must be a number from {from} to {to}"))
+            }),
+        };
+        let chunker = match text("devops.chunker") {
+            Some(spec) => spec.parse().context(|| "setting 'devops.chunker' is wrong")?,
+            None => ChunkerSpec::default(),
+        };
+        let n_cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        Ok(Self {
+            threshold: number("devops.threshold", DEFAULT_THRESHOLD, MIN_THRESHOLD..=MAX_THRESHOLD)?,
+            chunker,
+            level: number("devops.level", 1, 1..=19)? as i32,
+            n_threads: number("devops.threads", n_cores.min(8), 1..=64)? as usize,
+        })
+    }
+}
+
+/// An open repository.
+pub struct Repo {
+    /// Where its parts are.
+    pub places: Places,
+    /// How it is set up.
+    pub settings: Settings,
+    /// Its configuration; every key was checked.
+    pub config: Config,
+    /// The git program, on this repository.
+    pub git: Git,
+    /// Its objects.
+    pub objects: Objects,
+    /// Its chunks.
+    pub store: Store,
+}
+
+impl Repo {
+    /// Makes a repository with an empty store at `places`; what is there already stays as it is.
+    ///
+    /// A `.git` that is not ours is refused. A run that was cut short is simply repeated.
+    pub fn init(places: &Places, branch: &str) -> Result<()> {
+        let is_ours = places.state.is_dir();
+        let has_head = places.git_dir.join("HEAD").exists();
+        if has_head && !is_ours {
+            let message = format!(
+                "'{}' is a git repository of its own; name another place with --git-dir, or move it away first",
+                places.git_dir.display()
+            );
+            return Err(Error::new(Kind::Refused, message));
+        }
+        durable::create_dir_all(&places.git_dir, 0o700)?;
+        if !has_head {
+            durable::create_dir_all(&places.state, 0o700)?;
+            Git::init(&places.git_dir, branch)?;
+        }
+        durable::create_dir_all(&places.store, 0o700)?;
+        Store::create(&places.store)?;
+        enrolled::enrol(&places.store, &places.git_dir)?;
+        if places.is_store_named {
+            let store = places.store.to_string_lossy();
+            Git::open(&places.git_dir)?.0.set_config("devops.store", &store)?;
+        }
+        durable::sync_filesystem(&places.git_dir)
+    }
+
+    /// Opens the repository at `places`; the store that its configuration names counts, if it names one.
+    pub fn open(places: Places) -> Result<Self> {
+        if !places.git_dir.join("HEAD").exists() || !places.state.is_dir() {
+            let message = format!("'{}' is not a repository of git-devops; make one with 'gdo init'", places.git_dir.display());
+            return Err(Error::new(Kind::NotFound, message));
+        }
+        let (git, config) = Git::open(&places.git_dir)?;
+        let mut places = places;
+        if let Some(store) = config.get("devops.store").filter(|_| !places.is_store_named) {
+            places.store = PathBuf::from(String::from_utf8_lossy(store).into_owned());
+        }
+        let settings = Settings::read(&config)?;
+        let objects = Objects::open(&places.git_dir)?;
+        let store = Store::open(&places.store)?;
+        let git = git.with_work_tree(&places.work_tree);
+        Ok(Self { places, settings, config, git, objects, store })
+    }
+
+    /// Takes the lock that every change of this instance needs, and clears away what a run that was killed left of git's own locks.
+    pub fn lock(&self) -> Result<Lock> {
+        let lock = Lock::exclusive(&self.places.state.join("lock"))?;
+        self.git.heal_stale_locks(&lock)?;
+        Ok(lock)
+    }
+
+    /// Reads the git index.
+    pub fn index(&self) -> Result<Index> {
+        Index::read(&self.index_path())
+    }
+
+    /// Returns the path of the git index.
+    pub fn index_path(&self) -> PathBuf {
+        self.places.git_dir.join("index")
+    }
+
+    /// Returns the commit that HEAD names, `None` before the first one.
+    pub fn head(&self) -> Result<Option<Oid>> {
+        self.git.resolve_head()
+    }
+
+    /// Returns the tree of the commit that `rev` names.
+    pub fn tree_of(&self, rev: &str) -> Result<Oid> {
+        Ok(self.objects.commit(&self.git.resolve(rev)?)?.tree)
+    }
+
+    /// Returns the tree to restore from: that of `rev`, or, without one, that of the index.
+    pub fn source_tree(&self, rev: Option<&str>) -> Result<Oid> {
+        match rev {
+            Some(rev) => self.tree_of(rev),
+            None => self.index_tree(),
+        }
+    }
+
+    /// Writes the tree of the index into the repository, if it is not there yet, and returns it.
+    fn index_tree(&self) -> Result<Oid> {
+        let index = self.index()?;
+        let pack = PackWriter::new(&self.places.git_dir, &self.objects)?;
+        let tree = write_tree(stage::entries_of(&index), &pack)?;
+        pack.finish()?.map_or(Ok(()), crate::git::Kept::release)?;
+        Ok(tree)
+    }
+
+    /// Says whether the index has anything at or below `path`.
+    pub fn is_stored(&self, index: &Index, path: &[u8]) -> bool {
+        let is_node = || {
+            let (dir, entry_name) = scan::split(path);
+            let recorded =
+                index.lookup(&name::meta_path(dir)).map(|position| self.read_dir_metadata(&index.entry(position).oid, dir));
+            recorded.and_then(Result::ok).is_some_and(|recorded| recorded.entries.contains_key(entry_name))
+        };
+        index.lookup(&name::stored_path(path)).is_some()
+            || scan::recorded_below(index, path).iter().any(|range| !range.is_empty())
+            || is_node()
+    }
+
+    /// Returns the length of a stored file's content in bytes; `None` for what has none.
+    pub fn content_size(&self, item: &tree::Item) -> Result<Option<u64>> {
+        let (Some(oid), FileKind::File) = (item.content, item.metadata.kind) else { return Ok(None) };
+        let blob = self.objects.blob(&oid)?;
+        let is_index = ChunkIndex::is_index(&blob);
+        Ok(Some(if is_index { ChunkIndex::decode(&blob)?.size } else { blob.len() as u64 }))
+    }
+
+    /// Writes the content of the file at `path` in the commit `rev` to `out`; memory does not grow with the file.
+    pub fn cat(&self, rev: &str, path: &[u8], out: &mut dyn Write) -> Result<()> {
+        let shown = path.escape_ascii();
+        let (dir, entry_name) = scan::split(path);
+        let node = tree::Node::root(self, self.tree_of(rev)?)?.descend(self, dir)?;
+        let item = node.map(|node| node.list(self)).transpose()?.and_then(|mut listing| listing.files.remove(entry_name));
+        let item = item.ok_or_else(|| Error::new(Kind::NotFound, format!("'{shown}' is not a file in '{rev}'")))?;
+        let Some(oid) = item.content else {
+            return Err(Error::new(Kind::Refused, format!("'{shown}' is a node and has no content")));
+        };
+        let blob = self.objects.blob(&oid)?;
+        let what = || format!("cannot write out '{shown}'");
+        if item.metadata.kind == FileKind::File && ChunkIndex::is_index(&blob) {
+            return read::stream(&self.store, &ChunkIndex::decode(&blob).context(what)?, out).context(what);
+        }
+        out.write_all(&blob).context(what)
+    }
+
+    /// Reads the metadata file `oid` of the directory `dir`.
+    pub fn read_dir_metadata(&self, oid: &Oid, dir: &[u8]) -> Result<DirMetadata> {
+        let what = || format!("cannot read the metadata of directory '{}' (object {oid})", dir.escape_ascii());
+        DirMetadata::decode(&self.objects.blob(oid).context(what)?).context(what)
+    }
+
+    /// Returns the attributes that the index holds.
+    pub fn attributes(&self, index: &Index) -> Result<Attributes> {
+        match index.lookup(attributes::PATH) {
+            Some(position) => Attributes::decode(&self.objects.blob(&index.entry(position).oid)?),
+            None => Ok(Attributes::default()),
+        }
+    }
+}

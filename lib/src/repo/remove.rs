@@ -1,0 +1,151 @@
+//! Stops owning paths.
+
+use super::Repo;
+use super::exclude::{ExcludeOptions, Excludes};
+use super::scan::{Change, ScanOptions, Scope, Sink, Staged, What, recorded_below, scan, split};
+use super::stage::merged;
+use crate::error::{Context, Error, Kind, Result};
+use crate::git::index::{CachedStat, Index};
+use crate::git::name::{self, Stored};
+use crate::git::object::FILE;
+use crate::git::{Kept, PackWriter};
+use crate::progress::Progress;
+use crate::safepath::{Dir, FileKind};
+
+/// How to remove.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RemoveOptions {
+    /// Leave the files on the disk.
+    pub keep_files: bool,
+    /// Remove also what differs from its stored state.
+    pub force: bool,
+    /// Change nothing, only tell what would be removed.
+    pub dry_run: bool,
+}
+
+/// Takes `paths` and all below them out of the index and, unless told otherwise, from the disk; returns what was removed.
+///
+/// The next commit records it. Nothing is removed at all if one of the paths is not stored, or differs on the disk and `force` is not given.
+pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress: &Progress) -> Result<Vec<Change>> {
+    let _lock = repo.lock()?;
+    let index = repo.index()?;
+    if let Some(path) = paths.iter().find(|path| !repo.is_stored(&index, path)) {
+        return Err(Error::new(
+            Kind::NotFound,
+            format!("'{}' is not stored, so there is nothing to remove", path.escape_ascii()),
+        ));
+    }
+    if !options.keep_files && !options.force {
+        refuse_changed(repo, &index, paths, progress)?;
+    }
+    let gone = positions(&index, paths);
+    let mut removed: Vec<Change> = gone.iter().filter_map(|&position| removed_path(index.entry(position).path)).collect();
+    let (updates, nodes) = parents_without(repo, &index, paths)?;
+    removed.extend(nodes);
+    removed.sort();
+    if options.dry_run {
+        return Ok(removed);
+    }
+    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
+    let updates = updates.into_iter().map(|(path, text, stat)| {
+        let oid = pack.blob(&text)?;
+        Ok(Staged { path, oid, mode: FILE, stat })
+    });
+    let index = merged(&index, updates.collect::<Result<_>>()?, &gone)?;
+    let kept = pack.finish()?;
+    index.write(&repo.places.git_dir)?;
+    crate::durable::sync_filesystem(&repo.places.git_dir)?;
+    kept.map_or(Ok(()), Kept::release)?;
+    if !options.keep_files {
+        let root = Dir::open(&repo.places.work_tree)?;
+        for change in removed.iter().rev() {
+            remove_file(&root, &change.path).context(|| format!("cannot remove '{}'", change.path.escape_ascii()))?;
+        }
+        root.sync_filesystem()?;
+    }
+    Ok(removed)
+}
+
+fn refuse_changed(repo: &Repo, index: &Index, paths: &[Vec<u8>], progress: &Progress) -> Result<()> {
+    let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
+    let options = ScanOptions { scope: Scope::Paths(paths.to_vec()), excludes, one_file_system: false };
+    let found = scan(repo, index, &options, Sink::Compare, progress)?;
+    match found.changes.iter().find(|change| change.what == What::Content) {
+        Some(change) => {
+            let message = format!(
+                "'{}' differs from what is stored; take it with 'gdo snapshot' first, or say --force",
+                change.path.escape_ascii()
+            );
+            Err(Error::new(Kind::Conflict, message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Returns the positions of everything recorded at and below `paths`, ascending.
+fn positions(index: &Index, paths: &[Vec<u8>]) -> Vec<usize> {
+    let mut positions: Vec<usize> = Vec::new();
+    for path in paths {
+        positions.extend(recorded_below(index, path).into_iter().flatten());
+        positions.extend(index.lookup(&name::stored_path(path)));
+    }
+    positions.sort_unstable();
+    positions.dedup();
+    positions
+}
+
+fn removed_path(stored: &[u8]) -> Option<Change> {
+    let path = match name::work_path(stored) {
+        Stored::File(path) => path.to_vec(),
+        Stored::Alt(path) | Stored::Meta(path) => path,
+        Stored::Other => return None,
+    };
+    Some(Change { path, what: What::Deleted })
+}
+
+type Update = (Vec<u8>, Vec<u8>, CachedStat);
+
+/// Returns the metadata files of the directories that hold `paths`, without them, and the nodes among them.
+fn parents_without(repo: &Repo, index: &Index, paths: &[Vec<u8>]) -> Result<(Vec<Update>, Vec<Change>)> {
+    let mut by_parent = std::collections::BTreeMap::new();
+    for path in paths.iter().filter(|path| !path.is_empty()) {
+        let (parent, entry_name) = split(path);
+        by_parent.entry(parent).or_insert_with(Vec::new).push(entry_name);
+    }
+    let (mut updates, mut nodes) = (Vec::new(), Vec::new());
+    for (parent, names) in by_parent {
+        let stored = name::meta_path(parent);
+        let Some(position) = index.lookup(&stored) else { continue };
+        let entry = index.entry(position);
+        let mut recorded = repo.read_dir_metadata(&entry.oid, parent)?;
+        let mut is_changed = false;
+        for entry_name in names {
+            let Some(found) = recorded.entries.remove(entry_name) else { continue };
+            is_changed = true;
+            if found.is_node() {
+                nodes.push(Change { path: super::scan::join(parent, entry_name), what: What::Deleted });
+            }
+        }
+        if is_changed {
+            updates.push((stored, recorded.encode(), CachedStat::default()));
+        }
+    }
+    Ok((updates, nodes))
+}
+
+/// Removes a file, or a directory if nothing is left in it.
+pub(super) fn remove_file(root: &Dir, path: &[u8]) -> Result<()> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let (parent, entry_name) = split(path);
+    let Ok(dir) = root.open_path(parent) else { return Ok(()) };
+    match dir.stat(entry_name)? {
+        Some(stat) if stat.kind == FileKind::Dir => match dir.open_dir(entry_name)?.entries()?.is_empty() {
+            true => dir.remove_dir(entry_name),
+            false => Ok(()), // what is not owned stays, and with it the directory
+        },
+        Some(_) => dir.remove_file(entry_name),
+        None => Ok(()),
+    }
+}

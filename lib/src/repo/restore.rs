@@ -1,0 +1,844 @@
+//! Writes stored files back: each whole and right before it gets its name, what is already right left alone.
+//!
+//! Content goes into a temporary file beside its target, then owner, mode, attributes and times; a batch of those is synced at once and only then
+//! renamed. Hard links follow when all files are there, directories get their metadata last, deepest first, inode flags after that.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::Repo;
+use super::remove::remove_file;
+use super::scan::{What, is_at_or_below, join, split};
+use super::status::compare_trees;
+use super::tree::{Item, Listing, Node};
+use crate::error::{Context, Error, Kind, Result};
+use crate::file::index::ChunkIndex;
+use crate::file::read;
+use crate::file::write::{ChunkSink, cut_file};
+use crate::git::Oid;
+use crate::metadata::{self, Metadata, Names};
+use crate::progress::Progress;
+use crate::safepath::{self, Dir, FileKind, Stat};
+
+/// So many files, or so many bytes of them, are synced and renamed together by each thread.
+const BATCH_FILES: usize = 4096;
+const BATCH_BYTES: u64 = 256 << 20;
+/// So many directories a batch holds open.
+const BATCH_DIRS: usize = 200;
+
+/// What to restore and how.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreOptions {
+    /// Paths to restore with all below them, relative to the work tree; empty for everything.
+    pub paths: Vec<Vec<u8>>,
+    /// Change nothing, only tell what would be done.
+    pub dry_run: bool,
+    /// Take recorded numbers of owners and groups, whatever the names are here.
+    pub numeric_ids: bool,
+}
+
+/// One step that a restore does, or would do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Step {
+    /// The path, relative to the target.
+    pub path: Vec<u8>,
+    /// What is done there.
+    pub action: Action,
+}
+
+/// What a restore does with one path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Make what was not there.
+    Create,
+    /// Put something else in the place of what is there.
+    Replace,
+    /// Set only metadata.
+    Metadata,
+    /// Remove what is owned but not in the source.
+    Remove,
+}
+
+/// What a restore did.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// What was changed, sorted by path.
+    pub steps: Vec<Step>,
+    /// Files, directories and nodes that were looked at.
+    pub n_seen: u64,
+    /// Bytes of content written.
+    pub n_bytes: u64,
+    /// Whether something could not be restored as it was stored; the warnings tell what.
+    pub is_partial: bool,
+}
+
+/// Writes what the git tree `tree` stands for below `target`.
+///
+/// What is there and not in `tree` stays. Whatever could not be done is in the warnings of `progress`.
+pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, progress: &Progress) -> Result<Restored> {
+    let root = Node::root(repo, tree)?;
+    let run = Run {
+        repo,
+        target,
+        options,
+        progress,
+        names: names_for(target, &root, repo, options)?,
+        ours: repo.places.identities(),
+        queue: Mutex::default(),
+        wake: Condvar::new(),
+        out: Mutex::default(),
+        links: Mutex::default(),
+        linked: Mutex::default(),
+        dirs: Mutex::default(),
+        n_seen: AtomicU64::new(0),
+        n_bytes: AtomicU64::new(0),
+        is_partial: AtomicBool::new(false),
+    };
+    if let Some(path) = run.missing_path(root.clone())? {
+        return Err(Error::new(Kind::NotFound, format!("'{}' is not in the source", path.escape_ascii())));
+    }
+    run.queue().jobs.push(Job { node: root, dir: Some(Arc::new(target.try_clone()?)), is_new: false });
+    std::thread::scope(|scope| {
+        for _ in 0..repo.settings.n_threads {
+            scope.spawn(|| run.work());
+        }
+    });
+    if let Some(failure) = run.queue().failure.take() {
+        return Err(failure);
+    }
+    run.unlink_foreign()?;
+    run.link()?;
+    run.finish_dirs()?;
+    if !options.dry_run {
+        target.sync_filesystem().context(|| "cannot sync the target")?;
+    }
+    let mut steps = run.out.into_inner().expect(POISONED);
+    steps.sort();
+    Ok(Restored {
+        steps,
+        n_seen: run.n_seen.into_inner(),
+        n_bytes: run.n_bytes.into_inner(),
+        is_partial: run.is_partial.into_inner(),
+    })
+}
+
+/// Writes what `rev` holds (without one: what is staged) into the work tree, and removes what is owned and not in it.
+pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, progress: &Progress) -> Result<Restored> {
+    let _lock = repo.lock()?;
+    let root = Dir::open(&repo.places.work_tree).context(|| format!("cannot open '{}'", repo.places.work_tree.display()))?;
+    let source = repo.source_tree(rev)?;
+    let mut restored = restore(repo, source, &root, options, progress)?;
+    let owned = repo.source_tree(None)?;
+    if owned == source {
+        return Ok(restored);
+    }
+    for change in compare_trees(repo, owned, source)?.into_iter().rev() {
+        let is_wanted = options.paths.is_empty() || options.paths.iter().any(|path| is_at_or_below(&change.path, path));
+        if change.what == What::Deleted && is_wanted && is_there(&root, &change.path) {
+            if !options.dry_run {
+                remove_file(&root, &change.path).context(|| format!("cannot remove '{}'", change.path.escape_ascii()))?;
+            }
+            restored.steps.push(Step { path: change.path, action: Action::Remove });
+        }
+    }
+    if !options.dry_run {
+        root.sync_filesystem().context(|| "cannot sync the work tree")?;
+    }
+    restored.steps.sort();
+    Ok(restored)
+}
+
+fn is_there(root: &Dir, path: &[u8]) -> bool {
+    let (parent, name) = split(path);
+    !path.is_empty() && root.open_path(parent).and_then(|dir| dir.stat(name)).is_ok_and(|found| found.is_some())
+}
+
+/// Returns the names of users and groups that count in `target`: its own, if it has any; the bare numbers, if it is about to get its own; else this
+/// machine's.
+fn names_for(target: &Dir, source: &Node, repo: &Repo, options: &RestoreOptions) -> Result<Names> {
+    let brings_its_own = || -> Result<bool> {
+        let etc = source.clone().descend(repo, b"etc")?;
+        Ok(etc.map(|etc| etc.list(repo)).transpose()?.is_some_and(|listing| listing.files.contains_key(&b"passwd"[..])))
+    };
+    if options.numeric_ids {
+        Ok(Names::numeric())
+    } else if is_there(target, b"etc/passwd") {
+        Names::of_dir(target)
+    } else if brings_its_own()? {
+        Ok(Names::numeric())
+    } else {
+        Names::read(std::path::Path::new("/"))
+    }
+}
+
+/// A directory to restore.
+struct Job {
+    node: Node,
+    /// Where; `None` in a dry run, below a directory that would be made.
+    dir: Option<Arc<Dir>>,
+    /// Whether this run made it, so that nothing can be in it.
+    is_new: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Vec<Job>,
+    n_busy: usize,
+    failure: Option<Error>,
+}
+
+/// A file that has, or is to have, several names.
+struct Link {
+    path: Vec<u8>,
+    item: Item,
+}
+
+/// An entry that is to be right: a name in an open directory, and its path for messages.
+struct Spot<'a> {
+    dir: &'a Arc<Dir>,
+    name: &'a [u8],
+    path: &'a [u8],
+}
+
+struct Run<'a> {
+    repo: &'a Repo,
+    target: &'a Dir,
+    options: &'a RestoreOptions,
+    progress: &'a Progress,
+    names: Names,
+    ours: Vec<((u32, u32), u64)>,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    out: Mutex<Vec<Step>>,
+    /// By the path of the group's first member.
+    links: Mutex<BTreeMap<Vec<u8>, Vec<Link>>>,
+    /// Files that are right, but have other names on the disk, with the number of their names.
+    linked: Mutex<Vec<(Link, u32)>>,
+    dirs: Mutex<Vec<(Vec<u8>, Metadata)>>,
+    n_seen: AtomicU64,
+    n_bytes: AtomicU64,
+    is_partial: AtomicBool,
+}
+
+/// Files that are complete under their temporary names.
+#[derive(Default)]
+struct Batch {
+    files: Vec<Staged>,
+    n_bytes: u64,
+    n_dirs: usize,
+}
+
+struct Staged {
+    dir: Arc<Dir>,
+    temp: Vec<u8>,
+    name: Vec<u8>,
+    path: Vec<u8>,
+    metadata: Metadata,
+}
+
+impl Run<'_> {
+    fn work(&self) {
+        let mut batch = Batch::default();
+        let mut content = Vec::new();
+        while let Some(job) = self.next_job(&mut batch) {
+            let result = self.directory(job, &mut batch, &mut content);
+            self.done(result);
+        }
+    }
+
+    /// Takes the newest job; with none left, ends this thread's batch.
+    fn next_job(&self, batch: &mut Batch) -> Option<Job> {
+        let mut queue = self.queue();
+        loop {
+            if queue.failure.is_some() {
+                drop(queue);
+                batch.discard();
+                return None;
+            }
+            if let Some(job) = queue.jobs.pop() {
+                queue.n_busy += 1;
+                return Some(job);
+            }
+            if queue.n_busy == 0 {
+                drop(queue);
+                let flushed = self.flush(batch);
+                if let Err(error) = flushed {
+                    self.queue().failure.get_or_insert(error);
+                    batch.discard();
+                }
+                return None;
+            }
+            queue = self.wake.wait(queue).expect(POISONED);
+        }
+    }
+
+    fn done(&self, result: Result<()>) {
+        let mut queue = self.queue();
+        queue.n_busy -= 1;
+        if let Err(error) = result {
+            queue.failure.get_or_insert(error);
+        }
+        if queue.n_busy == 0 || queue.failure.is_some() {
+            self.wake.notify_all();
+        }
+    }
+
+    fn directory(&self, job: Job, batch: &mut Batch, content: &mut Vec<u8>) -> Result<()> {
+        let listing = job.node.list(self.repo)?;
+        let path = &job.node.path;
+        if let Some(dir) = &job.dir
+            && !job.is_new
+            && !self.options.dry_run
+        {
+            remove_leftovers(dir)?;
+        }
+        if self.is_selected(path) && listing.is_recorded && (!path.is_empty() || self.is_root_wanted()) {
+            self.note_dir(&job, &listing)?;
+        }
+        self.count(0);
+        for (name, item) in listing.files {
+            let path = join(path, &name);
+            if self.is_selected(&path) {
+                self.count(1);
+                let result = self.file(&job, &name, path.clone(), item, batch, content);
+                self.or_warn(&path, result)?;
+            }
+        }
+        batch.n_dirs += 1;
+        if batch.is_full() {
+            self.flush(batch)?;
+        }
+        for (name, node) in listing.dirs {
+            if self.is_selected(&node.path) || self.leads_to_selected(&node.path) {
+                let path = node.path.clone();
+                let result = self.enter(&job, &name, node);
+                self.or_warn(&path, result)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens or makes the directory `name` and queues it.
+    fn enter(&self, job: &Job, name: &[u8], node: Node) -> Result<()> {
+        let Some(parent) = &job.dir else {
+            self.step(&node.path, Action::Create);
+            self.push(Job { node, dir: None, is_new: true });
+            return Ok(());
+        };
+        let there = if job.is_new { None } else { parent.stat(name)? };
+        match there {
+            Some(stat) if stat.kind == FileKind::Dir => {
+                if self.ours.contains(&(stat.dev, stat.ino)) {
+                    return Err(Error::new(Kind::Refused, "is the repository or the chunk store itself"));
+                }
+                let dir = Some(Arc::new(parent.open_dir(name)?));
+                self.push(Job { node, dir, is_new: false });
+                return Ok(());
+            }
+            Some(_) if self.options.dry_run => self.step(&node.path, Action::Replace),
+            Some(_) => {
+                self.step(&node.path, Action::Replace);
+                clear_flags(parent, name)?;
+                parent.remove_file(name)?;
+            }
+            None => self.step(&node.path, Action::Create),
+        }
+        if self.options.dry_run {
+            self.push(Job { node, dir: None, is_new: true });
+            return Ok(());
+        }
+        parent.make_dir(name)?;
+        let dir = Some(Arc::new(parent.open_dir(name)?));
+        self.push(Job { node, dir, is_new: true });
+        Ok(())
+    }
+
+    /// Notes a directory whose metadata is to be set when all below it is done.
+    fn note_dir(&self, job: &Job, listing: &Listing) -> Result<()> {
+        let want = &listing.metadata.dir;
+        if let (Some(dir), false) = (&job.dir, job.is_new) {
+            let mut have = metadata::of_file(dir.as_ref(), &dir.stat_self()?, &self.names)?;
+            have.partial = want.partial;
+            if metadata::differences(want, &have) != [] as [&str; 0] {
+                self.step(&job.node.path, Action::Metadata);
+            }
+        }
+        self.dirs.lock().expect(POISONED).push((job.node.path.clone(), want.clone()));
+        Ok(())
+    }
+
+    fn file(&self, job: &Job, name: &[u8], path: Vec<u8>, item: Item, batch: &mut Batch, content: &mut Vec<u8>) -> Result<()> {
+        if let Some(leader) = item.metadata.hardlink.clone() {
+            self.links.lock().expect(POISONED).entry(leader).or_default().push(Link { path, item });
+            return Ok(());
+        }
+        let Some(dir) = &job.dir else {
+            self.step(&path, Action::Create);
+            return Ok(());
+        };
+        let there = if job.is_new { None } else { dir.stat(name)? };
+        self.place(&Spot { dir, name, path: &path }, &item, there, batch, content)
+    }
+
+    /// Makes an entry what `item` says, unless it is.
+    fn place(&self, spot: &Spot<'_>, item: &Item, there: Option<Stat>, batch: &mut Batch, content: &mut Vec<u8>) -> Result<()> {
+        let stored = Stored::of(self.repo, item)?;
+        let mut old = None;
+        match there {
+            Some(stat) if stat.kind == FileKind::Dir => {
+                return Err(Error::new(Kind::Refused, "a directory is in the place of a file; move it away first"));
+            }
+            Some(stat) => {
+                if stored.is_kind(item, stat.kind) {
+                    let (has_content, file) = stored.is_in(spot, &stat, item, content)?;
+                    if has_content && self.only_metadata(spot, item, &stat, file.as_ref())? {
+                        return Ok(());
+                    }
+                    old = file;
+                }
+                self.step(spot.path, Action::Replace);
+            }
+            None => self.step(spot.path, Action::Create),
+        }
+        if self.options.dry_run {
+            return Ok(());
+        }
+        self.replace(spot, item, &stored, old.as_ref(), batch)
+    }
+
+    /// Stages an entry, to be renamed with the rest of its batch.
+    fn replace(&self, spot: &Spot<'_>, item: &Item, stored: &Stored, old: Option<&File>, batch: &mut Batch) -> Result<()> {
+        let (temp, n_bytes) = self.stage(spot, item, stored, old)?;
+        self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
+        batch.n_bytes += n_bytes;
+        let (dir, name, path) = (spot.dir.clone(), spot.name.to_vec(), spot.path.to_vec());
+        batch.files.push(Staged { dir, temp, name, path, metadata: item.metadata.clone() });
+        if batch.is_full() { self.flush(batch) } else { Ok(()) }
+    }
+
+    /// Sets the metadata of an entry whose content is right, if it is not as recorded; returns whether that was possible in place.
+    fn only_metadata(&self, spot: &Spot<'_>, item: &Item, stat: &Stat, file: Option<&File>) -> Result<bool> {
+        let want = &item.metadata;
+        let have = match file {
+            Some(file) => metadata::of_file(file, stat, &self.names)?,
+            None => metadata::of_entry(spot.dir, spot.name, stat, &self.names)?,
+        };
+        // Holes and links were compared as content.
+        let have = Metadata { holes: want.holes.clone(), hardlink: want.hardlink.clone(), ..have };
+        let is_right = metadata::differences(want, &have).is_empty();
+        if stat.nlink > 1 {
+            // Its other names, which may not be ours, must not get new metadata. If it is right, the links tell later whether it may stay.
+            if is_right {
+                let link = Link { path: spot.path.to_vec(), item: item.clone() };
+                self.linked.lock().expect(POISONED).push((link, stat.nlink));
+            }
+            return Ok(is_right);
+        }
+        if is_right {
+            return Ok(true);
+        }
+        self.step(spot.path, Action::Metadata);
+        if self.options.dry_run {
+            return Ok(true);
+        }
+        let ids = metadata::owner(want, &self.names)?;
+        match file {
+            Some(file) => {
+                metadata::clear_flags(file)?;
+                self.skipped(spot.path, metadata::apply_to_file(file, want, ids)?);
+                self.skipped(spot.path, metadata::apply_flags(file, want.flags)?);
+            }
+            None => self.skipped(spot.path, metadata::apply_to_entry(spot.dir, spot.name, want, ids)?),
+        }
+        Ok(true)
+    }
+
+    /// Makes the entry complete under a temporary name; returns that name and the bytes written.
+    fn stage(&self, spot: &Spot<'_>, item: &Item, stored: &Stored, old: Option<&File>) -> Result<(Vec<u8>, u64)> {
+        let ids = metadata::owner(&item.metadata, &self.names)?;
+        let mut file = None;
+        let temp = match stored {
+            Stored::Small(_) | Stored::Large(_) => {
+                let (temp, created) = spot.dir.create_temp()?;
+                file = Some(created);
+                temp
+            }
+            Stored::Link(target) => spot.dir.create_temp_symlink(target)?,
+            Stored::Node => spot.dir.create_temp_node(item.metadata.kind, item.metadata.rdev.unwrap_or_default())?,
+        };
+        let filled = match &file {
+            Some(file) => self.fill(file, item, stored, old).and_then(|n_bytes| {
+                self.skipped(spot.path, metadata::apply_to_file(file, &item.metadata, ids)?);
+                Ok(n_bytes)
+            }),
+            None => metadata::apply_to_entry(spot.dir, &temp, &item.metadata, ids).map(|skipped| {
+                self.skipped(spot.path, skipped);
+                0
+            }),
+        };
+        if filled.is_err() {
+            spot.dir.remove_file(&temp)?;
+        }
+        Ok((temp, filled?))
+    }
+
+    /// Writes the content into an empty file; returns its length.
+    fn fill(&self, mut file: &File, item: &Item, stored: &Stored, old: Option<&File>) -> Result<u64> {
+        metadata::apply_flags_before_content(file, item.metadata.flags)?;
+        match stored {
+            Stored::Small(bytes) => {
+                if item.metadata.holes.is_empty() {
+                    file.write_all(bytes)?;
+                } else {
+                    write_around(file, bytes, &item.metadata.holes)?;
+                }
+                self.progress.add(0, bytes.len() as u64);
+                Ok(bytes.len() as u64)
+            }
+            Stored::Large(index) => {
+                read::write_to_file(&self.repo.store, index, file, old, self.repo.settings.n_threads, self.progress)?;
+                Ok(index.size)
+            }
+            Stored::Link(_) | Stored::Node => Ok(0),
+        }
+    }
+
+    /// Syncs what is staged and gives it its names.
+    fn flush(&self, batch: &mut Batch) -> Result<()> {
+        if batch.files.is_empty() {
+            batch.n_dirs = 0;
+            return Ok(());
+        }
+        self.target.sync_filesystem().context(|| "cannot sync the target")?;
+        for staged in batch.files.drain(..) {
+            let result = self.publish(&staged);
+            if result.is_err() {
+                staged.dir.remove_file(&staged.temp)?;
+            }
+            self.or_warn(&staged.path, result)?;
+        }
+        *batch = Batch::default();
+        Ok(())
+    }
+
+    fn publish(&self, staged: &Staged) -> Result<()> {
+        let Staged { dir, temp, name, metadata, path } = staged;
+        if let Err(error) = dir.rename(temp, name) {
+            // Perhaps an immutable file is in the way.
+            clear_flags(dir, name)?;
+            dir.rename(temp, name).map_err(|_| error)?;
+        }
+        if !metadata.flags.is_empty() && metadata.kind == FileKind::File {
+            self.skipped(path, metadata::apply_flags(&dir.open_file(name)?, metadata.flags)?);
+        }
+        Ok(())
+    }
+
+    /// Gives a file of its own to each name that shares one with names that are not of its group.
+    fn unlink_foreign(&self) -> Result<()> {
+        for (link, n_names) in std::mem::take(&mut *self.linked.lock().expect(POISONED)) {
+            let n_members = self.links.lock().expect(POISONED).get(&link.path).map_or(1, |links| links.len() + 1);
+            if n_names as usize <= n_members {
+                continue;
+            }
+            self.step(&link.path, Action::Replace);
+            if self.options.dry_run {
+                continue;
+            }
+            let (parent, name) = split(&link.path);
+            let result = self.target.open_path(parent).and_then(|dir| {
+                let mut batch = Batch::default();
+                let spot = Spot { dir: &Arc::new(dir), name, path: &link.path };
+                self.replace(&spot, &link.item, &Stored::of(self.repo, &link.item)?, None, &mut batch)?;
+                self.flush(&mut batch)
+            });
+            self.or_warn(&link.path, result)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the hard links, when all files are there.
+    fn link(&self) -> Result<()> {
+        let groups = std::mem::take(&mut *self.links.lock().expect(POISONED));
+        for (leader, links) in groups {
+            let mut first = self.find(&leader)?.is_some().then_some(leader);
+            for link in links {
+                let path = link.path.clone();
+                let result = self.link_one(first.as_deref(), link);
+                if result.is_ok() && first.is_none() {
+                    // The first member is not among what is restored: the group begins with this one.
+                    first = Some(path.clone());
+                }
+                self.or_warn(&path, result)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn link_one(&self, first: Option<&[u8]>, link: Link) -> Result<()> {
+        let (parent, name) = split(&link.path);
+        let Ok(dir) = self.target.open_path(parent) else {
+            self.step(&link.path, Action::Create);
+            return if self.options.dry_run { Ok(()) } else { Err(Error::new(Kind::NotFound, "its directory is not there")) };
+        };
+        let there = dir.stat(name)?;
+        let Some(first) = first.filter(|_| !self.options.dry_run || there.is_some()) else {
+            let mut batch = Batch::default();
+            let spot = Spot { dir: &Arc::new(dir), name, path: &link.path };
+            self.place(&spot, &link.item, there, &mut batch, &mut Vec::new())?;
+            return self.flush(&mut batch);
+        };
+        let (first_parent, first_name) = split(first);
+        let first_dir = self.target.open_path(first_parent)?;
+        let leader = first_dir
+            .stat(first_name)?
+            .ok_or_else(|| Error::new(Kind::NotFound, "the first member of its links is not there"))?;
+        if there.is_some_and(|there| (there.dev, there.ino) == (leader.dev, leader.ino)) {
+            return Ok(());
+        }
+        self.step(&link.path, if there.is_some() { Action::Replace } else { Action::Create });
+        if self.options.dry_run {
+            return Ok(());
+        }
+        if there.is_some_and(|there| there.kind == FileKind::Dir) {
+            return Err(Error::new(Kind::Refused, "a directory is in the place of a file; move it away first"));
+        }
+        let flags = &link.item.metadata.flags;
+        if !flags.is_empty() {
+            clear_flags(&first_dir, first_name)?;
+        }
+        let temp = dir.create_temp_link(&first_dir, first_name)?;
+        if there.is_some() {
+            clear_flags(&dir, name)?;
+        }
+        dir.rename(&temp, name)?;
+        if !flags.is_empty() && link.item.metadata.kind == FileKind::File {
+            self.skipped(&link.path, metadata::apply_flags(&dir.open_file(name)?, link.item.metadata.flags)?);
+        }
+        Ok(())
+    }
+
+    fn find(&self, path: &[u8]) -> Result<Option<Stat>> {
+        safepath::check_path(path)?;
+        let (parent, name) = split(path);
+        match self.target.open_path(parent) {
+            Ok(dir) => dir.stat(name),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Sets the metadata of all directories, the deepest first.
+    fn finish_dirs(&self) -> Result<()> {
+        let mut dirs = std::mem::take(&mut *self.dirs.lock().expect(POISONED));
+        if self.options.dry_run {
+            return Ok(());
+        }
+        dirs.sort_by(|(a, _), (b, _)| b.cmp(a));
+        for (path, want) in dirs {
+            let result = self.finish_dir(&path, &want);
+            self.or_warn(&path, result)?;
+        }
+        Ok(())
+    }
+
+    fn finish_dir(&self, path: &[u8], want: &Metadata) -> Result<()> {
+        let dir = self.target.open_path(path)?;
+        let have = Metadata { partial: want.partial, ..metadata::of_file(&dir, &dir.stat_self()?, &self.names)? };
+        if metadata::differences(want, &have).is_empty() {
+            return Ok(());
+        }
+        let ids = metadata::owner(want, &self.names)?;
+        metadata::clear_flags(&dir)?;
+        self.skipped(path, metadata::apply_to_file(&dir, want, ids)?);
+        self.skipped(path, metadata::apply_flags(&dir, want.flags)?);
+        Ok(())
+    }
+
+    /// Returns a path that was asked for and is not in the source.
+    fn missing_path(&self, root: Node) -> Result<Option<&Vec<u8>>> {
+        for path in &self.options.paths {
+            if path.is_empty() {
+                continue;
+            }
+            safepath::check_path(path).context(|| format!("cannot restore '{}'", path.escape_ascii()))?;
+            let (parent, name) = split(path);
+            let is_there = match root.clone().descend(self.repo, parent)? {
+                Some(node) => {
+                    let listing = node.list(self.repo)?;
+                    listing.files.contains_key(name) || listing.dirs.contains_key(name)
+                }
+                None => false,
+            };
+            if !is_there {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_selected(&self, path: &[u8]) -> bool {
+        self.options.paths.is_empty() || self.options.paths.iter().any(|wanted| is_at_or_below(path, wanted))
+    }
+
+    fn leads_to_selected(&self, path: &[u8]) -> bool {
+        self.options.paths.iter().any(|wanted| is_at_or_below(wanted, path))
+    }
+
+    fn is_root_wanted(&self) -> bool {
+        self.options.paths.is_empty() || self.options.paths.iter().any(Vec::is_empty)
+    }
+
+    fn or_warn(&self, path: &[u8], result: Result<()>) -> Result<()> {
+        match result {
+            Err(error) if matches!(error.kind(), Kind::NoSpace | Kind::Bug) => {
+                Err(error.wrap(format!("cannot restore '{}'", path.escape_ascii())))
+            }
+            Err(error) => {
+                self.progress.warn(path, format!("{error:#}"));
+                self.is_partial.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn skipped(&self, path: &[u8], skipped: Vec<String>) {
+        for message in skipped {
+            self.progress.warn(path, message);
+            self.is_partial.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self, n_files: u64) {
+        self.n_seen.fetch_add(1, Ordering::Relaxed);
+        self.progress.add(n_files, 0);
+    }
+
+    fn step(&self, path: &[u8], action: Action) {
+        self.out.lock().expect(POISONED).push(Step { path: path.to_vec(), action });
+    }
+
+    fn push(&self, job: Job) {
+        self.queue().jobs.push(job);
+        self.wake.notify_one();
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().expect(POISONED)
+    }
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.files.len() >= BATCH_FILES || self.n_bytes >= BATCH_BYTES || self.n_dirs >= BATCH_DIRS
+    }
+
+    /// Removes what was staged, after a failure; what can't be removed is met as a leftover next time.
+    fn discard(&mut self) {
+        for staged in self.files.drain(..) {
+            let _ = staged.dir.remove_file(&staged.temp);
+        }
+    }
+}
+
+/// The content of an entry, as far as it is needed to compare and to write it.
+enum Stored {
+    Small(Vec<u8>),
+    Large(ChunkIndex),
+    Link(Vec<u8>),
+    Node,
+}
+
+impl Stored {
+    fn of(repo: &Repo, item: &Item) -> Result<Self> {
+        let Some(oid) = item.content else { return Ok(Self::Node) };
+        let bytes = repo.objects.blob(&oid)?;
+        Ok(match item.metadata.kind {
+            FileKind::Symlink => Self::Link(bytes),
+            _ if ChunkIndex::is_index(&bytes) => Self::Large(ChunkIndex::decode(&bytes)?),
+            _ => Self::Small(bytes),
+        })
+    }
+
+    fn is_kind(&self, item: &Item, kind: FileKind) -> bool {
+        match self {
+            Self::Small(_) | Self::Large(_) => kind == FileKind::File,
+            Self::Link(_) => kind == FileKind::Symlink,
+            Self::Node => kind == item.metadata.kind,
+        }
+    }
+
+    /// Says whether an entry of the right type has this content; a regular file is returned open.
+    fn is_in(&self, spot: &Spot<'_>, stat: &Stat, item: &Item, buffer: &mut Vec<u8>) -> Result<(bool, Option<File>)> {
+        match self {
+            Self::Link(target) => Ok((spot.dir.read_link(spot.name)? == *target, None)),
+            Self::Node => {
+                let is_device = matches!(stat.kind, FileKind::Char | FileKind::Block);
+                Ok((!is_device || item.metadata.rdev == Some(stat.rdev), None))
+            }
+            Self::Small(bytes) => {
+                let file = spot.dir.open_file(spot.name)?;
+                let is_same = stat.size == bytes.len() as u64 && {
+                    buffer.clear();
+                    (&file).take(stat.size + 1).read_to_end(buffer)?;
+                    *buffer == *bytes && holes_of(&file, stat)? == item.metadata.holes
+                };
+                Ok((is_same, Some(file)))
+            }
+            Self::Large(index) => {
+                let file = spot.dir.open_file(spot.name)?;
+                let is_same = stat.size == index.size && has_same_chunks(index, &file, stat)?;
+                Ok((is_same, Some(file)))
+            }
+        }
+    }
+}
+
+fn has_same_chunks(index: &ChunkIndex, file: &File, stat: &Stat) -> Result<bool> {
+    let holes = holes_of(file, stat)?;
+    let found = cut_file(file, stat.size, &holes, &index.chunker, ChunkSink::Discard, 2, &Progress::default())?;
+    Ok(found == *index)
+}
+
+fn holes_of(file: &File, stat: &Stat) -> Result<Vec<(u64, u64)>> {
+    if stat.blocks.saturating_mul(512) < stat.size { metadata::holes(file, stat.size) } else { Ok(Vec::new()) }
+}
+
+/// Writes a small file and leaves its holes.
+fn write_around(file: &File, bytes: &[u8], holes: &[(u64, u64)]) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut at = 0;
+    let end = bytes.len() as u64;
+    for &(hole, len) in holes.iter().chain([&(end, 0)]) {
+        if hole < at || hole > end || len > end - hole {
+            return Err(Error::new(Kind::Corrupt, "its recorded holes do not fit its size"));
+        }
+        file.write_all_at(&bytes[at as usize..hole as usize], at)?;
+        at = hole + len;
+    }
+    Ok(file.set_len(end)?)
+}
+
+/// Removes the temporary files that a run which was killed left in `dir`.
+fn remove_leftovers(dir: &Dir) -> Result<()> {
+    for entry in dir.entries()? {
+        if entry.name.starts_with(safepath::TEMP_PREFIX) {
+            dir.remove_file(&entry.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes away the inode flags that forbid to replace the regular file `name`; anything else has none.
+fn clear_flags(dir: &Dir, name: &[u8]) -> Result<()> {
+    match dir.stat(name)? {
+        Some(stat) if stat.kind == FileKind::File => metadata::clear_flags(&dir.open_file(name)?).map(drop),
+        _ => Ok(()),
+    }
+}
+
+const POISONED: &str = "BUG: a thread panicked while it held the lock";

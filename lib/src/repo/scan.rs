@@ -1,0 +1,861 @@
+//! Looks at the work tree and finds what differs from the index: the one pass behind add, snapshot, status and diff.
+//!
+//! Directories are worked on by a few threads. A file whose `stat` is the one in the index is not opened. What changed is read, its content handed
+//! to a [`Sink`] and its metadata put into the metadata file of its directory. Nothing here changes the repository or the work tree.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::exclude::Excludes;
+use super::{Attributes, Repo};
+use crate::error::{Context, Error, Kind, Result};
+use crate::file::index::ChunkIndex;
+use crate::file::write::{ChunkSink, cut_file};
+use crate::git::index::{CachedStat, Index};
+use crate::git::name::{self, Stored};
+use crate::git::object::{EXECUTABLE, FILE, SYMLINK};
+use crate::git::pack::PackWriter;
+use crate::git::{ObjectKind, Oid};
+use crate::metadata::{self, DirMetadata, Metadata, Names};
+use crate::progress::Progress;
+use crate::safepath::{self, Dir, FileKind, Stat, Time};
+use crate::store::Writer;
+
+/// A file younger than this when it was looked at may change again without a trace in its times: it is looked at again next time.
+const CLOCK_TICK_NANOS: i128 = 20_000_000;
+
+/// How often a file that changes while it is read is tried.
+const ATTEMPTS: usize = 3;
+
+/// What to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything under the owned paths.
+    Owned,
+    /// These paths and all below them, owned from now on; relative to the work tree, empty for all of it.
+    Paths(Vec<Vec<u8>>),
+}
+
+/// How to look.
+pub struct ScanOptions {
+    /// What to look at.
+    pub scope: Scope,
+    /// What to leave out.
+    pub excludes: Excludes,
+    /// Do not enter other filesystems than the one that the work tree lies on.
+    pub one_file_system: bool,
+}
+
+/// Where content goes.
+#[derive(Clone, Copy)]
+pub enum Sink<'a> {
+    /// Into git and the chunk store.
+    Store {
+        /// Takes small files, chunk indexes and metadata.
+        pack: &'a PackWriter<'a>,
+        /// Takes chunks.
+        chunks: &'a Writer,
+        /// Raised when one of them fails: that ends the run, where a source that fails does not.
+        has_failed: &'a AtomicBool,
+    },
+    /// Small files and indexes into git, to be shown; chunks nowhere.
+    Preview {
+        /// Takes small files, chunk indexes and metadata.
+        pack: &'a PackWriter<'a>,
+        /// Raised when it fails.
+        has_failed: &'a AtomicBool,
+    },
+    /// Nowhere: only its ids are wanted, to compare.
+    Compare,
+}
+
+impl Sink<'_> {
+    fn blob(&self, bytes: &[u8]) -> Result<Oid> {
+        match self {
+            Self::Store { pack, has_failed, .. } | Self::Preview { pack, has_failed } => {
+                pack.blob(bytes).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
+            }
+            Self::Compare => crate::git::object::object_id(ObjectKind::Blob, bytes),
+        }
+    }
+
+    fn chunks(&self) -> ChunkSink<'_> {
+        match self {
+            Self::Store { chunks, has_failed, .. } => ChunkSink::Store { writer: chunks, has_failed },
+            Self::Preview { .. } | Self::Compare => ChunkSink::Discard,
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        matches!(self, Self::Store { has_failed, .. } | Self::Preview { has_failed, .. } if has_failed.load(Ordering::Relaxed))
+    }
+}
+
+/// An index entry to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staged {
+    /// Path in the commit.
+    pub path: Vec<u8>,
+    /// The blob.
+    pub oid: Oid,
+    /// File type and the executable bit, as git has them.
+    pub mode: u32,
+    /// What the file looked like when its content was that blob.
+    pub stat: CachedStat,
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Index entries that are new or differ, in no order; metadata files among them.
+    pub updates: Vec<Staged>,
+    /// Positions in the index whose file is gone, ascending.
+    pub gone: Vec<usize>,
+    /// The same for people: one line for each path that differs, sorted by path.
+    pub changes: Vec<Change>,
+    /// Files and directories looked at.
+    pub n_seen: u64,
+    /// Whether something could not be read, or changed while it was; the warnings tell what.
+    pub is_partial: bool,
+}
+
+/// One path that differs from the index.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// The path, relative to the work tree.
+    pub path: Vec<u8>,
+    /// In which way it differs.
+    pub what: What,
+}
+
+/// In which way a path differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// It was not there.
+    Added,
+    /// Its content differs.
+    Content,
+    /// Only its metadata differs.
+    Metadata,
+    /// It is gone.
+    Deleted,
+}
+
+/// Looks at the work tree of `repo` and returns what differs from `index`.
+pub fn scan(repo: &Repo, index: &Index, options: &ScanOptions, sink: Sink<'_>, progress: &Progress) -> Result<Found> {
+    let root =
+        Arc::new(Dir::open(&repo.places.work_tree).context(|| format!("cannot open '{}'", repo.places.work_tree.display()))?);
+    let walker = Walker {
+        repo,
+        index,
+        options,
+        sink,
+        progress,
+        names: names_of(&root)?,
+        attributes: repo.attributes(index)?,
+        ours: repo.places.identities(),
+        root_dev: root.stat_self()?.dev,
+        seen: (0..index.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+        queue: Mutex::default(),
+        wake: Condvar::new(),
+        out: Mutex::default(),
+        links: Mutex::default(),
+        drafts: Mutex::default(),
+    };
+    walker.run(&root)?;
+    walker.finish()
+}
+
+/// Returns the names of users and groups that count in a tree: its own, if it has any, else this machine's.
+fn names_of(root: &Dir) -> Result<Names> {
+    let has_own = root.open_path(b"etc").and_then(|etc| etc.stat(b"passwd")).is_ok_and(|found| found.is_some());
+    if has_own { Names::of_dir(root) } else { Names::read(std::path::Path::new("/")) }
+}
+
+/// A directory to look at.
+struct Job {
+    dir: Handle,
+    path: Vec<u8>,
+    /// Whether all of it is owned, or only what the index lists.
+    is_whole: bool,
+    /// If given, only these names are looked at.
+    only: Option<Vec<Vec<u8>>>,
+}
+
+enum Handle {
+    Open(Arc<Dir>),
+    /// The name of a directory in an open one.
+    In(Arc<Dir>, Vec<u8>),
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Vec<Job>,
+    n_busy: usize,
+    failure: Option<Error>,
+}
+
+/// Names one file on this machine: device and inode number.
+type Inode = ((u32, u32), u64);
+
+struct Walker<'a> {
+    repo: &'a Repo,
+    index: &'a Index,
+    options: &'a ScanOptions,
+    sink: Sink<'a>,
+    progress: &'a Progress,
+    names: Names,
+    attributes: Attributes,
+    ours: Vec<Inode>,
+    root_dev: (u32, u32),
+    seen: Vec<AtomicU64>,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    out: Mutex<Found>,
+    /// All names that were met of each file with several.
+    links: Mutex<HashMap<Inode, Vec<Vec<u8>>>>,
+    /// Directories whose metadata waits until all names of a file are known.
+    drafts: Mutex<Vec<Draft>>,
+}
+
+/// Metadata read now.
+struct ReadNow {
+    metadata: Metadata,
+    /// The inode, if it has several names.
+    inode: Option<Inode>,
+    /// Whether the name is reported already, for its content.
+    is_reported: bool,
+}
+
+/// What was found in one directory.
+struct Draft {
+    path: Vec<u8>,
+    is_whole: bool,
+    only: Option<Vec<Vec<u8>>>,
+    stat: Stat,
+    own: Option<Metadata>,
+    /// Names whose metadata is as recorded.
+    unchanged: Vec<Vec<u8>>,
+    /// Names that could not be read now: what is recorded of them stays.
+    kept: Vec<Vec<u8>>,
+    /// Names with metadata read now.
+    read: BTreeMap<Vec<u8>, ReadNow>,
+    updates: Vec<Staged>,
+    changes: Vec<Change>,
+    /// Whether something that is stored is left out from now on.
+    has_dropped: bool,
+}
+
+impl Walker<'_> {
+    fn run(&self, root: &Arc<Dir>) -> Result<()> {
+        let jobs = self.first_jobs(root)?;
+        self.queue().jobs = jobs;
+        std::thread::scope(|scope| {
+            for _ in 0..self.repo.settings.n_threads {
+                scope.spawn(|| self.work());
+            }
+        });
+        match self.queue().failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns where to begin: the root, or the directories that hold the paths in scope.
+    fn first_jobs(&self, root: &Arc<Dir>) -> Result<Vec<Job>> {
+        let Scope::Paths(paths) = &self.options.scope else {
+            let is_whole = !self.is_partial_dir(b"")?;
+            return Ok(vec![Job { dir: Handle::Open(root.clone()), path: Vec::new(), is_whole, only: None }]);
+        };
+        if paths.iter().any(Vec::is_empty) {
+            return Ok(vec![Job { dir: Handle::Open(root.clone()), path: Vec::new(), is_whole: true, only: None }]);
+        }
+        let mut by_parent: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
+        for path in paths {
+            safepath::check_path(path).context(|| format!("cannot take '{}'", path.escape_ascii()))?;
+            let mut child = path.as_slice();
+            // Every directory on the way is known from now on, so that it can be made again.
+            loop {
+                let (parent, name) = split(child);
+                by_parent.entry(parent.to_vec()).or_default().push(name.to_vec());
+                if parent.is_empty() {
+                    break;
+                }
+                child = parent;
+            }
+        }
+        let mut jobs = Vec::new();
+        for (parent, mut only) in by_parent {
+            only.sort();
+            only.dedup();
+            let what = || format!("cannot open '{}'", parent.escape_ascii());
+            let dir = Handle::Open(Arc::new(root.open_path(&parent).context(what)?));
+            // A directory that leads to a path in scope is looked at for that alone: whether all of it is owned stays as it is.
+            let is_new = self.meta_position(&parent).is_none();
+            let is_whole = !is_new && !self.is_partial_dir(&parent)?;
+            jobs.push(Job { dir, path: parent, is_whole, only: Some(only) });
+        }
+        Ok(jobs)
+    }
+
+    fn work(&self) {
+        while let Some(job) = self.next_job() {
+            let result = self.directory(job);
+            let mut queue = self.queue();
+            queue.n_busy -= 1;
+            if let Err(error) = result {
+                queue.failure.get_or_insert(error);
+                queue.jobs.clear();
+            }
+            if queue.n_busy == 0 || queue.failure.is_some() {
+                self.wake.notify_all();
+            }
+        }
+    }
+
+    /// Takes the newest job, so that the walk goes deep first and holds few directories open.
+    fn next_job(&self) -> Option<Job> {
+        let mut queue = self.queue();
+        loop {
+            if queue.failure.is_some() {
+                return None;
+            }
+            if let Some(job) = queue.jobs.pop() {
+                queue.n_busy += 1;
+                return Some(job);
+            }
+            if queue.n_busy == 0 {
+                return None;
+            }
+            queue = self.wake.wait(queue).expect("BUG: a worker panicked while it held the queue");
+        }
+    }
+
+    fn directory(&self, job: Job) -> Result<()> {
+        let opened = match &job.dir {
+            Handle::Open(dir) => Ok(dir.clone()),
+            Handle::In(parent, name) => parent.open_dir(name).map(Arc::new),
+        };
+        let listed = opened.and_then(|dir| {
+            let stat = dir.stat_self()?;
+            let mut entries = dir.entries()?;
+            entries.sort();
+            Ok((dir, stat, entries))
+        });
+        let (dir, stat, entries) = match listed {
+            Ok(listed) => listed,
+            Err(error) => {
+                self.keep_below(&job.path);
+                return self.leave_out(&job.path, error);
+            }
+        };
+        if self.ours.contains(&(stat.dev, stat.ino)) {
+            return Ok(());
+        }
+        let mut draft = Draft::new(&job, stat);
+        let is_foreign = self.options.one_file_system && stat.dev != self.root_dev;
+        if !is_foreign {
+            let marks = self.marks_in(&dir, &entries);
+            for entry in entries {
+                if entry.name.starts_with(safepath::TEMP_PREFIX)
+                    || job.only.as_ref().is_some_and(|only| only.binary_search(&entry.name).is_err())
+                    || !marks.is_empty() && !marks.contains(&entry.name)
+                {
+                    continue;
+                }
+                self.entry(&dir, &job, entry.name, &mut draft)?;
+            }
+        }
+        draft.has_dropped |= draft.only.iter().flatten().any(|name| !draft.was_met(name));
+        self.progress.add(1, 0);
+        self.own_metadata(&dir, &mut draft)?;
+        self.close(draft)
+    }
+
+    /// Returns the names in a directory that say that the rest of it is to be left out.
+    fn marks_in(&self, dir: &Dir, entries: &[safepath::Entry]) -> Vec<Vec<u8>> {
+        let is_there = |mark: &&[u8]| {
+            entries.binary_search_by(|entry| entry.name.as_slice().cmp(mark)).is_ok() && {
+                let mut start = Vec::new();
+                let opened = dir.open_file(mark).map(|file| file.take(64).read_to_end(&mut start));
+                opened.is_ok() && Excludes::is_mark(mark, &start)
+            }
+        };
+        self.options.excludes.marks().filter(is_there).map(<[u8]>::to_vec).collect()
+    }
+
+    fn entry(&self, dir: &Arc<Dir>, job: &Job, entry_name: Vec<u8>, draft: &mut Draft) -> Result<()> {
+        let path = join(&job.path, &entry_name);
+        let stat = match dir.stat(&entry_name) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Ok(()),
+            Err(error) => return self.keep_entry(path, entry_name, draft, error),
+        };
+        let is_dir = stat.kind == FileKind::Dir;
+        let stored = name::stored_path(&path);
+        let position = self.index.lookup(&stored);
+        let is_known = if is_dir { self.is_known_dir(&path) } else { position.is_some() };
+        if self.options.excludes.is_explicit(&path, is_dir, stat.size) {
+            draft.has_dropped |= is_known;
+            return Ok(());
+        }
+        if !is_known && self.options.excludes.is_standing(&path, is_dir) {
+            return Ok(());
+        }
+        let is_wanted = job.only.is_some() || job.is_whole;
+        match stat.kind {
+            FileKind::Dir => {
+                let is_on_the_way = job.only.is_some() && !self.is_in_scope(&path);
+                if (is_wanted || is_known) && !is_on_the_way {
+                    let is_whole = is_wanted || !self.is_partial_dir(&path)?;
+                    self.push(Job { dir: Handle::In(dir.clone(), entry_name), path, is_whole, only: None });
+                }
+                Ok(())
+            }
+            FileKind::File | FileKind::Symlink => match position {
+                Some(position) if self.index.entry(position).stat.matches(&stat) => {
+                    self.mark(position);
+                    self.progress.add(1, 0);
+                    if stat.nlink > 1 {
+                        self.note_link(&stat, &path);
+                    }
+                    draft.unchanged.push(entry_name);
+                    Ok(())
+                }
+                None if !is_wanted => Ok(()),
+                _ => self.changed(dir, path, entry_name, stat, position, draft),
+            },
+            FileKind::Fifo | FileKind::Socket | FileKind::Char | FileKind::Block => {
+                if !is_wanted && !self.is_recorded_node(&job.path, &entry_name)? {
+                    return Ok(());
+                }
+                match metadata::of_entry(dir, &entry_name, &stat, &self.names) {
+                    Ok(metadata) => {
+                        let inode = self.inode_if_linked(&stat, &path);
+                        draft.read.insert(entry_name, ReadNow { metadata, inode, is_reported: false })
+                    }
+                    Err(error) => return self.keep_entry(path, entry_name, draft, error),
+                };
+                self.progress.add(1, 0);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads a file or symlink that is new or not as recorded.
+    fn changed(
+        &self,
+        dir: &Dir,
+        path: Vec<u8>,
+        entry_name: Vec<u8>,
+        stat: Stat,
+        position: Option<usize>,
+        draft: &mut Draft,
+    ) -> Result<()> {
+        let read = match self.read_entry(dir, &path, &entry_name, stat) {
+            Ok(read) => read,
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()), // it vanished after it was listed
+            Err(error) => return self.keep_entry(path, entry_name, draft, error),
+        };
+        self.progress.add(1, 0);
+        let what = match position.map(|position| self.index.entry(position)) {
+            None => Some(What::Added),
+            Some(old) if old.oid != read.oid || (old.mode == SYMLINK) != (read.mode == SYMLINK) => Some(What::Content),
+            Some(_) => None, // perhaps its metadata: the directory's draft tells
+        };
+        if let Some(position) = position {
+            self.mark(position);
+        }
+        draft.changes.extend(what.map(|what| Change { path: path.clone(), what }));
+        let inode = self.inode_if_linked(&read.stat, &path);
+        let stat = if is_racy(&read.stat) { CachedStat::default() } else { CachedStat::of(&read.stat) };
+        let stored = name::stored_path(&path).into_owned();
+        draft.updates.push(Staged { path: stored, oid: read.oid, mode: read.mode, stat });
+        draft.read.insert(entry_name, ReadNow { metadata: read.metadata, inode, is_reported: what.is_some() });
+        Ok(())
+    }
+
+    fn read_entry(&self, dir: &Dir, path: &[u8], entry_name: &[u8], stat: Stat) -> Result<ReadEntry> {
+        if stat.kind == FileKind::Symlink {
+            let target = dir.read_link(entry_name)?;
+            let metadata = metadata::of_entry(dir, entry_name, &stat, &self.names)?;
+            return Ok(ReadEntry { oid: self.sink.blob(&target)?, mode: SYMLINK, metadata, stat });
+        }
+        for _ in 0..ATTEMPTS {
+            let file = dir.open_file(entry_name)?;
+            let before = safepath::stat_fd(&file)?;
+            let read = self.read_content(&file, path, &before);
+            let after = safepath::stat_fd(&file)?;
+            let is_stable = (before.mtime, before.ctime, before.size) == (after.mtime, after.ctime, after.size);
+            match read {
+                Ok((oid, metadata)) if is_stable => {
+                    let mode = if after.mode & 0o100 != 0 { EXECUTABLE } else { FILE };
+                    return Ok(ReadEntry { oid, mode, metadata, stat: after });
+                }
+                Err(error) if is_stable && error.kind() != Kind::Conflict => return Err(error),
+                _ => (),
+            }
+        }
+        Err(Error::new(Kind::Conflict, "changed while it was read"))
+    }
+
+    fn read_content(&self, file: &File, path: &[u8], stat: &Stat) -> Result<(Oid, Metadata)> {
+        let mut found = metadata::of_file(file, stat, &self.names)?;
+        let holes = if stat.blocks.saturating_mul(512) < stat.size { metadata::holes(file, stat.size)? } else { Vec::new() };
+        let threshold = self.repo.settings.threshold;
+        if stat.size < threshold {
+            let mut content = Vec::with_capacity(stat.size as usize + 1);
+            let mut file = file;
+            file.rewind()?; // looking for holes moved it
+            file.take(threshold).read_to_end(&mut content)?;
+            self.progress.add(0, content.len() as u64);
+            if content.len() as u64 == threshold {
+                return Err(Error::new(Kind::Conflict, "changed while it was read"));
+            }
+            if !ChunkIndex::is_index(&content) {
+                found.holes = holes;
+                return Ok((self.sink.blob(&content)?, found));
+            }
+        }
+        let spec = self.attributes.chunker(path, &self.repo.settings.chunker);
+        let n_threads = self.repo.settings.n_threads;
+        let index = cut_file(file, stat.size, &holes, &spec, self.sink.chunks(), n_threads, self.progress)?;
+        Ok((self.sink.blob(&index.encode())?, found))
+    }
+
+    /// Reads the directory's own metadata, unless it is as recorded.
+    fn own_metadata(&self, dir: &Dir, draft: &mut Draft) -> Result<()> {
+        let position = self.meta_position(&draft.path);
+        if position.is_some() && draft.only.is_some() {
+            return Ok(()); // not all of its names are looked at: the next whole look must still see that it changed
+        }
+        let is_as_recorded = position.is_some_and(|position| {
+            let cached = &self.index.entry(position).stat;
+            cached.matches(&as_dir_stat(draft.stat, !draft.is_whole))
+        });
+        if is_as_recorded {
+            return Ok(());
+        }
+        let mut found = match metadata::of_file(dir, &draft.stat, &self.names) {
+            Ok(found) => found,
+            Err(error) => return self.leave_out(&draft.path.clone(), error),
+        };
+        found.partial = !draft.is_whole;
+        draft.own = Some(found);
+        Ok(())
+    }
+
+    /// Ends a directory: at once, or, if it has files with several names, when all directories were seen.
+    fn close(&self, draft: Draft) -> Result<()> {
+        if draft.read.values().any(|read| read.inode.is_some()) {
+            self.drafts.lock().expect(POISONED).push(draft);
+            return Ok(());
+        }
+        self.conclude(draft)
+    }
+
+    /// Writes the metadata file of a directory, if anything in it is not as recorded, and hands over all that was found.
+    fn conclude(&self, mut draft: Draft) -> Result<()> {
+        let position = self.meta_position(&draft.path);
+        if let Some(position) = position {
+            self.mark(position);
+        }
+        if draft.own.is_some() || !draft.read.is_empty() || draft.has_dropped {
+            let old = match position {
+                Some(position) => self.repo.read_dir_metadata(&self.index.entry(position).oid, &draft.path)?,
+                None => DirMetadata::default(),
+            };
+            let new = draft.new_metadata(&old);
+            draft.compare(&old, &new, position.is_some());
+            let stat = match position {
+                Some(position) if draft.only.is_some() => self.index.entry(position).stat,
+                _ if is_racy(&draft.stat) => CachedStat::default(),
+                _ => CachedStat::of(&as_dir_stat(draft.stat, !draft.is_whole)),
+            };
+            let oid = self.sink.blob(&new.encode())?;
+            draft.updates.push(Staged { path: name::meta_path(&draft.path), oid, mode: FILE, stat });
+        }
+        let mut out = self.out.lock().expect(POISONED);
+        out.n_seen += (draft.unchanged.len() + draft.read.len() + 1) as u64;
+        out.updates.append(&mut draft.updates);
+        out.changes.append(&mut draft.changes);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Found> {
+        let mut drafts = std::mem::take(&mut *self.drafts.lock().expect(POISONED));
+        let leaders = self.leaders(&drafts);
+        for mut draft in drafts.drain(..) {
+            for (entry_name, read) in &mut draft.read {
+                let leader = read.inode.as_ref().and_then(|inode| leaders.get(inode));
+                let path = join(&draft.path, entry_name);
+                read.metadata.hardlink = leader.filter(|leader| **leader != path).cloned();
+            }
+            self.conclude(draft)?;
+        }
+        let gone: Vec<usize> = (0..self.index.len())
+            .filter(|&position| !self.is_seen(position) && self.is_entry_in_scope(self.path_at(position)))
+            .collect();
+        let mut out = std::mem::take(&mut *self.out.lock().expect(POISONED));
+        for &position in &gone {
+            if let Some(path) = file_path(self.path_at(position)) {
+                out.changes.push(Change { path, what: What::Deleted });
+            }
+        }
+        out.gone = gone;
+        out.changes.sort();
+        Ok(out)
+    }
+
+    /// Returns for each file with several names the one that stands for it: outside the scope if one is known there, or else the smallest.
+    fn leaders(&self, drafts: &[Draft]) -> HashMap<Inode, Vec<u8>> {
+        let links = self.links.lock().expect(POISONED);
+        let wanted = drafts.iter().flat_map(|draft| draft.read.values().filter_map(|read| read.inode));
+        let mut leaders: HashMap<Inode, Vec<u8>> =
+            wanted.filter_map(|inode| Some((inode, links.get(&inode)?.iter().min()?.clone()))).collect();
+        if self.options.scope == Scope::Owned || leaders.is_empty() {
+            return leaders;
+        }
+        // The index keeps 32 bits of each number.
+        let by_short: HashMap<(u32, u32), Inode> =
+            leaders.keys().map(|inode| ((CachedStat::short_dev(inode.0), inode.1 as u32), *inode)).collect();
+        for position in (0..self.index.len()).rev() {
+            let stat = &self.index.entry(position).stat;
+            let stored = self.path_at(position);
+            if let Some(inode) = by_short.get(&(stat.dev, stat.ino))
+                && !self.is_entry_in_scope(stored)
+                && let Some(path) = file_path(stored)
+            {
+                leaders.insert(*inode, path);
+            }
+        }
+        leaders
+    }
+
+    fn path_at(&self, position: usize) -> &[u8] {
+        self.index.entry(position).path
+    }
+
+    fn note_link(&self, stat: &Stat, path: &[u8]) {
+        self.links.lock().expect(POISONED).entry((stat.dev, stat.ino)).or_default().push(path.to_vec());
+    }
+
+    fn inode_if_linked(&self, stat: &Stat, path: &[u8]) -> Option<Inode> {
+        (stat.nlink > 1 && stat.kind != FileKind::Dir).then(|| {
+            self.note_link(stat, path);
+            (stat.dev, stat.ino)
+        })
+    }
+
+    /// Leaves an entry that cannot be read as it is recorded, and says so.
+    fn keep_entry(&self, path: Vec<u8>, entry_name: Vec<u8>, draft: &mut Draft, error: Error) -> Result<()> {
+        self.keep_below(&path);
+        draft.kept.push(entry_name);
+        self.leave_out(&path, error)
+    }
+
+    /// Goes on without a path after an error of the source; an error of the store ends the run.
+    fn leave_out(&self, path: &[u8], error: Error) -> Result<()> {
+        if self.sink.has_failed() || matches!(error.kind(), Kind::NoSpace | Kind::Bug | Kind::Corrupt) {
+            return Err(error.wrap(format!("cannot store '{}'", path.escape_ascii())));
+        }
+        self.progress.warn(path, format!("{error:#}"));
+        self.out.lock().expect(POISONED).is_partial = true;
+        Ok(())
+    }
+
+    fn push(&self, job: Job) {
+        self.queue().jobs.push(job);
+        self.wake.notify_one();
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().expect(POISONED)
+    }
+
+    fn mark(&self, position: usize) {
+        self.seen[position / 64].fetch_or(1 << (position % 64), Ordering::Relaxed);
+    }
+
+    fn is_seen(&self, position: usize) -> bool {
+        self.seen[position / 64].load(Ordering::Relaxed) & (1 << (position % 64)) != 0
+    }
+
+    /// Counts everything recorded at and below `path` as seen.
+    fn keep_below(&self, path: &[u8]) {
+        for range in recorded_below(self.index, path) {
+            range.for_each(|position| self.mark(position));
+        }
+        if let Some(position) = self.index.lookup(&name::stored_path(path)) {
+            self.mark(position);
+        }
+    }
+
+    fn meta_position(&self, dir: &[u8]) -> Option<usize> {
+        self.index.lookup(&name::meta_path(dir))
+    }
+
+    fn is_known_dir(&self, path: &[u8]) -> bool {
+        recorded_below(self.index, path).iter().any(|range| !range.is_empty())
+    }
+
+    /// Says whether a directory is recorded as known only for what is owned below it. What was never recorded is partial for the root alone.
+    fn is_partial_dir(&self, path: &[u8]) -> Result<bool> {
+        let Some(position) = self.meta_position(path) else { return Ok(path.is_empty() || self.is_known_dir(path)) };
+        let entry = self.index.entry(position);
+        if entry.stat != CachedStat::default() {
+            return Ok(entry.stat.size == PARTIAL);
+        }
+        let recorded = self.repo.read_dir_metadata(&entry.oid, path)?;
+        Ok(recorded.dir.partial)
+    }
+
+    fn is_recorded_node(&self, dir: &[u8], entry_name: &[u8]) -> Result<bool> {
+        let Some(position) = self.meta_position(dir) else { return Ok(false) };
+        let recorded = self.repo.read_dir_metadata(&self.index.entry(position).oid, dir)?;
+        Ok(recorded.entries.get(entry_name).is_some_and(Metadata::is_node))
+    }
+
+    fn is_in_scope(&self, path: &[u8]) -> bool {
+        match &self.options.scope {
+            Scope::Owned => true,
+            Scope::Paths(paths) => paths.iter().any(|scope| is_at_or_below(path, scope)),
+        }
+    }
+
+    fn is_entry_in_scope(&self, stored: &[u8]) -> bool {
+        match name::work_path(stored) {
+            Stored::File(path) => self.is_in_scope(path),
+            Stored::Alt(path) | Stored::Meta(path) => self.is_in_scope(&path),
+            Stored::Other => false,
+        }
+    }
+}
+
+/// What was read of one entry.
+struct ReadEntry {
+    oid: Oid,
+    mode: u32,
+    metadata: Metadata,
+    stat: Stat,
+}
+
+impl Draft {
+    fn new(job: &Job, stat: Stat) -> Self {
+        Self {
+            path: job.path.clone(),
+            is_whole: job.is_whole,
+            only: job.only.clone(),
+            stat,
+            own: None,
+            unchanged: Vec::new(),
+            kept: Vec::new(),
+            read: BTreeMap::new(),
+            updates: Vec::new(),
+            changes: Vec::new(),
+            has_dropped: false,
+        }
+    }
+
+    fn was_met(&self, entry_name: &Vec<u8>) -> bool {
+        self.read.contains_key(entry_name) || self.unchanged.contains(entry_name) || self.kept.contains(entry_name)
+    }
+
+    /// Returns the directory's metadata as it is now; `old` is what was recorded.
+    fn new_metadata(&self, old: &DirMetadata) -> DirMetadata {
+        let mut new = if self.only.is_some() { old.clone() } else { DirMetadata::default() };
+        new.dir = self.own.as_ref().unwrap_or(&old.dir).clone();
+        for entry_name in self.only.iter().flatten() {
+            new.entries.remove(entry_name);
+        }
+        for entry_name in self.unchanged.iter().chain(&self.kept) {
+            if let Some(recorded) = old.entries.get(entry_name) {
+                new.entries.insert(entry_name.clone(), recorded.clone());
+            }
+        }
+        for (entry_name, read) in &self.read {
+            new.entries.insert(entry_name.clone(), read.metadata.clone());
+        }
+        new
+    }
+
+    /// Notes which names differ in their metadata alone, and which nodes came or went.
+    fn compare(&mut self, old: &DirMetadata, new: &DirMetadata, is_known: bool) {
+        let mut changes = Vec::new();
+        for (entry_name, read) in self.read.iter().filter(|(_, read)| !read.is_reported) {
+            let what = match old.entries.get(entry_name) {
+                None if read.metadata.is_node() => What::Added,
+                recorded if recorded != Some(&read.metadata) => What::Metadata,
+                _ => continue,
+            };
+            changes.push(Change { path: join(&self.path, entry_name), what });
+        }
+        for (entry_name, recorded) in &old.entries {
+            if recorded.is_node() && !new.entries.contains_key(entry_name) {
+                changes.push(Change { path: join(&self.path, entry_name), what: What::Deleted });
+            }
+        }
+        if !is_known || old.dir != new.dir {
+            let what = if is_known { What::Metadata } else { What::Added };
+            changes.push(Change { path: self.path.clone(), what });
+        }
+        self.changes.append(&mut changes);
+    }
+}
+
+const POISONED: &str = "BUG: a worker panicked while it held the lock";
+
+/// The size that the cached `stat` of a partly owned directory has; a directory's size means nothing.
+const PARTIAL: u32 = 1;
+
+/// Returns what the index keeps of a directory's `stat`, in the entry of its metadata file.
+fn as_dir_stat(stat: Stat, is_partial: bool) -> Stat {
+    Stat { size: if is_partial { PARTIAL.into() } else { 0 }, ..stat }
+}
+
+/// Says whether the file is so young that a later change could leave the same times behind.
+fn is_racy(stat: &Stat) -> bool {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let nanos = |time: Time| i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos);
+    let now = Time { secs: now.tv_sec, nanos: now.tv_nsec as u32 };
+    nanos(now) - nanos(stat.ctime.max(stat.mtime)) < CLOCK_TICK_NANOS && stat.ctime <= now
+}
+
+/// Returns the work-tree path of a stored file; metadata and what else is ours has none.
+pub(super) fn file_path(stored: &[u8]) -> Option<Vec<u8>> {
+    match name::work_path(stored) {
+        Stored::File(path) => Some(path.to_vec()),
+        Stored::Alt(path) => Some(path),
+        Stored::Meta(_) | Stored::Other => None,
+    }
+}
+
+/// Returns where in the index everything below the directory `path` is recorded: files, escaped files, metadata.
+pub(super) fn recorded_below(index: &Index, path: &[u8]) -> [Range<usize>; 3] {
+    if path.is_empty() {
+        return [0..index.len(), 0..0, 0..0];
+    }
+    [index.range(path), index.range(&name::alt_path(path)), index.range(&name::meta_dir(path))]
+}
+
+/// Says whether `path` is `scope` or below it.
+pub(super) fn is_at_or_below(path: &[u8], scope: &[u8]) -> bool {
+    scope.is_empty() || path.strip_prefix(scope).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+/// Returns the path of the entry `name` in the directory `dir`, which is empty for the root.
+pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
+}
+
+/// Returns the directory and the last component of a path.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&b| b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}

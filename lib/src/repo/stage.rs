@@ -1,0 +1,155 @@
+//! Records what a scan found: first content, then the index, then the commit, in the order in which each relies on the one before.
+//!
+//! Chunks are durable before the git objects that name them, those before the index, that before the ref. Whoever is killed in between leaves
+//! something that nothing refers to yet, and the next run goes on from there.
+
+use std::sync::atomic::AtomicBool;
+
+use super::Repo;
+use super::scan::{self, Found, ScanOptions, Sink, Staged};
+use crate::error::Result;
+use crate::git::index::{Index, IndexBuilder, IndexEntry};
+use crate::git::pack::PackWriter;
+use crate::git::{CommitData, Identity, Kept, Oid, Signature, write_tree};
+use crate::progress::Progress;
+use crate::store::{WriteOptions, WriteStats};
+
+/// Who commits, when, and why.
+#[derive(Clone, Debug)]
+pub struct CommitInfo {
+    /// Who.
+    pub identity: Identity,
+    /// When, in seconds since the epoch.
+    pub time: i64,
+    /// Offset of the local time from UTC, in minutes.
+    pub offset: i32,
+    /// Why.
+    pub message: String,
+}
+
+/// What was recorded.
+#[derive(Debug, Default)]
+pub struct Recorded {
+    /// The new commit; `None` if there was nothing to commit, or only staging was asked for.
+    pub commit: Option<Oid>,
+    /// The tree of the index, if it was computed.
+    pub tree: Option<Oid>,
+    /// What the scan found.
+    pub found: Found,
+    /// What went into the chunk store.
+    pub chunks: WriteStats,
+}
+
+/// Stages what `options` take in, and, if `commit` is given, commits all that is staged.
+///
+/// On return everything is durable. On an error the index and the refs are as they were.
+pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, progress: &Progress) -> Result<Recorded> {
+    let _lock = repo.lock()?;
+    let index = repo.index()?;
+    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
+    let chunks = repo.store.writer(WriteOptions { level: repo.settings.level })?;
+    let has_failed = AtomicBool::new(false);
+    let sink = Sink::Store { pack: &pack, chunks: &chunks, has_failed: &has_failed };
+    let mut found = scan::scan(repo, &index, options, sink, progress)?;
+    let has_news = !found.updates.is_empty() || !found.gone.is_empty();
+    let index = merged(&index, std::mem::take(&mut found.updates), &found.gone)?;
+    let mut recorded = Recorded { found, ..Recorded::default() };
+    let head = repo.head()?;
+    let mut new_commit = None;
+    if let Some(info) = commit {
+        let tree = write_tree(entries_of(&index), &pack)?;
+        recorded.tree = Some(tree);
+        new_commit = commit_if_new(repo, &pack, tree, head, info)?;
+    }
+    progress.stage("writing", 0, 0);
+    // From here on the order is all: chunks, objects, index, ref.
+    let (stats, lease) = chunks.finish_with_lease()?;
+    recorded.chunks = stats;
+    let kept = pack.finish()?;
+    if has_news {
+        index.write(&repo.places.git_dir)?;
+    }
+    recorded.commit = new_commit;
+    if let (Some(commit), Some(info)) = (new_commit, commit) {
+        move_branch(repo, commit, head, info, kept)?;
+    } else {
+        if has_news {
+            crate::durable::sync_filesystem(&repo.places.git_dir)?;
+        }
+        kept.map_or(Ok(()), Kept::release)?;
+    }
+    drop(lease);
+    Ok(recorded)
+}
+
+/// Commits what is staged.
+pub fn commit(repo: &Repo, info: &CommitInfo) -> Result<Option<Oid>> {
+    let _lock = repo.lock()?;
+    let index = repo.index()?;
+    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
+    let tree = write_tree(entries_of(&index), &pack)?;
+    let head = repo.head()?;
+    let Some(commit) = commit_if_new(repo, &pack, tree, head, info)? else { return Ok(None) };
+    let kept = pack.finish()?;
+    move_branch(repo, commit, head, info, kept)?;
+    Ok(Some(commit))
+}
+
+fn commit_if_new(repo: &Repo, pack: &PackWriter, tree: Oid, head: Option<Oid>, info: &CommitInfo) -> Result<Option<Oid>> {
+    if let Some(head) = head
+        && repo.objects.commit(&head)?.tree == tree
+    {
+        return Ok(None);
+    }
+    let signature = Signature::new(&info.identity, info.time, info.offset);
+    let data = CommitData {
+        tree,
+        parents: head.into_iter().collect(),
+        author: signature.clone(),
+        committer: signature,
+        message: info.message.clone().into_bytes(),
+    };
+    Ok(Some(pack.commit(&data)?))
+}
+
+/// Moves the branch that HEAD stands on to `commit`, durably, and lets go of the pack that it came in.
+fn move_branch(repo: &Repo, commit: Oid, head: Option<Oid>, info: &CommitInfo, kept: Option<Kept>) -> Result<()> {
+    let first_line = info.message.lines().next().unwrap_or_default();
+    let name = repo.git.head_ref()?.unwrap_or_else(|| "HEAD".to_owned());
+    let git = repo.git.clone().with_identity(info.identity.clone());
+    git.update_ref(&name, commit, head, &format!("commit: {first_line}"))?;
+    kept.map_or(Ok(()), Kept::release)
+}
+
+/// Returns what a tree is written from.
+pub(super) fn entries_of(index: &Index) -> impl Iterator<Item = (&[u8], u32, Oid)> {
+    index.iter().map(|entry| (entry.path, entry.mode, entry.oid))
+}
+
+/// Returns `index` with `updates` put in and the entries at the ascending positions `gone` left out.
+pub(super) fn merged(index: &Index, mut updates: Vec<Staged>, gone: &[usize]) -> Result<Index> {
+    updates.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut new = IndexBuilder::default();
+    let mut updates = updates.iter().peekable();
+    let mut gone = gone.iter().peekable();
+    for (position, entry) in index.iter().enumerate() {
+        while let Some(update) = updates.next_if(|update| update.path.as_slice() < entry.path) {
+            new.push(&update.as_entry())?;
+        }
+        let is_gone = gone.next_if(|&&gone| gone == position).is_some();
+        match updates.next_if(|update| update.path == entry.path) {
+            Some(update) => new.push(&update.as_entry())?,
+            None if is_gone => (),
+            None => new.push(&entry)?,
+        }
+    }
+    updates.try_for_each(|update| new.push(&update.as_entry()))?;
+    Ok(new.build())
+}
+
+impl Staged {
+    fn as_entry(&self) -> IndexEntry<'_> {
+        let Self { path, oid, mode, stat } = self;
+        IndexEntry { path, oid: *oid, mode: *mode, stat: *stat, skip_worktree: false, intent_to_add: false }
+    }
+}

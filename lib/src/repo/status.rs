@@ -1,0 +1,116 @@
+//! What differs: HEAD from the index, the index from the work tree.
+
+use super::Repo;
+use super::scan::{self, Change, Found, ScanOptions, Sink, What, file_path, join};
+use crate::error::{Error, Kind, Result};
+use crate::git::Oid;
+use crate::git::name::{self, Stored};
+use crate::metadata::DirMetadata;
+use crate::progress::Progress;
+
+/// What differs.
+#[derive(Debug)]
+pub struct Status {
+    /// The branch that HEAD names; `None` if HEAD names a commit.
+    pub branch: Option<String>,
+    /// The commit that HEAD names; `None` before the first one.
+    pub head: Option<Oid>,
+    /// What the next commit would change, sorted by path.
+    pub staged: Vec<Change>,
+    /// What the next snapshot would stage, sorted by path.
+    pub found: Found,
+}
+
+/// Compares HEAD, index and work tree; changes nothing.
+pub fn status(repo: &Repo, options: &ScanOptions, progress: &Progress) -> Result<Status> {
+    let index = repo.index()?;
+    let head = repo.head()?;
+    let found = scan::scan(repo, &index, options, Sink::Compare, progress)?;
+    let staged = match head {
+        Some(_) => changes(
+            repo,
+            &repo.git.run(&["diff-index", "--cached", "--raw", "-z", "--no-abbrev", "--no-renames", "HEAD", "--"])?,
+        )?,
+        None => (0..index.len())
+            .filter_map(|position| Some(Change { path: file_path(index.entry(position).path)?, what: What::Added }))
+            .collect(),
+    };
+    Ok(Status { branch: branch(repo)?, head, staged, found })
+}
+
+fn branch(repo: &Repo) -> Result<Option<String>> {
+    let head = repo.git.head_ref()?;
+    Ok(head.map(|name| name.strip_prefix("refs/heads/").unwrap_or(&name).to_owned()))
+}
+
+/// Compares two trees.
+pub fn compare_trees(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<Change>> {
+    let (a, b) = (a.to_string(), b.to_string());
+    changes(repo, &repo.git.run(&["diff-tree", "-r", "--raw", "-z", "--no-abbrev", "--no-renames", &a, &b, "--"])?)
+}
+
+/// Turns git's raw difference of two trees into changes of work-tree paths.
+fn changes(repo: &Repo, raw: &[u8]) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    let mut fields = raw.split(|&b| b == 0).filter(|field| !field.is_empty());
+    while let (Some(info), Some(path)) = (fields.next(), fields.next()) {
+        let raw = RawChange::decode(info).ok_or_else(|| Error::new(Kind::Bug, "BUG: git diff --raw is not understood"))?;
+        let what = match (raw.old, raw.new) {
+            (None, _) => What::Added,
+            (_, None) => What::Deleted,
+            _ => What::Content,
+        };
+        match name::work_path(path) {
+            Stored::File(path) => changes.push(Change { path: path.to_vec(), what }),
+            Stored::Alt(path) => changes.push(Change { path, what }),
+            Stored::Meta(dir) => metadata_changes(repo, &dir, &raw, &mut changes)?,
+            Stored::Other => changes.push(Change { path: path.to_vec(), what }),
+        }
+    }
+    changes.sort();
+    // A file whose content differs is named once.
+    changes.dedup_by(|later, first| later.path == first.path && later.what == What::Metadata);
+    Ok(changes)
+}
+
+struct RawChange {
+    old: Option<Oid>,
+    new: Option<Oid>,
+}
+
+impl RawChange {
+    /// Decodes `:100644 100644 <oid> <oid> M`.
+    fn decode(info: &[u8]) -> Option<Self> {
+        let mut words = info.strip_prefix(b":")?.split(|&b| b == b' ');
+        let old_mode = words.next()?;
+        let new_mode = words.next()?;
+        let oid = |mode: &[u8], hex: &[u8]| Some(if mode == b"000000" { None } else { Some(Oid::from_hex(hex).ok()?) });
+        Some(Self { old: oid(old_mode, words.next()?)?, new: oid(new_mode, words.next()?)? })
+    }
+}
+
+/// Names the entries whose metadata differs between two versions of a directory's metadata file.
+fn metadata_changes(repo: &Repo, dir: &[u8], raw: &RawChange, changes: &mut Vec<Change>) -> Result<()> {
+    let read = |oid: Option<Oid>| oid.map_or(Ok(DirMetadata::default()), |oid| repo.read_dir_metadata(&oid, dir));
+    let (old, new) = (read(raw.old)?, read(raw.new)?);
+    match (raw.old, raw.new) {
+        (None, _) => changes.push(Change { path: dir.to_vec(), what: What::Added }),
+        (_, None) => changes.push(Change { path: dir.to_vec(), what: What::Deleted }),
+        _ if old.dir != new.dir => changes.push(Change { path: dir.to_vec(), what: What::Metadata }),
+        _ => (),
+    }
+    let mut note = |entry_name: &[u8], what| changes.push(Change { path: join(dir, entry_name), what });
+    for (entry_name, was) in &old.entries {
+        match new.entries.get(entry_name) {
+            None if was.is_node() => note(entry_name, What::Deleted),
+            Some(is) if is != was => note(entry_name, What::Metadata),
+            _ => (),
+        }
+    }
+    for (entry_name, is) in &new.entries {
+        if is.is_node() && !old.entries.contains_key(entry_name) {
+            note(entry_name, What::Added);
+        }
+    }
+    Ok(())
+}
