@@ -1,0 +1,31 @@
+//! How the program ends: `docs/formats/exit-codes.md`, one table for all verbs.
+
+use git_devops::error::Kind;
+
+/// All is well, and, where a verb compares, nothing differs.
+pub const OK: u8 = 0;
+/// Something differs, and the verb was asked to say so.
+pub const DIFFERENCES: u8 = 1;
+/// Some of the work could not be done; what, was said; the rest is done.
+pub const PARTIAL: u8 = 3;
+/// Stored data is damaged.
+pub const INTEGRITY: u8 = 8;
+/// Our own mistake.
+pub const BUG: u8 = 70;
+
+/// Returns the exit code for an error of this kind.
+pub fn code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Usage => 2,
+        Kind::Partial => PARTIAL,
+        Kind::NoSpace => 4,
+        Kind::Io => 5,
+        Kind::Locked => 7,
+        Kind::Corrupt => INTEGRITY,
+        Kind::NotFound => 9,
+        Kind::Conflict => 10,
+        Kind::Unsupported => 11,
+        Kind::Refused => 65,
+        Kind::Bug => BUG,
+    }
+}

@@ -1,0 +1,45 @@
+//! `gdo add`
+
+use std::path::PathBuf;
+
+use git_devops::error::Result;
+use git_devops::repo::scan::{Scope, Sink, scan};
+use git_devops::repo::stage;
+
+use super::changes::{letter, report, shown_path, to_json};
+use super::scan_args::{ScanArgs, check_paths};
+use crate::places::GlobalArgs;
+use crate::ui::Ui;
+
+/// Own paths from now on, and stage their present state for the next commit
+#[derive(clap::Args)]
+pub struct AddArgs {
+    /// Files and directories; a directory stands for all below it, also what comes later
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Tell what would be staged, and stage nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    #[command(flatten)]
+    scan: ScanArgs,
+}
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AddArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let paths = global.work_paths(&repo.places, &args.paths)?;
+    check_paths(&repo, &paths)?;
+    let options = args.scan.options(&repo, Scope::Paths(paths))?;
+    let progress = ui.progress();
+    progress.stage("adding", 0, 0);
+    if args.dry_run {
+        let found = scan(&repo, &repo.index()?, &options, Sink::Compare, &progress)?;
+        ui.warnings();
+        ui.json(|| to_json(&found.changes))?;
+        return found
+            .changes
+            .iter()
+            .try_for_each(|change| ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path))));
+    }
+    let recorded = stage::record(&repo, &options, None, &progress)?;
+    report(ui, &recorded, "staged")
+}

@@ -1,0 +1,30 @@
+//! `gdo attributes`
+
+use git_devops::error::Result;
+use git_devops::repo::attributes;
+
+use crate::places::GlobalArgs;
+use crate::ui::Ui;
+
+/// Show or set what is laid down for paths by pattern, such as their chunker
+///
+/// Without arguments: the lines in force. With: adds a line, staged for the next commit, for example
+/// gdo attributes '*.img' chunker=fixed
+#[derive(clap::Args)]
+pub struct AttributesArgs {
+    /// Which paths, as in gitignore(5)
+    pattern: Option<String>,
+    /// What is laid down: chunker=SPEC; none removes the pattern's line
+    values: Vec<String>,
+}
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AttributesArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let text = match &args.pattern {
+        Some(pattern) => attributes::set(&repo, pattern, &args.values)?,
+        None => attributes::text(&repo, &repo.index()?)?,
+    };
+    let text = String::from_utf8_lossy(&text);
+    ui.json(|| text.lines().collect())?;
+    text.lines().try_for_each(|line| ui.line(crate::ui::shown(line.as_bytes())))
+}

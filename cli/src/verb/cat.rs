@@ -1,0 +1,31 @@
+//! `gdo cat`
+
+use std::path::PathBuf;
+
+use git_devops::error::Result;
+
+use crate::places::GlobalArgs;
+use crate::ui::{Ui, usage};
+
+/// Write the content of a stored file to standard output
+///
+/// A large file is streamed: it need not fit into memory or onto the disk.
+#[derive(clap::Args)]
+pub struct CatArgs {
+    /// The file, as REV:PATH; the path starts at the top of the work tree, or, with './', from here
+    #[arg(value_name = "REV:PATH")]
+    object: String,
+}
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CatArgs) -> Result<()> {
+    let Some((rev, path)) = args.object.split_once(':') else {
+        return Err(usage(format!("'{}' has no colon: write REV:PATH, for example HEAD:etc/fstab", args.object)));
+    };
+    let repo = global.repo()?;
+    let rev = if rev.is_empty() { "HEAD" } else { rev };
+    let path = match path.starts_with("./") || path.starts_with("../") {
+        true => global.work_paths(&repo.places, &[PathBuf::from(path)])?.remove(0),
+        false => path.trim_start_matches('/').as_bytes().to_vec(),
+    };
+    repo.cat(rev, &path, ui.raw())
+}

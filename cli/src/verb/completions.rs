@@ -1,0 +1,22 @@
+//! `gdo completions`
+
+use clap::CommandFactory;
+use git_devops::error::Result;
+
+use crate::ui::Ui;
+
+/// Print the completions for a shell
+///
+/// For example: gdo completions bash > /etc/bash_completion.d/gdo
+#[derive(clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    shell: clap_complete::Shell,
+}
+
+pub fn run(ui: &mut Ui, args: &CompletionsArgs) -> Result<()> {
+    for name in ["gdo", "git-devops"] {
+        clap_complete::generate(args.shell, &mut crate::Cli::command(), name, ui.raw());
+    }
+    Ok(())
+}

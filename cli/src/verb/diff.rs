@@ -1,0 +1,59 @@
+//! `gdo diff`
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use git_devops::error::Result;
+use git_devops::repo::diff::{Side, prepare};
+use git_devops::repo::status::compare_trees;
+
+use super::changes::to_json;
+use super::git::hand_over;
+use crate::places::GlobalArgs;
+use crate::ui::Ui;
+
+/// Show what differs between commits, or between a commit and the work tree
+///
+/// Without revisions: the work tree against the index. With one: the work tree against it. With two: one against the other. Metadata shows as lines
+/// of '.git-devops/meta', large files as lines of their chunk index.
+#[derive(clap::Args)]
+pub struct DiffArgs {
+    /// Up to two revisions
+    #[arg(value_name = "REV", num_args = 0..=2)]
+    revs: Vec<String>,
+    /// Only these files and directories
+    #[arg(last = true)]
+    paths: Vec<PathBuf>,
+    /// Name only the paths that differ
+    #[arg(long)]
+    name_only: bool,
+    /// Sum up instead of showing lines
+    #[arg(long)]
+    stat: bool,
+    /// End with code 1 if anything differs
+    #[arg(long)]
+    exit_code: bool,
+}
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &DiffArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let paths = global.work_paths(&repo.places, &args.paths)?;
+    let progress = ui.progress();
+    let (a, b) = match args.revs.as_slice() {
+        [] => (Side::Index, Side::WorkTree),
+        [a] => (Side::Revision(a), Side::WorkTree),
+        [a, b, ..] => (Side::Revision(a), Side::Revision(b)),
+    };
+    let prepared = prepare(&repo, &a, &b, &progress)?;
+    let warnings = ui.warnings();
+    if ui.is_json() {
+        let changes = compare_trees(&repo, prepared.a, prepared.b)?;
+        return ui.json(|| serde_json::json!({"changes": to_json(&changes), "warnings": warnings}));
+    }
+    let mut command: Vec<OsString> = ["diff", "--no-renames", "--no-ext-diff", "--no-textconv"].map(OsString::from).to_vec();
+    let flags = [(args.name_only, "--name-only"), (args.stat, "--stat"), (args.exit_code, "--exit-code")];
+    command.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| OsString::from(flag)));
+    command.extend([prepared.a.to_string(), prepared.b.to_string(), "--".to_owned()].map(OsString::from));
+    command.extend(git_devops::repo::diff::stored_paths(&paths));
+    hand_over(ui, &repo, &command)
+}

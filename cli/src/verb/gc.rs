@@ -1,0 +1,51 @@
+//! `gdo gc`
+
+use git_devops::error::Result;
+use git_devops::repo::gc::gc;
+use serde_json::json;
+
+use crate::places::GlobalArgs;
+use crate::ui::{Ui, bytes};
+
+/// Remove what nothing refers to any more
+///
+/// Git's objects by git's own rules, then the chunks whose indexes are gone with them. A snapshot that runs at the same time loses nothing.
+#[derive(clap::Args)]
+pub struct GcArgs {
+    /// Remove unreferenced objects older than DATE
+    #[arg(long, value_name = "DATE", default_value = "2.weeks.ago")]
+    prune: String,
+    /// Tell what would be removed, and remove nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GcArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let progress = ui.progress();
+    let report = gc(&repo, &args.prune, args.dry_run, &progress)?;
+    ui.warnings();
+    let freed = report.removed_bytes.saturating_sub(report.copied_bytes);
+    ui.json(|| {
+        json!({
+            "live_chunks": report.live_chunks, "removed_packs": report.removed_packs, "rewritten_packs": report.rewritten_packs,
+            "freed_bytes": freed, "dead_bytes_left": report.dead_bytes_left, "dry_run": args.dry_run,
+        })
+    })?;
+    let would = if args.dry_run { "would remove" } else { "removed" };
+    let (packs, rewritten, live) = (report.removed_packs, report.rewritten_packs, report.live_chunks);
+    ui.note(format_args!(
+        "{would} {packs} chunk packs, {rewritten} of them after copying what is live in them: {} free",
+        bytes(freed)
+    ))?;
+    for found in &report.findings {
+        ui.line(format_args!("'{}' is damaged and stays: {}; {}", found.file.display(), found.problem, found.remedy))?;
+    }
+    if report.is_cut_short {
+        ui.line("the disk is too full to copy what is live: run it again, there is more room now")?;
+    }
+    ui.note(format_args!(
+        "{live} chunks are live, {} of dead ones stay until more is dead around them",
+        bytes(report.dead_bytes_left)
+    ))
+}

@@ -1,0 +1,132 @@
+//! `gdo git`
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use git_devops::error::{Context, Error, Kind, Result};
+use git_devops::repo::Repo;
+
+use crate::places::GlobalArgs;
+use crate::ui::Ui;
+
+/// Run stock git on this repository
+///
+/// Commands that only read, and those that change refs and objects. What would write the work tree is refused: git would lose owners, modes and
+/// attributes, and leave half-written files after a crash.
+#[derive(clap::Args)]
+pub struct GitArgs {
+    /// The git command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// Commands of git that never write a work tree.
+const ALLOWED: &[&str] = &[
+    "annotate",
+    "archive",
+    "blame",
+    "branch",
+    "bundle",
+    "cat-file",
+    "check-ref-format",
+    "cherry",
+    "commit-graph",
+    "commit-tree",
+    "count-objects",
+    "describe",
+    "diff",
+    "diff-files",
+    "diff-index",
+    "diff-tree",
+    "for-each-ref",
+    "format-patch",
+    "fsck",
+    "gc",
+    "grep",
+    "hash-object",
+    "help",
+    "log",
+    "ls-files",
+    "ls-tree",
+    "merge-base",
+    "merge-file",
+    "merge-tree",
+    "mktag",
+    "mktree",
+    "multi-pack-index",
+    "name-rev",
+    "notes",
+    "pack-refs",
+    "prune",
+    "range-diff",
+    "reflog",
+    "repack",
+    "rev-list",
+    "rev-parse",
+    "shortlog",
+    "show",
+    "show-branch",
+    "show-ref",
+    "status",
+    "symbolic-ref",
+    "tag",
+    "update-ref",
+    "upload-pack",
+    "var",
+    "verify-commit",
+    "verify-pack",
+    "verify-tag",
+    "version",
+    "whatchanged",
+    "write-tree",
+];
+
+/// Commands of git that would write the work tree, and what does the same here.
+const INSTEAD: &[(&str, &str)] = &[
+    ("add", "gdo add"),
+    ("am", "a plain clone"),
+    ("apply", "a plain clone"),
+    ("bisect", "'gdo restore --source REV --target DIR' for each step"),
+    ("checkout", "gdo restore"),
+    ("checkout-index", "gdo restore"),
+    ("cherry-pick", "'gdo git merge-tree' or a plain clone"),
+    ("clean", "nothing: what is not owned is not ours to remove"),
+    ("commit", "gdo commit"),
+    ("config", "'git config --file', on the file 'config' of the repository"),
+    ("merge", "'gdo git merge-tree' or a plain clone"),
+    ("mv", "'mv' and 'gdo snapshot'"),
+    ("pull", "a plain clone"),
+    ("read-tree", "gdo restore"),
+    ("rebase", "a plain clone"),
+    ("reset", "'gdo restore', or 'gdo git update-ref' to move a branch"),
+    ("restore", "gdo restore"),
+    ("revert", "a plain clone"),
+    ("rm", "gdo rm"),
+    ("sparse-checkout", "nothing: the work tree is not git's"),
+    ("stash", "gdo snapshot"),
+    ("submodule", "nothing: nested repositories are stored as they are"),
+    ("switch", "gdo restore"),
+    ("worktree", "'gdo restore --target DIR' or a plain clone"),
+];
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GitArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let verb = args.command[0].to_string_lossy();
+    if !ALLOWED.contains(&verb.as_ref()) {
+        let instead = INSTEAD.iter().find(|(refused, _)| *refused == verb);
+        let message = match instead {
+            Some((_, instead)) => format!("'git {verb}' writes where git must not write here; use {instead}"),
+            None => format!("'git {verb}' is not among the commands that are known to leave the work tree alone"),
+        };
+        return Err(Error::new(Kind::Refused, message));
+    }
+    hand_over(ui, &repo, &args.command)
+}
+
+/// Runs git with our own streams, and ends as it ends.
+pub fn hand_over(ui: &mut Ui, repo: &Repo, command: &[OsString]) -> Result<()> {
+    ui.raw().flush().context(|| "cannot write to standard output")?;
+    let status = repo.git.command(command).status().context(|| "cannot run git; is it installed?")?;
+    ui.exit_with(status.code().unwrap_or(crate::exit::BUG.into()) as u8);
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! `gdo init`
+
+use std::path::{Path, PathBuf};
+
+use git_devops::durable;
+use git_devops::error::{Context, Result};
+use git_devops::repo::{Places, Repo};
+use serde_json::json;
+
+use crate::places::GlobalArgs;
+use crate::ui::{Ui, usage};
+
+/// Put a directory, or this whole machine, under control
+///
+/// Makes an empty repository and an empty chunk store. Nothing is stored yet: name what is to be owned with 'gdo add' or 'gdo snapshot PATH'.
+/// Repeating it is safe.
+#[derive(clap::Args)]
+pub struct InitArgs {
+    /// The directory [default: the current one]
+    #[arg(conflicts_with = "system")]
+    dir: Option<PathBuf>,
+    /// Set up the system instance: repository in /etc/git-devops, work tree /, below --root if that is given
+    #[arg(long)]
+    system: bool,
+    /// Machine type: the name of the first branch
+    #[arg(long = "type", value_name = "TYPE", default_value = "main")]
+    branch: String,
+    /// Tell what would be made, and make nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// What a system instance never takes in by itself: what the kernel makes up, what is gone after a boot, what is ours.
+const SYSTEM_EXCLUDES: &str = "\
+# Not stored unless named by 'gdo add'; patterns as in gitignore(5).
+/dev/
+/proc/
+/run/
+/sys/
+/tmp/
+/var/tmp/
+/lost+found/
+/swapfile
+";
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &InitArgs) -> Result<()> {
+    let cwd = global.cwd()?;
+    let places = places(global, args, &cwd)?;
+    if !args.dry_run {
+        Repo::init(&places, &args.branch)?;
+        if args.system {
+            write_excludes(&places)?;
+        }
+    }
+    let (repository, work_tree, store) = (places.git_dir.display(), places.work_tree.display(), places.store.display());
+    ui.json(|| json!({"repository": repository.to_string(), "work_tree": work_tree.to_string(), "store": store.to_string()}))?;
+    let done = if args.dry_run { "would make" } else { "made" };
+    ui.note(format_args!("{done} repository '{repository}' for '{work_tree}', chunks in '{store}'"))
+}
+
+fn places(global: &GlobalArgs, args: &InitArgs, cwd: &Path) -> Result<Places> {
+    if args.system {
+        let root = match &global.root {
+            Some(root) => cwd.join(root),
+            None => PathBuf::from("/"),
+        };
+        let root = root.canonicalize().context(|| format!("cannot use '{}'", root.display()))?;
+        return Ok(global.with_store(Places::system(&root), cwd));
+    }
+    if global.root.is_some() {
+        return Err(usage("--root is for the system instance: add --system"));
+    }
+    if let Some(named) = global.git_dir.is_some().then(|| global.named_places(cwd)).transpose()?.flatten() {
+        return Ok(named);
+    }
+    let dir = global.work_tree.as_ref().or(args.dir.as_ref()).map_or(cwd.to_owned(), |dir| cwd.join(dir));
+    durable::create_dir_all(&dir, 0o755)?;
+    let dir = dir.canonicalize().context(|| format!("cannot use '{}'", dir.display()))?;
+    Ok(match global.named_places(cwd)? {
+        Some(named) if args.dir.is_none() && named.work_tree == dir => named,
+        _ => global.with_store(Places::of_directory(&dir), cwd),
+    })
+}
+
+fn write_excludes(places: &Places) -> Result<()> {
+    let path = places.git_dir.join("info/exclude");
+    if path.exists() { Ok(()) } else { durable::publish(&path, SYSTEM_EXCLUDES.as_bytes(), 0o600) }
+}

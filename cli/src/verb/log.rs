@@ -1,0 +1,72 @@
+//! `gdo log`
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use git_devops::error::Result;
+use git_devops::repo::diff::stored_paths;
+use serde_json::{Value, json};
+
+use super::git::hand_over;
+use crate::places::GlobalArgs;
+use crate::ui::Ui;
+
+/// Show the commits, the newest first
+#[derive(clap::Args)]
+pub struct LogArgs {
+    /// Where to begin [default: HEAD]
+    #[arg(value_name = "REV")]
+    rev: Option<String>,
+    /// Only commits that changed these files and directories, in content or metadata
+    #[arg(last = true)]
+    paths: Vec<PathBuf>,
+    /// At most N commits
+    #[arg(short = 'n', long, value_name = "N")]
+    max_count: Option<u32>,
+    /// One line for each commit
+    #[arg(long)]
+    oneline: bool,
+    /// Name the paths that each commit changed
+    #[arg(long)]
+    name_status: bool,
+}
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &LogArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let paths = global.work_paths(&repo.places, &args.paths)?;
+    let mut command: Vec<OsString> = vec!["log".into(), "--no-show-signature".into()];
+    if let Some(n) = args.max_count {
+        command.push(format!("--max-count={n}").into());
+    }
+    let flags = [
+        (args.oneline, "--oneline"),
+        (args.name_status, "--name-status"),
+        (ui.is_json(), "--format=%H%x00%an%x00%ae%x00%at%x00%B%x00"),
+    ];
+    command.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| OsString::from(flag)));
+    if ui.is_json() {
+        command.push("-z".into());
+    }
+    // Resolved first, so that no revision is taken for an option, and a mistake gets our message.
+    command.push(repo.git.resolve(args.rev.as_deref().unwrap_or("HEAD"))?.to_string().into());
+    command.push("--".into());
+    command.extend(stored_paths(&paths));
+    if !ui.is_json() {
+        return hand_over(ui, &repo, &command);
+    }
+    let output = repo.git.run(&command)?;
+    ui.json(|| commits(&output))
+}
+
+fn commits(output: &[u8]) -> Value {
+    let text = String::from_utf8_lossy(output);
+    let fields: Vec<&str> = text.split('\0').collect();
+    let commit = |fields: &[&str]| {
+        json!({
+            "commit": fields[0].trim_start(), "author": fields[1], "email": fields[2],
+            "time": fields[3].parse::<i64>().unwrap_or_default(), "message": fields[4],
+        })
+    };
+    // Five fields, and the separator between two commits makes a sixth, empty one.
+    fields.chunks(6).filter(|fields| fields.len() >= 5).map(commit).collect()
+}

@@ -1,0 +1,84 @@
+//! The verbs, one file each.
+
+use git_devops::error::Result;
+
+use crate::places::GlobalArgs;
+use crate::ui::Ui;
+
+mod add;
+mod attributes;
+mod cat;
+mod changes;
+mod check;
+mod chunk;
+mod commit;
+mod completions;
+mod diff;
+mod gc;
+mod git;
+mod init;
+mod log;
+mod ls;
+mod man;
+mod merge_metadata;
+mod restore;
+mod rm;
+mod scan_args;
+mod show;
+mod snapshot;
+mod status;
+mod tour;
+
+/// What the program can do.
+#[derive(clap::Subcommand)]
+pub enum Verb {
+    Init(init::InitArgs),
+    Add(add::AddArgs),
+    Rm(rm::RmArgs),
+    Commit(commit::CommitArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Status(status::StatusArgs),
+    Diff(diff::DiffArgs),
+    Log(log::LogArgs),
+    Show(show::ShowArgs),
+    Ls(ls::LsArgs),
+    Cat(cat::CatArgs),
+    Restore(restore::RestoreArgs),
+    Check(check::CheckArgs),
+    Gc(gc::GcArgs),
+    Attributes(attributes::AttributesArgs),
+    Git(git::GitArgs),
+    Tour(tour::TourArgs),
+    Chunk(chunk::ChunkArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
+    #[command(hide = true)]
+    MergeMetadata(merge_metadata::MergeMetadataArgs),
+}
+
+/// Runs a verb.
+pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
+    match verb {
+        Verb::Init(args) => init::run(ui, global, args),
+        Verb::Add(args) => add::run(ui, global, args),
+        Verb::Rm(args) => rm::run(ui, global, args),
+        Verb::Commit(args) => commit::run(ui, global, args),
+        Verb::Snapshot(args) => snapshot::run(ui, global, args),
+        Verb::Status(args) => status::run(ui, global, args),
+        Verb::Diff(args) => diff::run(ui, global, args),
+        Verb::Log(args) => log::run(ui, global, args),
+        Verb::Show(args) => show::run(ui, global, args),
+        Verb::Ls(args) => ls::run(ui, global, args),
+        Verb::Cat(args) => cat::run(ui, global, args),
+        Verb::Restore(args) => restore::run(ui, global, args),
+        Verb::Check(args) => check::run(ui, global, args),
+        Verb::Gc(args) => gc::run(ui, global, args),
+        Verb::Attributes(args) => attributes::run(ui, global, args),
+        Verb::Git(args) => git::run(ui, global, args),
+        Verb::Tour(args) => tour::run(ui, args),
+        Verb::Chunk(args) => chunk::run(ui, args),
+        Verb::Completions(args) => completions::run(ui, args),
+        Verb::Man(args) => man::run(ui, args),
+        Verb::MergeMetadata(args) => merge_metadata::run(ui, args),
+    }
+}

@@ -1,0 +1,90 @@
+//! `gdo restore`
+
+use std::path::PathBuf;
+
+use git_devops::error::{Context, Result};
+use git_devops::repo::restore::{self, Action, RestoreOptions};
+use git_devops::safepath::Dir;
+use serde_json::{Value, json};
+
+use super::changes::shown_path;
+use crate::exit;
+use crate::places::GlobalArgs;
+use crate::ui::{Ui, bytes, json_path};
+
+/// Write stored files back, with everything that was recorded about them
+///
+/// What is right already is left alone, what is not owned is kept. Each file is replaced whole, in one step.
+#[derive(clap::Args)]
+pub struct RestoreArgs {
+    /// Only these files and directories [default: everything]
+    paths: Vec<PathBuf>,
+    /// The commit to take them from [default: what is staged, which is the last commit if nothing is]
+    #[arg(short, long, value_name = "REV")]
+    source: Option<String>,
+    /// Write below DIR instead of into the work tree; made if missing
+    #[arg(short, long, value_name = "DIR")]
+    target: Option<PathBuf>,
+    /// Take recorded numbers of owners and groups, whatever their names are here
+    #[arg(long)]
+    numeric_ids: bool,
+    /// Tell what would be written, and write nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Name each path that is written
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RestoreArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let options = RestoreOptions {
+        paths: global.work_paths(&repo.places, &args.paths)?,
+        dry_run: args.dry_run,
+        numeric_ids: args.numeric_ids,
+    };
+    let progress = ui.progress();
+    progress.stage("restoring", 0, 0);
+    let restored = match &args.target {
+        None => restore::into_work_tree(&repo, args.source.as_deref(), &options, &progress)?,
+        Some(target) => {
+            let target = global.cwd()?.join(target);
+            if !args.dry_run {
+                std::fs::create_dir_all(&target).context(|| format!("cannot make '{}'", target.display()))?;
+            }
+            let dir = Dir::open(&target).context(|| format!("cannot open '{}'", target.display()))?;
+            restore::restore(&repo, repo.source_tree(args.source.as_deref())?, &dir, &options, &progress)?
+        }
+    };
+    let warnings = ui.warnings();
+    ui.json(|| {
+        json!({
+            "steps": restored.steps.iter().map(|step| json!({"path": json_path(&step.path), "action": name(step.action)})).collect::<Value>(),
+            "files_seen": restored.n_seen, "bytes_written": restored.n_bytes,
+            "partial": restored.is_partial, "dry_run": args.dry_run, "warnings": warnings,
+        })
+    })?;
+    if args.dry_run || args.verbose {
+        for step in &restored.steps {
+            ui.line(format_args!("{} {}", name(step.action), shown_path(&step.path)))?;
+        }
+    }
+    let (n, seen, written) = (restored.steps.len(), restored.n_seen, bytes(restored.n_bytes));
+    match args.dry_run {
+        true => ui.note(format_args!("would change {n} of {seen} files and directories"))?,
+        false => ui.note(format_args!("changed {n} of {seen} files and directories, wrote {written}"))?,
+    }
+    if restored.is_partial {
+        ui.exit_with(exit::PARTIAL);
+    }
+    Ok(())
+}
+
+fn name(action: Action) -> &'static str {
+    match action {
+        Action::Create => "create",
+        Action::Replace => "replace",
+        Action::Metadata => "metadata",
+        Action::Remove => "remove",
+    }
+}

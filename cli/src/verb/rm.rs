@@ -1,0 +1,40 @@
+//! `gdo rm`
+
+use std::path::PathBuf;
+
+use git_devops::error::Result;
+use git_devops::repo::remove::{RemoveOptions, remove};
+
+use super::changes::{letter, shown_path, to_json};
+use crate::places::GlobalArgs;
+use crate::ui::Ui;
+
+/// Stop owning paths, and remove them from the disk unless --cached
+///
+/// What differs from its stored state is not removed from the disk, unless --force.
+#[derive(clap::Args)]
+pub struct RmArgs {
+    /// Files and directories
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Leave the files on the disk
+    #[arg(long)]
+    cached: bool,
+    /// Remove also what was changed since it was stored
+    #[arg(short, long)]
+    force: bool,
+    /// Tell what would be removed, and remove nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RmArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let paths = global.work_paths(&repo.places, &args.paths)?;
+    let options = RemoveOptions { keep_files: args.cached, force: args.force, dry_run: args.dry_run };
+    let progress = ui.progress();
+    let removed = remove(&repo, &paths, &options, &progress)?;
+    ui.warnings();
+    ui.json(|| to_json(&removed))?;
+    removed.iter().try_for_each(|change| ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path))))
+}
