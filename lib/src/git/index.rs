@@ -420,10 +420,13 @@ impl<'a> RawEntry<'a> {
             let message = format!("path '{}' is in an unfinished merge; finish or abort it first", self.path.escape_ascii());
             return Err(Error::new(Kind::Conflict, message));
         }
-        if !self.path.split(|&b| b == b'/').all(name::is_stored_name) {
+        // The directories that it shares with the last path were checked there.
+        let n_shared = self.path.iter().zip(last).take_while(|(a, b)| a == b).count();
+        let start = self.path[..n_shared].iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
+        if !self.path[start..].split(|&b| b == b'/').all(name::is_stored_name) {
             return Err(Error::new(Kind::Refused, format!("path '{}' is none that git-devops writes", self.path.escape_ascii())));
         }
-        if !is_file_mode(self.fixed.mode) || self.path <= last {
+        if !is_file_mode(self.fixed.mode) || self.path[n_shared..] <= last[n_shared..] {
             return Err(corrupt(at));
         }
         Ok(())
@@ -709,6 +712,30 @@ mod tests {
         work.git.run(&["read-tree", "--empty"]).unwrap();
         work.git.run(&["update-index", "--split-index"]).unwrap();
         assert_eq!(work.read().unwrap_err().kind(), Kind::Unsupported);
+    }
+
+    #[test]
+    fn a_path_that_we_do_not_write_is_refused_wherever_it_differs() {
+        let oid = oid_from([1; 20]);
+        for (first, second) in
+            [("a/b/c", "a/b/.git"), ("a/b", "a/git~1/x"), ("a", "a/../b"), ("a/b", "a/b//c"), ("a", ".git/x"), ("a/b", "a/b/")]
+        {
+            let mut builder = IndexBuilder::default();
+            let mut pair = [first, second];
+            pair.sort_unstable();
+            pair.iter().for_each(|path| builder.append(&entry(path, oid, CachedStat::default())).unwrap());
+            let dir = tempfile::tempdir().unwrap();
+            builder.build().write(dir.path()).unwrap();
+            let error = Index::read(&dir.path().join("index")).unwrap_err();
+            assert_eq!(error.kind(), Kind::Refused, "{second}: {error:#}");
+        }
+        for pair in [["b", "a"], ["a", "a"], ["a/b", "a"], ["a/b/c", "a/b/a"]] {
+            let mut builder = IndexBuilder::default();
+            pair.iter().for_each(|path| builder.append(&entry(path, oid, CachedStat::default())).unwrap());
+            let dir = tempfile::tempdir().unwrap();
+            builder.build().write(dir.path()).unwrap();
+            assert_eq!(Index::read(&dir.path().join("index")).unwrap_err().kind(), Kind::Corrupt, "{pair:?}");
+        }
     }
 
     #[test]

@@ -263,10 +263,14 @@ impl Pack {
         let mut index = Temp::beside(&pack, 0o444)?;
         self.records.sort_unstable_by_key(|record| record.name);
         write_index(&mut index.file, &self.records, trailer).context(|| "cannot write a pack index")?;
-        temp.publish_unsynced(&pack)?;
         // git looks for indexes: this one comes last.
-        index.publish_unsynced(&pack.with_extension("idx"))?;
-        sync_dir(dir)?;
+        let idx = pack.with_extension("idx");
+        let published = temp.publish_unsynced(&pack).and_then(|()| index.publish_unsynced(&idx)).and_then(|()| sync_dir(dir));
+        if let Err(error) = published {
+            // Best effort: half a pair is garbage, and the whole pair is referred to by nobody.
+            let _ = (fs::remove_file(&idx), fs::remove_file(&pack));
+            return Err(error);
+        }
         Ok(Some(kept))
     }
 }
@@ -482,6 +486,25 @@ mod tests {
     fn kept_index(git: &Git) -> PathBuf {
         let entries = fs::read_dir(git.git_dir().join("objects/pack")).unwrap();
         entries.map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some_and(|e| e == "idx")).unwrap()
+    }
+
+    #[test]
+    fn a_pack_whose_index_cannot_be_published_is_taken_back() {
+        let (_dir, git, objects) = repo();
+        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        writer.blob(b"one").unwrap();
+        let kept = writer.finish().unwrap().unwrap();
+        let (pack, idx) = (kept.path().to_owned(), kept.path().with_extension("idx"));
+        drop(kept);
+        fs::remove_file(&pack).unwrap();
+        fs::remove_file(&idx).unwrap();
+        // The same object gives the same pack again; a directory in its index's place makes the rename fail.
+        fs::create_dir(&idx).unwrap();
+        let objects = Objects::open(git.git_dir()).unwrap();
+        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        writer.blob(b"one").unwrap();
+        writer.finish().unwrap_err();
+        assert_eq!(pack_files(&git), ["idx"], "only the directory is left");
     }
 
     #[test]
