@@ -11,6 +11,8 @@ mod gc;
 mod index;
 mod lease;
 mod pack;
+#[cfg(test)]
+mod scale;
 mod segment;
 #[cfg(test)]
 mod tests;
