@@ -1,6 +1,7 @@
 //! Checking what is stored, and putting damaged packs aside.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,8 +66,12 @@ impl Store {
         let findings = self.check(true, progress)?;
         let mut damaged: Vec<&Path> = findings.iter().filter(|f| f.remedy == PACK_REMEDY).map(|f| &*f.file).collect();
         damaged.dedup();
+        let mut bytes = Vec::new();
         for path in &damaged {
-            for (header, stored) in sound_records(&read_pack(path)?) {
+            if read_pack(path, &mut bytes).is_err() {
+                continue;
+            }
+            for (header, stored) in sound_records(&bytes) {
                 writer.append(&header, stored)?;
             }
         }
@@ -91,8 +96,9 @@ impl Store {
         let next = AtomicUsize::new(0);
         let findings = Mutex::new(Vec::new());
         let work = || -> Result<()> {
+            let mut bytes = Vec::new();
             while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let found = self.check_pack(pack, read_data)?;
+                let found = self.check_pack(pack, read_data, &mut bytes)?;
                 findings.lock().expect("BUG: a thread panicked while it checked packs").extend(found);
                 progress.add(1, if read_data { pack.len } else { 0 });
             }
@@ -106,7 +112,7 @@ impl Store {
         Ok(findings.into_inner().expect("BUG: a thread panicked while it checked packs"))
     }
 
-    fn check_pack(&self, pack: &PackOnDisk, read_data: bool) -> Result<Vec<Finding>> {
+    fn check_pack(&self, pack: &PackOnDisk, read_data: bool, bytes: &mut Vec<u8>) -> Result<Vec<Finding>> {
         let path = pack::path_of(&self.layout().packs(), pack.id);
         let mut findings = Vec::new();
         let mut report = |damage: Damage| {
@@ -115,7 +121,7 @@ impl Store {
             findings.push(Finding { file: path.clone(), offset, chunk, problem, remedy: PACK_REMEDY });
         };
         let outcome = match read_data {
-            true => read_pack(&path).map(|bytes| pack::verify(&bytes, pack.id, &mut report)),
+            true => read_pack(&path, bytes).map(|()| pack::verify(bytes, pack.id, &mut report)),
             false => index::read_toc(&path).map(drop),
         };
         match outcome {
@@ -181,14 +187,17 @@ impl Store {
     }
 }
 
-/// Reads a whole pack, which no honest writer makes larger than the cap.
-fn read_pack(path: &Path) -> Result<Vec<u8>> {
+/// Reads a whole pack into `bytes`; no honest writer makes one larger than the cap.
+fn read_pack(path: &Path, bytes: &mut Vec<u8>) -> Result<()> {
     let what = || format!("cannot read chunk pack '{}'", path.display());
-    let len = fs::metadata(path).context(what)?.len();
+    let mut file = fs::File::open(path).context(what)?;
+    let len = file.metadata().context(what)?.len();
     if len > pack::MAX_PACK {
         return Err(pack::corrupt(format!("pack has {len} bytes, at most {} are possible", pack::MAX_PACK)).wrap(what()));
     }
-    fs::read(path).context(what)
+    bytes.clear();
+    file.read_to_end(bytes).context(what)?;
+    Ok(())
 }
 
 /// Returns the records of a pack that hold, plain bytes included.

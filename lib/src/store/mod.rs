@@ -11,6 +11,8 @@ mod gc;
 mod index;
 mod lease;
 mod pack;
+#[cfg(test)]
+mod scale;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -176,13 +178,11 @@ impl Store {
         &self.inner.layout
     }
 
-    /// Looks for all copies of a chunk; a miss counts only if the index is the newest.
+    /// Looks for all copies of a chunk in the newest index: another process may have stored or removed chunks meanwhile.
     fn find_all(&self, id: &ChunkId) -> Result<Vec<Location>> {
-        let places = self.with_index(|index| index.find_all(id))?;
-        if !places.is_empty() || self.index()?.is_current(self.layout()) {
-            return Ok(places);
+        if !self.index()?.is_current(self.layout()) {
+            self.refresh()?;
         }
-        self.refresh()?;
         self.with_index(|index| index.find_all(id))
     }
 

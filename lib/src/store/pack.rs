@@ -232,32 +232,43 @@ pub(super) fn decode_toc(bytes: &[u8], pack_len: u64) -> Result<Vec<TocEntry>> {
 
 /// Returns header and stored bytes of the record in `bytes`, if it is the one that `entry` tells of and its checksum holds.
 pub(super) fn open_record<'a>(bytes: &'a [u8], entry: &TocEntry) -> Result<(RecordHeader, &'a [u8])> {
+    let (header, stored) = split_record(bytes, entry)?;
+    match checksum(stored) == header.checksum {
+        true => Ok((header, stored)),
+        false => Err(corrupt("stored bytes do not match their checksum")),
+    }
+}
+
+/// Returns header and stored bytes of the record in `bytes`, if it is the one that `entry` tells of.
+fn split_record<'a>(bytes: &'a [u8], entry: &TocEntry) -> Result<(RecordHeader, &'a [u8])> {
     let header = RecordHeader::decode(bytes)?;
     if (header.id, header.plain_len, header.stored_len) != (entry.id, entry.plain_len, entry.stored_len) {
         return Err(corrupt(format!("here lies chunk '{}' of {} bytes instead", header.id, header.plain_len)));
     }
-    let stored = bytes[RECORD_HEADER_LEN..].get(..header.stored_len as usize).ok_or_else(|| corrupt("record is cut short"))?;
-    if checksum(stored) != header.checksum {
-        return Err(corrupt("stored bytes do not match their checksum"));
-    }
-    Ok((header, stored))
+    let stored = bytes[RECORD_HEADER_LEN..].get(..header.stored_len as usize);
+    Ok((header, stored.ok_or_else(|| corrupt("record is cut short"))?))
 }
 
-/// Puts the plain bytes of the record in `bytes` into `out`, or fails if anything about it does not hold.
+/// Puts the plain bytes of the record in `bytes` into `out`, or fails, with `out` empty, if anything about it does not hold.
 ///
 /// The decompressor sees only bytes whose checksum held, and writes into a buffer that was sized before.
 pub(super) fn unpack(bytes: &[u8], entry: &TocEntry, out: &mut Vec<u8>) -> Result<()> {
     out.clear();
-    let (header, stored) = open_record(bytes, entry)?;
+    let (header, stored) = split_record(bytes, entry)?;
     match header.codec {
-        Codec::Plain => out.extend_from_slice(stored),
-        Codec::Zstd => decompress(stored, header.plain_len as usize, out)?,
+        // The id is the hash of the stored bytes here, and the checksum the start of the id.
+        Codec::Plain if ChunkId::of(stored) != header.id || header.id.as_bytes()[..16] != header.checksum => {
+            Err(corrupt("stored bytes do not match their checksum"))
+        }
+        Codec::Plain => {
+            out.extend_from_slice(stored);
+            Ok(())
+        }
+        Codec::Zstd => {
+            open_record(bytes, entry)?;
+            decompress(stored, &header, out).inspect_err(|_| out.clear())
+        }
     }
-    if ChunkId::of(out) != header.id {
-        out.clear();
-        return Err(corrupt("plain bytes do not match the chunk id"));
-    }
-    Ok(())
 }
 
 /// Returns the first 16 bytes of BLAKE3 of `stored`.
@@ -265,18 +276,22 @@ pub(super) fn checksum(stored: &[u8]) -> [u8; 16] {
     blake3::hash(stored).as_bytes()[..16].try_into().expect("BUG: 16 of 32 bytes")
 }
 
-fn decompress(stored: &[u8], plain_len: usize, out: &mut Vec<u8>) -> Result<()> {
+fn decompress(stored: &[u8], header: &RecordHeader, out: &mut Vec<u8>) -> Result<()> {
     thread_local! {
         static CONTEXT: RefCell<zstd::bulk::Decompressor<'static>> = RefCell::default();
     }
+    let plain_len = header.plain_len as usize;
     // One byte more than declared, so that a longer frame is told from a right one.
     out.reserve_exact(plain_len + 1);
     let n = CONTEXT
         .with_borrow_mut(|context| context.decompress_to_buffer(stored, out))
         .map_err(|error| corrupt(format!("stored bytes are not a zstd frame of {plain_len} bytes: {error}")))?;
-    match n == plain_len {
+    if n != plain_len {
+        return Err(corrupt(format!("stored bytes hold {n} plain bytes instead of {plain_len}")));
+    }
+    match ChunkId::of(out) == header.id {
         true => Ok(()),
-        false => Err(corrupt(format!("stored bytes hold {n} plain bytes instead of {plain_len}"))),
+        false => Err(corrupt("plain bytes do not match the chunk id")),
     }
 }
 

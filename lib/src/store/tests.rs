@@ -687,6 +687,18 @@ fn a_writer_that_still_runs_when_gc_has_marked_stops_it() {
 }
 
 #[test]
+fn a_store_that_was_open_during_gc_finds_what_moved_and_not_what_went() {
+    let scratch = Scratch::new();
+    scratch.put_all(&noises(0..4));
+    let other = scratch.reopened();
+    assert!(other.contains(&ChunkId::of(&noise(0, 1000))).unwrap());
+    let report = scratch.gc(&noises(0..1), GcOptions::default()).unwrap();
+    assert_eq!(report.rewritten_packs, 1);
+    assert_eq!(other.read(&ChunkId::of(&noise(0, 1000)), 1000).unwrap(), noise(0, 1000));
+    assert!(!other.contains(&ChunkId::of(&noise(1, 1000))).unwrap());
+}
+
+#[test]
 fn gc_finds_packs_that_nobody_indexed() {
     let scratch = Scratch::new();
     scratch.put_all(&noises(0..2));
@@ -790,7 +802,7 @@ fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
 }
 
 fn model_chunk(seed: u8) -> Vec<u8> {
-    if seed % 2 == 0 { noise(seed.into(), usize::from(seed) * 30) } else { text(seed.into(), usize::from(seed) * 50) }
+    if seed.is_multiple_of(2) { noise(seed.into(), usize::from(seed) * 30) } else { text(seed.into(), usize::from(seed) * 50) }
 }
 
 /// Plays `steps` on a real store; what must be there is kept in a set, whatever else is there does no harm.
