@@ -116,10 +116,11 @@ pub fn code_of(status: std::process::ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// Returns the last `n` lines of a text.
+/// Returns the last `n` lines of a text, clipped where a name makes them endless.
 pub fn last_lines(text: &str, n: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(n)..].join("\n")
+    let clipped = |line: &&str| line.chars().take(400).collect::<String>();
+    lines[lines.len().saturating_sub(n)..].iter().map(clipped).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the command as one would type it, long arguments and the environment left out.

@@ -191,7 +191,7 @@ impl Walk<'_> {
 
     fn stats(&mut self, path: &[u8], kind: FileType, a: &Stat, b: &Stat) {
         let mode = |stat: &Stat| format!("{:04o}", stat.st_mode & 0o7777);
-        let mtime = |stat: &Stat| format!("{}.{:09}", stat.st_mtime as i64, stat.st_mtime_nsec);
+        let mtime = |stat: &Stat| format!("{}.{:09}", stat.st_mtime, stat.st_mtime_nsec);
         let device = |stat: &Stat| format!("{}:{}", fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
         self.report_unless_equal(path, What::Mode, mode(a), mode(b));
         self.report_unless_equal(path, What::Uid, a.st_uid, b.st_uid);

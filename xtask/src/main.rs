@@ -2,9 +2,12 @@
 //!
 //! Nothing here uses the library: what judges the program must not share its mistakes.
 
+mod acceptance;
 mod command;
 mod compare;
+mod fixtures;
 mod packages;
+mod test;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -14,11 +17,16 @@ use command::{Failure, Result};
 const USAGE: &str = "\
 usage: cargo xtask <verb>
 
-  compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one";
+  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, acceptance
+  acceptance [--full] [--keep] [--gdo PROGRAM] [--scratch DIR] [--list] [NAME...]
+                                     the program against real trees; --full uses the sizes that the promises are made for
+  compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
+  fixture NAME DIR                   one of the trees that the tests use; without NAME: lists them";
 
 type Verb = fn(Vec<OsString>) -> Result<ExitCode>;
 
-const VERBS: &[(&str, Verb)] = &[("compare", compare::main)];
+const VERBS: &[(&str, Verb)] =
+    &[("test", test::main), ("acceptance", acceptance::main), ("compare", compare::main), ("fixture", fixtures::main)];
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
