@@ -3,6 +3,7 @@
 //! Nothing here uses the library: what judges the program must not share its mistakes.
 
 mod acceptance;
+mod bench;
 mod command;
 mod compare;
 mod fixtures;
@@ -21,12 +22,19 @@ usage: cargo xtask <verb>
   acceptance [--full] [--keep] [--gdo PROGRAM] [--scratch DIR] [--list] [NAME...]
                                      the program against real trees; --full uses the sizes that the promises are made for
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
-  fixture NAME DIR                   one of the trees that the tests use; without NAME: lists them";
+  fixture NAME DIR                   one of the trees that the tests use; without NAME: lists them
+  bench [--quick] [--write] [--only SET] [--media BYTES] [--gdo PROGRAM] [--scratch DIR]
+                                     the program beside restic, borg, tar and cp, as a markdown table";
 
 type Verb = fn(Vec<OsString>) -> Result<ExitCode>;
 
-const VERBS: &[(&str, Verb)] =
-    &[("test", test::main), ("acceptance", acceptance::main), ("compare", compare::main), ("fixture", fixtures::main)];
+const VERBS: &[(&str, Verb)] = &[
+    ("test", test::main),
+    ("acceptance", acceptance::main),
+    ("compare", compare::main),
+    ("fixture", fixtures::main),
+    ("bench", bench::main),
+];
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
