@@ -105,7 +105,7 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
     };
     let options = Options {
         gdo,
-        scratch: scratch.unwrap_or_else(|| target_dir().join("bench")),
+        scratch: std::path::absolute(scratch.unwrap_or_else(|| target_dir().join("bench")))?,
         media: media.unwrap_or(if quick { 100 << 20 } else { 2 << 30 }),
         small_files: if quick { 5000 } else { 200_000 },
         rounds: if quick { 1 } else { 3 },

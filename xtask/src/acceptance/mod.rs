@@ -80,7 +80,7 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
         Some(gdo) => std::fs::canonicalize(&gdo).context(|| format!("cannot find '{}'", gdo.display()))?,
         None => build()?,
     };
-    let world = World { gdo, scratch: scratch.unwrap_or_else(|| target_dir().join("acceptance")), full };
+    let world = World { gdo, scratch: std::path::absolute(scratch.unwrap_or_else(|| target_dir().join("acceptance")))?, full };
     let failed = world.try_all(&names, keep)?;
     Ok(ExitCode::from(u8::from(!failed.is_empty())))
 }
