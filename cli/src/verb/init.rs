@@ -33,15 +33,17 @@ pub struct InitArgs {
 /// What a system instance never takes in by itself: what the kernel makes up, what is gone after a boot, what is ours.
 const SYSTEM_EXCLUDES: &str = "\
 # Not stored unless named by 'gdo add'; patterns as in gitignore(5).
-/dev/
-/proc/
-/run/
-/sys/
-/tmp/
-/var/tmp/
-/lost+found/
+/proc/*
+/run/*
+/sys/*
+/tmp/*
+/var/tmp/*
+/lost+found
 /swapfile
 ";
+
+/// The same for the system that runs, whose device nodes the kernel makes.
+const RUNNING_SYSTEM_EXCLUDES: &str = "/dev/*\n";
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &InitArgs) -> Result<()> {
     let cwd = global.cwd()?;
@@ -84,5 +86,10 @@ fn places(global: &GlobalArgs, args: &InitArgs, cwd: &Path) -> Result<Places> {
 
 fn write_excludes(places: &Places) -> Result<()> {
     let path = places.git_dir.join("info/exclude");
-    if path.exists() { Ok(()) } else { durable::publish(&path, SYSTEM_EXCLUDES.as_bytes(), 0o600) }
+    if path.exists() {
+        return Ok(());
+    }
+    let is_running = places.work_tree == Path::new("/");
+    let text = SYSTEM_EXCLUDES.to_owned() + if is_running { RUNNING_SYSTEM_EXCLUDES } else { "" };
+    durable::publish(&path, text.as_bytes(), 0o600)
 }

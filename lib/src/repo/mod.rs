@@ -9,6 +9,7 @@ pub mod diff;
 pub mod enrolled;
 pub mod exclude;
 pub mod gc;
+mod pathset;
 pub mod remove;
 pub mod restore;
 pub mod scan;

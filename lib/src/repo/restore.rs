@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::Repo;
+use super::pathset::PathSet;
 use super::remove::remove_file;
-use super::scan::{What, is_at_or_below, join, split};
+use super::scan::{What, join, split};
 use super::status::compare_trees;
 use super::tree::{Item, Listing, Node};
 use crate::error::{Context, Error, Kind, Result};
@@ -39,6 +40,12 @@ pub struct RestoreOptions {
     pub dry_run: bool,
     /// Take recorded numbers of owners and groups, whatever the names are here.
     pub numeric_ids: bool,
+}
+
+impl RestoreOptions {
+    fn selected(&self) -> PathSet {
+        if self.paths.is_empty() { PathSet::new(&[Vec::new()]) } else { PathSet::new(&self.paths) }
+    }
 }
 
 /// One step that a restore does, or would do.
@@ -85,6 +92,7 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
         repo,
         target,
         options,
+        selected: options.selected(),
         progress,
         names: names_for(target, &root, repo, options)?,
         ours: repo.places.identities(),
@@ -136,8 +144,9 @@ pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, 
     if owned == source {
         return Ok(restored);
     }
+    let selected = options.selected();
     for change in compare_trees(repo, owned, source)?.into_iter().rev() {
-        let is_wanted = options.paths.is_empty() || options.paths.iter().any(|path| is_at_or_below(&change.path, path));
+        let is_wanted = selected.covers(&change.path);
         if change.what == What::Deleted && is_wanted && is_there(&root, &change.path) {
             if !options.dry_run {
                 remove_file(&root, &change.path).context(|| format!("cannot remove '{}'", change.path.escape_ascii()))?;
@@ -208,6 +217,7 @@ struct Run<'a> {
     repo: &'a Repo,
     target: &'a Dir,
     options: &'a RestoreOptions,
+    selected: PathSet,
     progress: &'a Progress,
     names: Names,
     ours: Vec<((u32, u32), u64)>,
@@ -296,7 +306,7 @@ impl Run<'_> {
         {
             remove_leftovers(dir)?;
         }
-        if self.is_selected(path) && listing.is_recorded && (!path.is_empty() || self.is_root_wanted()) {
+        if self.is_selected(path) && listing.is_recorded {
             self.note_dir(&job, &listing)?;
         }
         self.count(0);
@@ -681,15 +691,11 @@ impl Run<'_> {
     }
 
     fn is_selected(&self, path: &[u8]) -> bool {
-        self.options.paths.is_empty() || self.options.paths.iter().any(|wanted| is_at_or_below(path, wanted))
+        self.selected.covers(path)
     }
 
     fn leads_to_selected(&self, path: &[u8]) -> bool {
-        self.options.paths.iter().any(|wanted| is_at_or_below(wanted, path))
-    }
-
-    fn is_root_wanted(&self) -> bool {
-        self.options.paths.is_empty() || self.options.paths.iter().any(Vec::is_empty)
+        self.selected.leads_to(path)
     }
 
     fn or_warn(&self, path: &[u8], result: Result<()>) -> Result<()> {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::exclude::Excludes;
+use super::pathset::PathSet;
 use super::{Attributes, Repo};
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::ChunkIndex;
@@ -157,6 +158,10 @@ pub fn scan(repo: &Repo, index: &Index, options: &ScanOptions, sink: Sink<'_>, p
         progress,
         names: names_of(&root)?,
         attributes: repo.attributes(index)?,
+        named: match &options.scope {
+            Scope::Owned => None,
+            Scope::Paths(paths) => Some(PathSet::new(paths)),
+        },
         ours: repo.places.identities(),
         root_dev: root.stat_self()?.dev,
         seen: (0..index.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
@@ -210,6 +215,8 @@ struct Walker<'a> {
     progress: &'a Progress,
     names: Names,
     attributes: Attributes,
+    /// The paths in scope, if not everything that is owned is.
+    named: Option<PathSet>,
     ours: Vec<Inode>,
     root_dev: (u32, u32),
     seen: Vec<AtomicU64>,
@@ -721,10 +728,7 @@ impl Walker<'_> {
     }
 
     fn is_in_scope(&self, path: &[u8]) -> bool {
-        match &self.options.scope {
-            Scope::Owned => true,
-            Scope::Paths(paths) => paths.iter().any(|scope| is_at_or_below(path, scope)),
-        }
+        self.named.as_ref().is_none_or(|named| named.covers(path))
     }
 
     fn is_entry_in_scope(&self, stored: &[u8]) -> bool {
@@ -762,7 +766,9 @@ impl Draft {
     }
 
     fn was_met(&self, entry_name: &Vec<u8>) -> bool {
-        self.read.contains_key(entry_name) || self.unchanged.contains(entry_name) || self.kept.contains(entry_name)
+        // Names were met in their order.
+        let is_in = |names: &[Vec<u8>]| names.binary_search(entry_name).is_ok();
+        self.read.contains_key(entry_name) || is_in(&self.unchanged) || is_in(&self.kept)
     }
 
     /// Returns the directory's metadata as it is now; `old` is what was recorded.
@@ -841,11 +847,6 @@ pub(super) fn recorded_below(index: &Index, path: &[u8]) -> [Range<usize>; 3] {
         return [0..index.len(), 0..0, 0..0];
     }
     [index.range(path), index.range(&name::alt_path(path)), index.range(&name::meta_dir(path))]
-}
-
-/// Says whether `path` is `scope` or below it.
-pub(super) fn is_at_or_below(path: &[u8], scope: &[u8]) -> bool {
-    scope.is_empty() || path.strip_prefix(scope).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 /// Returns the path of the entry `name` in the directory `dir`, which is empty for the root.

@@ -10,7 +10,7 @@ use super::scan::{self, Found, ScanOptions, Sink, Staged};
 use crate::error::Result;
 use crate::git::index::{Index, IndexBuilder, IndexEntry};
 use crate::git::pack::PackWriter;
-use crate::git::{CommitData, Identity, Kept, Oid, Signature, write_tree};
+use crate::git::{CommitData, Identity, Kept, Oid, Signature, empty_tree, write_tree};
 use crate::progress::Progress;
 use crate::store::{WriteOptions, WriteStats};
 
@@ -32,8 +32,6 @@ pub struct CommitInfo {
 pub struct Recorded {
     /// The new commit; `None` if there was nothing to commit, or only staging was asked for.
     pub commit: Option<Oid>,
-    /// The tree of the index, if it was computed.
-    pub tree: Option<Oid>,
     /// What the scan found.
     pub found: Found,
     /// What went into the chunk store.
@@ -58,7 +56,6 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     let mut new_commit = None;
     if let Some(info) = commit {
         let tree = write_tree(entries_of(&index), &pack)?;
-        recorded.tree = Some(tree);
         new_commit = commit_if_new(repo, &pack, tree, head, info)?;
     }
     progress.stage("writing", 0, 0);
@@ -96,9 +93,8 @@ pub fn commit(repo: &Repo, info: &CommitInfo) -> Result<Option<Oid>> {
 }
 
 fn commit_if_new(repo: &Repo, pack: &PackWriter, tree: Oid, head: Option<Oid>, info: &CommitInfo) -> Result<Option<Oid>> {
-    if let Some(head) = head
-        && repo.objects.commit(&head)?.tree == tree
-    {
+    let before = head.map_or(Ok(empty_tree()), |head| repo.objects.commit(&head).map(|commit| commit.tree))?;
+    if before == tree {
         return Ok(None);
     }
     let signature = Signature::new(&info.identity, info.time, info.offset);

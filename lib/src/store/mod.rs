@@ -7,6 +7,7 @@
 //! the record in the pack, and each removal the pack's own table.
 
 mod check;
+pub mod decode;
 mod gc;
 mod index;
 mod lease;

@@ -130,6 +130,20 @@ impl Trailer {
     }
 }
 
+/// Decodes trailer and entries of a segment in memory, under whatever name fits it; returns the number of entries.
+pub(super) fn decode_all(bytes: &[u8]) -> Result<u64> {
+    let at = bytes.len().checked_sub(TRAILER_LEN).ok_or_else(|| corrupt("index segment is cut short"))?;
+    let id = SegmentId(*blake3::hash(&bytes[at..]).as_bytes());
+    let trailer = Trailer::decode(&bytes[at..], bytes.len() as u64, id)?;
+    for (number, block) in bytes.chunks_exact(BLOCK_LEN).take(trailer.n_blocks() as usize).enumerate() {
+        check_block(block)?;
+        for i in 0..trailer.entries_in(number as u64) {
+            entry_at(block, i, trailer.n_packs)?;
+        }
+    }
+    Ok(trailer.n_entries)
+}
+
 /// Says whether the checksum of a block holds.
 pub(super) fn check_block(block: &[u8]) -> Result<()> {
     match block_checksum(&block[..CHECKED_LEN]) == block[CHECKED_LEN..BLOCK_LEN] {

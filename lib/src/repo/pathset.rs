@@ -1,0 +1,71 @@
+//! A set of paths, each standing for itself and all below it.
+
+use std::collections::HashSet;
+
+use super::scan::split;
+
+/// Paths that a person named, relative to the work tree; asking takes the time of the path's depth, however many were named.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PathSet {
+    named: HashSet<Vec<u8>>,
+    above: HashSet<Vec<u8>>,
+}
+
+impl PathSet {
+    /// Returns the set of `paths`; an empty path stands for everything.
+    pub fn new(paths: &[Vec<u8>]) -> Self {
+        let mut above = HashSet::new();
+        for path in paths {
+            let mut rest = path.as_slice();
+            while !rest.is_empty() {
+                rest = split(rest).0;
+                if !above.insert(rest.to_vec()) {
+                    break;
+                }
+            }
+        }
+        Self { named: paths.iter().cloned().collect(), above }
+    }
+
+    /// Says whether `path` is one of the paths or below one.
+    pub fn covers(&self, path: &[u8]) -> bool {
+        let mut rest = path;
+        loop {
+            if self.named.contains(rest) {
+                return true;
+            }
+            if rest.is_empty() {
+                return false;
+            }
+            rest = split(rest).0;
+        }
+    }
+
+    /// Says whether `path` is a directory on the way to one of the paths.
+    pub fn leads_to(&self, path: &[u8]) -> bool {
+        self.above.contains(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_stands_for_all_below_it() {
+        let set = PathSet::new(&["etc/ssh", "usr/lib/x"].map(|path| path.as_bytes().to_vec()));
+        for (path, covers, leads_to) in [
+            ("", false, true),
+            ("etc", false, true),
+            ("etc/ssh", true, false),
+            ("etc/ssh/keys/a", true, false),
+            ("etc/sshd", false, false),
+            ("usr/lib", false, true),
+            ("usr/lib/xy", false, false),
+        ] {
+            assert_eq!((set.covers(path.as_bytes()), set.leads_to(path.as_bytes())), (covers, leads_to), "{path}");
+        }
+        assert!(PathSet::new(&[Vec::new()]).covers(b"anything/at/all"));
+        assert!(!PathSet::new(&[]).covers(b"a"));
+    }
+}
