@@ -95,6 +95,12 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<()> {
     sync_dir(parent(path))
 }
 
+/// Creates the directory `path` for our eyes only, durably; missing parents are as other directories are.
+pub fn create_private_dir(path: &Path) -> Result<()> {
+    create_dir_all(parent(path), 0o755)?;
+    create_dir_all(path, 0o700)
+}
+
 /// An exclusive or shared lock, held until dropped or until the process dies in any way.
 #[derive(Debug)]
 pub struct Lock {

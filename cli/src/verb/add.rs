@@ -6,6 +6,8 @@ use git_devops::error::Result;
 use git_devops::repo::scan::{Scope, Sink, scan};
 use git_devops::repo::stage;
 
+use serde_json::json;
+
 use super::changes::{letter, report, shown_path, to_json};
 use super::scan_args::{ScanArgs, check_paths};
 use crate::places::GlobalArgs;
@@ -33,8 +35,8 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AddArgs) -> Result<()> {
     progress.stage("adding", 0, 0);
     if args.dry_run {
         let found = scan(&repo, &repo.index()?, &options, Sink::Compare, &progress)?;
-        ui.warnings();
-        ui.json(|| to_json(&found.changes))?;
+        let warnings = ui.warnings();
+        ui.json(|| json!({"changes": to_json(&found.changes), "warnings": warnings}))?;
         return found
             .changes
             .iter()

@@ -47,7 +47,11 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &DiffArgs) -> Result<()> {
     let prepared = prepare(&repo, &a, &b, &progress)?;
     let warnings = ui.warnings();
     if ui.is_json() {
-        let changes = compare_trees(&repo, prepared.a, prepared.b)?;
+        let mut changes = compare_trees(&repo, prepared.a, prepared.b)?;
+        changes.retain(|change| paths.is_empty() || paths.iter().any(|path| is_at_or_below(&change.path, path)));
+        if args.exit_code && !changes.is_empty() {
+            ui.exit_with(crate::exit::DIFFERENCES);
+        }
         return ui.json(|| serde_json::json!({"changes": to_json(&changes), "warnings": warnings}));
     }
     let mut command: Vec<OsString> = ["diff", "--no-renames", "--no-ext-diff", "--no-textconv"].map(OsString::from).to_vec();
@@ -56,4 +60,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &DiffArgs) -> Result<()> {
     command.extend([prepared.a.to_string(), prepared.b.to_string(), "--".to_owned()].map(OsString::from));
     command.extend(git_devops::repo::diff::stored_paths(&paths));
     hand_over(ui, &repo, &command)
+}
+
+/// Says whether `path` is `scope` or below it.
+fn is_at_or_below(path: &[u8], scope: &[u8]) -> bool {
+    scope.is_empty() || path.strip_prefix(scope).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }

@@ -29,7 +29,8 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GcArgs) -> Result<()> {
     ui.json(|| {
         json!({
             "live_chunks": report.live_chunks, "removed_packs": report.removed_packs, "rewritten_packs": report.rewritten_packs,
-            "freed_bytes": freed, "dead_bytes_left": report.dead_bytes_left, "dry_run": args.dry_run,
+            "freed_bytes": freed, "dead_bytes_left": report.dead_bytes_left, "dry_run": args.dry_run, "is_cut_short": report.is_cut_short,
+            "damaged_packs": report.findings.iter().map(|found| found.file.display().to_string()).collect::<Vec<_>>(),
         })
     })?;
     let would = if args.dry_run { "would remove" } else { "removed" };

@@ -127,8 +127,17 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GitArgs) -> Result<()> {
 pub fn hand_over(ui: &mut Ui, repo: &Repo, command: &[OsString]) -> Result<()> {
     ui.raw().flush().context(|| "cannot write to standard output")?;
     let program = std::env::current_exe().context(|| "cannot tell where this program is")?;
-    let status =
-        repo.git.clone().with_program(&program).command(command).status().context(|| "cannot run git; is it installed?")?;
+    let git = repo.git.clone().with_program(&program);
+    let mut command = match command[0] == "merge-tree" {
+        // A merge driver gets temporary files, which git would make in the work tree.
+        true => {
+            let mut command = git.without_work_tree().command(command);
+            command.current_dir(&repo.places.git_dir);
+            command
+        }
+        false => git.command(command),
+    };
+    let status = command.status().context(|| "cannot run git; is it installed?")?;
     ui.exit_with(status.code().unwrap_or(crate::exit::BUG.into()) as u8);
     Ok(())
 }

@@ -74,7 +74,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RestoreArgs) -> Result<()> {
         true => ui.note(format_args!("would change {n} of {seen} files and directories"))?,
         false => ui.note(format_args!("changed {n} of {seen} files and directories, wrote {written}"))?,
     }
-    if restored.is_partial {
+    if restored.is_damaged {
+        ui.exit_with(exit::INTEGRITY);
+    } else if restored.is_partial {
         ui.exit_with(exit::PARTIAL);
     }
     Ok(())

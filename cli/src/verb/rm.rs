@@ -34,7 +34,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RmArgs) -> Result<()> {
     let options = RemoveOptions { keep_files: args.cached, force: args.force, dry_run: args.dry_run };
     let progress = ui.progress();
     let removed = remove(&repo, &paths, &options, &progress)?;
-    ui.warnings();
-    ui.json(|| to_json(&removed))?;
+    let warnings = ui.warnings();
+    ui.json(|| serde_json::json!({"changes": to_json(&removed), "warnings": warnings}))?;
     removed.iter().try_for_each(|change| ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path))))
 }

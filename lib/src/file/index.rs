@@ -9,13 +9,13 @@ use crate::id::{ChunkId, FileHash};
 /// The first line of every chunk index. A blob of a regular file that begins with it *is* one.
 pub const MAGIC: &[u8] = b"git-devops chunk-index 1\n";
 
-/// The first line of a segment's list.
+/// The first line of a list.
 const LIST_MAGIC: &[u8] = b"git-devops chunk-list 1\n";
 
 /// The longest chunk that any chunker may cut, in bytes.
 pub const MAX_CHUNK_LEN: u64 = 16 << 20;
 
-/// An index or a list of more lines than this is cut into segments.
+/// An index or a list of more lines than this is cut into lists.
 pub const MAX_FLAT: usize = 4096;
 
 /// The longest list that a reader accepts, in bytes: `MAX_FLAT` lines of the longest kind, rounded up.
@@ -57,7 +57,7 @@ pub enum Entry {
         len: u64,
     },
     /// A list of further entries, itself a chunk in the store.
-    Segment {
+    List {
         /// The id of the list.
         id: ChunkId,
         /// How many bytes of the file it covers.
@@ -71,7 +71,7 @@ impl Entry {
     /// Returns how many bytes of the file this entry covers.
     pub fn len(&self) -> u64 {
         match *self {
-            Self::Chunk { len, .. } | Self::Hole { len } | Self::Segment { len, .. } => len,
+            Self::Chunk { len, .. } | Self::Hole { len } | Self::List { len, .. } => len,
         }
     }
 
@@ -84,7 +84,7 @@ impl Entry {
         let line = match self {
             Self::Chunk { id, len } => format!("chunk {id} {len}\n"),
             Self::Hole { len } => format!("hole {len}\n"),
-            Self::Segment { id, len, lines } => format!("segment {id} {len} {lines}\n"),
+            Self::List { id, len, lines } => format!("list {id} {len} {lines}\n"),
         };
         out.extend_from_slice(line.as_bytes());
     }
@@ -94,9 +94,9 @@ impl Entry {
         let entry = match fields.next()? {
             "chunk" => Self::Chunk { id: fields.next()?.parse().ok()?, len: number(fields.next()?)? },
             "hole" => Self::Hole { len: number(fields.next()?)? },
-            "segment" => {
+            "list" => {
                 let id = fields.next()?.parse().ok()?;
-                Self::Segment { id, len: number(fields.next()?)?, lines: number(fields.next()?)?.try_into().ok()? }
+                Self::List { id, len: number(fields.next()?)?, lines: number(fields.next()?)?.try_into().ok()? }
             }
             _ => return None,
         };
@@ -107,7 +107,7 @@ impl Entry {
     /// Says whether a list may end after this entry, by its id alone.
     fn ends_run(&self) -> bool {
         match self {
-            Self::Chunk { id, .. } | Self::Segment { id, .. } => {
+            Self::Chunk { id, .. } | Self::List { id, .. } => {
                 let [.., high, low] = *id.as_bytes();
                 u16::from_be_bytes([high, low]) & 0x3ff == 0x3ff
             }
@@ -164,20 +164,20 @@ impl ChunkIndex {
     }
 }
 
-/// Returns the list text of a segment; `entries` are all segments, or none is.
+/// Returns the text of a list; `entries` are all lists, or none is.
 pub fn encode_list(entries: &[Entry]) -> Vec<u8> {
     let mut text = LIST_MAGIC.to_vec();
     entries.iter().for_each(|entry| entry.encode(&mut text));
     text
 }
 
-/// Reads the list text of a segment that covers `len` bytes in `lines` lines.
+/// Reads the text of a list that covers `len` bytes in `lines` lines.
 pub fn decode_list(text: &[u8], len: u64, lines: u32) -> Result<Vec<Entry>> {
     let rest = text.strip_prefix(LIST_MAGIC).ok_or_else(|| corrupt("chunk list does not begin with its magic line"))?;
     let rest = std::str::from_utf8(rest).map_err(|_| corrupt("chunk list is not ASCII text"))?;
     let entries = decode_lines(rest, "chunk list")?;
     if entries.len() != lines as usize || total_len(&entries) != Some(len) {
-        return Err(corrupt("chunk list has another length than its segment line says"));
+        return Err(corrupt("chunk list has another length than its line says"));
     }
     Ok(entries)
 }
@@ -250,7 +250,7 @@ impl<S: FnMut(ChunkId, &[u8]) -> Result<()>> EntryBuilder<S> {
         let id = ChunkId::of(&text);
         (self.store)(id, &text)?;
         let len = run.iter().map(Entry::len).sum();
-        self.push_at(depth + 1, Entry::Segment { id, len, lines: run.len() as u32 })
+        self.push_at(depth + 1, Entry::List { id, len, lines: run.len() as u32 })
     }
 }
 
@@ -266,9 +266,9 @@ fn decode_lines(text: &str, what: &str) -> Result<Vec<Entry>> {
     let Some(text) = text.strip_suffix('\n') else { return Err(corrupt(&format!("{what} is cut short"))) };
     for (at, line) in text.split('\n').enumerate() {
         let entry = Entry::decode(line).ok_or_else(|| corrupt(&format!("{what} has a bad entry {}", at + 1)))?;
-        let is_segment = |entry: &Entry| matches!(entry, Entry::Segment { .. });
-        if entries.first().is_some_and(|first| is_segment(first) != is_segment(&entry)) {
-            return Err(corrupt(&format!("{what} mixes segments and chunks at entry {}", at + 1)));
+        let is_list = |entry: &Entry| matches!(entry, Entry::List { .. });
+        if entries.first().is_some_and(|first| is_list(first) != is_list(&entry)) {
+            return Err(corrupt(&format!("{what} mixes lists and chunks at entry {}", at + 1)));
         }
         entries.push(entry);
     }
@@ -345,7 +345,7 @@ mod tests {
             ("size 4\n", format!("entries 1\nchunk {id} +4\n"), "bad entry 1"),
             ("size 4\n", format!("entries 1\nchunk {id}  4\n"), "bad entry 1"),
             ("size 0\n", format!("entries 2\nhole {}\nhole 1\n", u64::MAX), "add up"),
-            ("size 8\n", format!("entries 2\nchunk {id} 4\nsegment {id} 4 1\n"), "mixes"),
+            ("size 8\n", format!("entries 2\nchunk {id} 4\nlist {id} 4 1\n"), "mixes"),
             ("size 4\n", format!("entries 1\nchunk {id} 4"), "cut short"),
         ];
         for (size, rest, want) in cases {
@@ -369,14 +369,14 @@ mod tests {
     fn flatten(entries: &[Entry], lists: &HashMap<ChunkId, Vec<u8>>, out: &mut Vec<Entry>) {
         for entry in entries {
             match entry {
-                Entry::Segment { id, len, lines } => flatten(&decode_list(&lists[id], *len, *lines).unwrap(), lists, out),
+                Entry::List { id, len, lines } => flatten(&decode_list(&lists[id], *len, *lines).unwrap(), lists, out),
                 other => out.push(*other),
             }
         }
     }
 
     #[test]
-    fn a_long_list_is_cut_into_segments_and_read_back_the_same() {
+    fn a_long_list_is_cut_into_lists_and_read_back_the_same() {
         for n in [0, 1, 4096, 4097, 50_000] {
             let (entries, lists) = build(n, chunk);
             assert_eq!(lists.is_empty(), n <= 4096, "{n} entries");
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn one_changed_chunk_changes_one_segment_line() {
+    fn one_changed_chunk_changes_one_line() {
         let (before, _) = build(50_000, chunk);
         let (after, _) = build(50_000, |n| chunk(if n == 30_000 { 999_999 } else { n }));
         let changed = after.iter().filter(|entry| !before.contains(entry)).count();

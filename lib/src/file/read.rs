@@ -30,12 +30,12 @@ pub struct Extent {
     pub chunk: Option<ChunkId>,
 }
 
-/// Hands all extents of a file to `take`, in order, reading segments from `store` as they come.
+/// Hands all extents of a file to `take`, in order, reading lists from `store` as they come.
 pub fn for_each_extent(store: &Store, index: &ChunkIndex, take: &mut dyn FnMut(Extent) -> Result<()>) -> Result<()> {
     walk(store, &index.entries, &mut 0, 0, &mut |_| Ok(()), take)
 }
 
-/// Hands every id that the file needs to `take`: segments and chunks, in no promised order.
+/// Hands every id that the file needs to `take`: lists and chunks, in no promised order.
 pub fn for_each_id(store: &Store, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
     let taken = std::cell::RefCell::new(take);
     walk(store, &index.entries, &mut 0, 0, &mut |id| (taken.borrow_mut())(id), &mut |extent| match extent.chunk {
@@ -59,7 +59,7 @@ fn walk(
         let chunk = match *entry {
             Entry::Chunk { id, .. } => Some(id),
             Entry::Hole { .. } => None,
-            Entry::Segment { id, len, lines } => {
+            Entry::List { id, len, lines } => {
                 list(id)?;
                 let text = store.read(&id, MAX_LIST_LEN)?;
                 let inner = decode_list(&text, len, lines).context(|| format!("cannot read chunk list '{id}'"))?;

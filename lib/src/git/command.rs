@@ -62,6 +62,12 @@ impl Git {
         Self { work_tree: Some(work_tree.to_owned()), ..self }
     }
 
+    /// Takes the work tree away again: git then makes its temporary files in the repository, where it is to be started.
+    #[must_use]
+    pub fn without_work_tree(self) -> Self {
+        Self { work_tree: None, ..self }
+    }
+
     /// Sets who is named in the reflog and in commits that git itself makes.
     #[must_use]
     pub fn with_identity(self, identity: Identity) -> Self {

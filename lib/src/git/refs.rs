@@ -51,7 +51,7 @@ impl Git {
         let output = self.output(&["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted], b"")?;
         if !output.status.success() {
             let message =
-                format!("'{}' is not a commit here; 'gdo log' and 'gdo branch' list what there is", rev.escape_default());
+                format!("'{}' is not a commit here; 'gdo log' and 'gdo git branch' list what there is", rev.escape_default());
             return Err(Error::new(Kind::NotFound, message));
         }
         Oid::from_hex(output.stdout.trim_ascii())

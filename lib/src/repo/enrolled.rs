@@ -17,11 +17,11 @@ pub fn enrol(store: &Path, git_dir: &Path) -> Result<()> {
     if git_dir.as_os_str().as_bytes().contains(&b'\n') {
         return Err(Error::new(Kind::Refused, format!("'{}' has a line end in its name; give it another", git_dir.display())));
     }
-    let _lock = Lock::exclusive(&store.join(LOCK))?;
-    let mut all = list(store)?;
-    if all.contains(&git_dir) {
+    if list(store)?.contains(&git_dir) {
         return Ok(());
     }
+    let _lock = Lock::exclusive(&store.join(LOCK))?;
+    let mut all = list(store)?;
     all.push(git_dir);
     let text: Vec<u8> = all.iter().flat_map(|path| [path.as_os_str().as_bytes(), b"\n"]).collect::<Vec<_>>().concat();
     durable::publish(&store.join(FILE), &text, 0o600)

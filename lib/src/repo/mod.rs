@@ -25,7 +25,7 @@ use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
-use crate::git::{Config, Git, Index, Objects, Oid, PackWriter, name, write_tree};
+use crate::git::{CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, Objects, Oid, PackWriter, name, write_tree};
 use crate::metadata::DirMetadata;
 use crate::safepath::{self, FileKind};
 use crate::store::Store;
@@ -76,14 +76,23 @@ impl Places {
         }
     }
 
-    /// Returns the places of the repository that `start` lies in: the first `.git` of ours in it or above it.
+    /// Returns the places of the repository that `start` lies in: the first `.git` of ours, or system instance, in it or above it.
     pub fn discover(start: &Path) -> Option<Self> {
-        start.ancestors().map(Self::of_directory).find(|places| places.state.is_dir())
+        let both = |dir: &Path| [Self::of_directory(dir), Self::system(dir)];
+        start.ancestors().flat_map(both).find(|places| places.state.is_dir() && places.git_dir.is_dir())
     }
 
     /// Says whether these are the places of a system instance.
     pub fn is_system(&self) -> bool {
         self.git_dir.ends_with("etc/git-devops/repo")
+    }
+
+    /// Returns the store that counts: the one that the caller named, else the one that the configuration names, else the default.
+    fn configured_store(&self, config: &Config) -> PathBuf {
+        match config.get("devops.store").filter(|_| !self.is_store_named) {
+            Some(store) => PathBuf::from(String::from_utf8_lossy(store).into_owned()),
+            None => self.store.clone(),
+        }
     }
 
     /// Returns what identifies our own directories: they are never stored and never written into.
@@ -169,12 +178,14 @@ impl Repo {
             );
             return Err(Error::new(Kind::Refused, message));
         }
-        durable::create_dir_all(&places.git_dir, 0o700)?;
+        durable::create_private_dir(&places.git_dir)?;
         if !has_head {
-            durable::create_dir_all(&places.state, 0o700)?;
+            durable::create_private_dir(&places.state)?;
             Git::init(&places.git_dir, branch)?;
         }
-        durable::create_dir_all(&places.store, 0o700)?;
+        let mut places = places.clone();
+        places.store = places.configured_store(&Git::open(&places.git_dir)?.1);
+        durable::create_private_dir(&places.store)?;
         Store::create(&places.store)?;
         enrolled::enrol(&places.store, &places.git_dir)?;
         if places.is_store_named {
@@ -192,9 +203,7 @@ impl Repo {
         }
         let (git, config) = Git::open(&places.git_dir)?;
         let mut places = places;
-        if let Some(store) = config.get("devops.store").filter(|_| !places.is_store_named) {
-            places.store = PathBuf::from(String::from_utf8_lossy(store).into_owned());
-        }
+        places.store = places.configured_store(&config);
         let settings = Settings::read(&config)?;
         let objects = Objects::open(&places.git_dir)?;
         let store = Store::open(&places.store)?;
@@ -209,9 +218,38 @@ impl Repo {
         Ok(lock)
     }
 
-    /// Reads the git index.
+    /// Reads the git index; one that is missing is made from HEAD, as if everything had to be looked at anew.
     pub fn index(&self) -> Result<Index> {
-        Index::read(&self.index_path())
+        let path = self.index_path();
+        match self.head()? {
+            Some(head) if !path.exists() => self.index_of(&self.objects.commit(&head)?.tree),
+            _ => Index::read(&path),
+        }
+    }
+
+    fn index_of(&self, tree: &Oid) -> Result<Index> {
+        let mut index = IndexBuilder::default();
+        self.add_tree(tree, b"", &mut index)?;
+        Ok(index.build())
+    }
+
+    /// Adds all files of a tree, whose order is that of the index.
+    fn add_tree(&self, tree: &Oid, dir: &[u8], index: &mut IndexBuilder) -> Result<()> {
+        for entry in self.objects.tree(tree)? {
+            let path = scan::join(dir, &entry.name);
+            match entry.is_dir() {
+                true => self.add_tree(&entry.oid, &path, index)?,
+                false => index.push(&IndexEntry {
+                    path: &path,
+                    oid: entry.oid,
+                    mode: entry.mode,
+                    stat: CachedStat::default(),
+                    skip_worktree: false,
+                    intent_to_add: false,
+                })?,
+            }
+        }
+        Ok(())
     }
 
     /// Returns the path of the git index.

@@ -41,6 +41,11 @@ impl PathSet {
         }
     }
 
+    /// Says whether `path` is itself one of the paths.
+    pub fn names(&self, path: &[u8]) -> bool {
+        self.named.contains(path)
+    }
+
     /// Says whether `path` is a directory on the way to one of the paths.
     pub fn leads_to(&self, path: &[u8]) -> bool {
         self.above.contains(path)

@@ -81,6 +81,8 @@ pub struct Restored {
     pub n_bytes: u64,
     /// Whether something could not be restored as it was stored; the warnings tell what.
     pub is_partial: bool,
+    /// Whether stored data turned out damaged.
+    pub is_damaged: bool,
 }
 
 /// Writes what the git tree `tree` stands for below `target`.
@@ -105,6 +107,7 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
         n_seen: AtomicU64::new(0),
         n_bytes: AtomicU64::new(0),
         is_partial: AtomicBool::new(false),
+        is_damaged: AtomicBool::new(false),
     };
     if let Some(path) = run.missing_path(root.clone())? {
         return Err(Error::new(Kind::NotFound, format!("'{}' is not in the source", path.escape_ascii())));
@@ -131,6 +134,7 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
         n_seen: run.n_seen.into_inner(),
         n_bytes: run.n_bytes.into_inner(),
         is_partial: run.is_partial.into_inner(),
+        is_damaged: run.is_damaged.into_inner(),
     })
 }
 
@@ -232,6 +236,7 @@ struct Run<'a> {
     n_seen: AtomicU64,
     n_bytes: AtomicU64,
     is_partial: AtomicBool,
+    is_damaged: AtomicBool,
 }
 
 /// Files that are complete under their temporary names.
@@ -306,7 +311,8 @@ impl Run<'_> {
         {
             remove_leftovers(dir)?;
         }
-        if self.is_selected(path) && listing.is_recorded {
+        // A directory that was made on the way to a selected one is made as it was, too.
+        if listing.is_recorded && (self.is_selected(path) || job.is_new) {
             self.note_dir(&job, &listing)?;
         }
         self.count(0);
@@ -705,6 +711,7 @@ impl Run<'_> {
             }
             Err(error) => {
                 self.progress.warn(path, format!("{error:#}"));
+                self.is_damaged.fetch_or(error.kind() == Kind::Corrupt, Ordering::Relaxed);
                 self.is_partial.store(true, Ordering::Relaxed);
                 Ok(())
             }

@@ -21,7 +21,7 @@ use crate::git::name::{self, Stored};
 use crate::git::object::{EXECUTABLE, FILE, SYMLINK};
 use crate::git::pack::PackWriter;
 use crate::git::{ObjectKind, Oid};
-use crate::metadata::{self, DirMetadata, Metadata, Names};
+use crate::metadata::{self, DirMetadata, GitKind, Metadata, Names};
 use crate::progress::Progress;
 use crate::safepath::{self, Dir, FileKind, Stat};
 use crate::store::Writer;
@@ -399,7 +399,7 @@ impl Walker<'_> {
         let path = join(&job.path, &entry_name);
         let stat = match dir.stat(&entry_name) {
             Ok(Some(stat)) => stat,
-            Ok(None) => return Ok(()),
+            Ok(None) => return self.keep_entry(path, entry_name, draft, vanished()),
             Err(error) => return self.keep_entry(path, entry_name, draft, error),
         };
         let is_dir = stat.kind == FileKind::Dir;
@@ -410,7 +410,8 @@ impl Walker<'_> {
             draft.has_dropped |= is_known;
             return Ok(());
         }
-        if !is_known && self.options.excludes.is_standing(&path, is_dir) {
+        let is_named = self.named.as_ref().is_some_and(|named| named.names(&path));
+        if !is_known && !is_named && self.options.excludes.is_standing(&path, is_dir) {
             return Ok(());
         }
         let is_wanted = job.only.is_some() || job.is_whole;
@@ -465,7 +466,7 @@ impl Walker<'_> {
     ) -> Result<()> {
         let read = match self.read_entry(dir, &path, &entry_name, stat) {
             Ok(read) => read,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(()), // it vanished after it was listed
+            Err(error) if error.kind() == Kind::NotFound => return self.keep_entry(path, entry_name, draft, vanished()),
             Err(error) => return self.keep_entry(path, entry_name, draft, error),
         };
         self.progress.add(1, 0);
@@ -795,8 +796,8 @@ impl Draft {
         for (entry_name, read) in self.read.iter().filter(|(_, read)| !read.is_reported) {
             let what = match old.entries.get(entry_name) {
                 None if read.metadata.is_node() => What::Added,
-                recorded if recorded != Some(&read.metadata) => What::Metadata,
-                _ => continue,
+                _ if is_recorded_as(old, entry_name, &read.metadata) => continue,
+                _ => What::Metadata,
             };
             changes.push(Change { path: join(&self.path, entry_name), what });
         }
@@ -813,6 +814,11 @@ impl Draft {
     }
 }
 
+/// What is said of an entry that was listed and is not there any more; what is recorded of it goes with the next snapshot.
+fn vanished() -> Error {
+    Error::new(Kind::NotFound, "vanished before it could be read")
+}
+
 const POISONED: &str = "BUG: a worker panicked while it held the lock";
 
 /// The size that the cached `stat` of a partly owned directory has; a directory's size means nothing.
@@ -821,6 +827,15 @@ const PARTIAL: u32 = 1;
 /// Returns what the index keeps of a directory's `stat`, in the entry of its metadata file.
 fn as_dir_stat(stat: Stat, is_partial: bool) -> Stat {
     Stat { size: if is_partial { PARTIAL.into() } else { 0 }, ..stat }
+}
+
+/// Says whether `old` tells of the entry just what was read now.
+fn is_recorded_as(old: &DirMetadata, entry_name: &[u8], read: &Metadata) -> bool {
+    if read.is_node() {
+        return old.entries.get(entry_name) == Some(read);
+    }
+    let git = if read.kind == FileKind::Symlink { GitKind::Symlink } else { GitKind::File };
+    old.lookup(entry_name, git).is_ok_and(|recorded| recorded == *read)
 }
 
 /// Says whether the file was changed so lately, by this machine's clock, that a further change could leave the same `ctime` behind.

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::Repo;
+use super::{Repo, enrolled};
 use super::scan::{self, Found, ScanOptions, Sink, Staged};
 use crate::error::Result;
 use crate::git::index::{Index, IndexBuilder, IndexEntry};
@@ -45,6 +45,8 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     let _lock = repo.lock()?;
     let index = repo.index()?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
+    // Whose chunks are in the store must be known before there are any.
+    enrolled::enrol(&repo.places.store, &repo.places.git_dir)?;
     let chunks = repo.store.writer(WriteOptions { level: repo.settings.level })?;
     let has_failed = AtomicBool::new(false);
     let sink = Sink::Store { pack: &pack, chunks: &chunks, has_failed: &has_failed };
