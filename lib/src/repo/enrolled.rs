@@ -17,6 +17,9 @@ pub fn enrol(store: &Path, git_dir: &Path) -> Result<()> {
     if git_dir.as_os_str().as_bytes().contains(&b'\n') {
         return Err(Error::new(Kind::Refused, format!("'{}' has a line end in its name; give it another", git_dir.display())));
     }
+    if list(store)?.contains(&git_dir) {
+        return Ok(()); // as nearly always: nobody has to wait
+    }
     let _lock = Lock::exclusive(&store.join(LOCK))?;
     let mut all = list(store)?;
     if all.contains(&git_dir) {
