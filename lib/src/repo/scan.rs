@@ -167,7 +167,7 @@ pub fn scan(repo: &Repo, index: &Index, options: &ScanOptions, sink: Sink<'_>, p
         drafts: Mutex::default(),
     };
     walker.run(&root)?;
-    walker.finish()
+    walker.finish(&root)
 }
 
 /// Returns the names of users and groups that count in a tree: its own, if it has any, else this machine's.
@@ -275,7 +275,9 @@ impl Walker<'_> {
             return Ok(vec![Job { dir: Handle::Open(root.clone()), path: Vec::new(), is_whole: true, only: None }]);
         }
         let mut by_parent: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
-        for path in paths {
+        // What lies below another path in scope is looked at with that one.
+        let is_covered = |path: &&Vec<u8>| paths.iter().any(|other| other != *path && is_at_or_below(path, other));
+        for path in paths.iter().filter(|path| !is_covered(path)) {
             safepath::check_path(path).context(|| format!("cannot take '{}'", path.escape_ascii()))?;
             let mut child = path.as_slice();
             // Every directory on the way is known from now on, so that it can be made again.
@@ -292,8 +294,11 @@ impl Walker<'_> {
         for (parent, mut only) in by_parent {
             only.sort();
             only.dedup();
-            let what = || format!("cannot open '{}'", parent.escape_ascii());
-            let dir = Handle::Open(Arc::new(root.open_path(&parent).context(what)?));
+            let dir = match root.open_path(&parent) {
+                Ok(dir) => Handle::Open(Arc::new(dir)),
+                Err(error) if error.kind() == Kind::NotFound => continue, // what is recorded there is gone
+                Err(error) => return Err(error.wrap(format!("cannot open '{}'", parent.escape_ascii()))),
+            };
             // A directory that leads to a path in scope is looked at for that alone: whether all of it is owned stays as it is.
             let is_new = self.meta_position(&parent).is_none();
             let is_whole = !is_new && !self.is_partial_dir(&parent)?;
@@ -403,7 +408,7 @@ impl Walker<'_> {
             draft.has_dropped |= is_known;
             return Ok(());
         }
-        if !is_known && self.options.excludes.is_standing(&path, is_dir) {
+        if !is_known && !self.is_named(&path) && self.options.excludes.is_standing(&path, is_dir) {
             return Ok(());
         }
         let is_wanted = job.only.is_some() || job.is_whole;
@@ -586,9 +591,9 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Found> {
+    fn finish(self, root: &Dir) -> Result<Found> {
         let mut drafts = std::mem::take(&mut *self.drafts.lock().expect(POISONED));
-        let leaders = self.leaders(&drafts);
+        let leaders = self.leaders(root, &drafts);
         for mut draft in drafts.drain(..) {
             for (entry_name, read) in &mut draft.read {
                 let leader = read.inode.as_ref().and_then(|inode| leaders.get(inode));
@@ -612,7 +617,7 @@ impl Walker<'_> {
     }
 
     /// Returns for each file with several names the one that stands for it: outside the scope if one is known there, or else the smallest.
-    fn leaders(&self, drafts: &[Draft]) -> HashMap<Inode, Vec<u8>> {
+    fn leaders(&self, root: &Dir, drafts: &[Draft]) -> HashMap<Inode, Vec<u8>> {
         let links = self.links.lock().expect(POISONED);
         let wanted = drafts.iter().flat_map(|draft| draft.read.values().filter_map(|read| read.inode));
         let mut leaders: HashMap<Inode, Vec<u8>> =
@@ -620,7 +625,12 @@ impl Walker<'_> {
         if self.options.scope == Scope::Owned || leaders.is_empty() {
             return leaders;
         }
-        // The index keeps 32 bits of each number.
+        // The index keeps 32 bits of each number, and the number may belong to another file by now: the disk decides.
+        let is_at = |path: &[u8], inode: Inode| {
+            let (parent, entry_name) = split(path);
+            let found = root.open_path(parent).and_then(|dir| dir.stat(entry_name));
+            found.is_ok_and(|found| found.is_some_and(|stat| (stat.dev, stat.ino) == inode))
+        };
         let by_short: HashMap<(u32, u32), Inode> =
             leaders.keys().map(|inode| ((CachedStat::short_dev(inode.0), inode.1 as u32), *inode)).collect();
         for position in (0..self.index.len()).rev() {
@@ -629,6 +639,7 @@ impl Walker<'_> {
             if let Some(inode) = by_short.get(&(stat.dev, stat.ino))
                 && !self.is_entry_in_scope(stored)
                 && let Some(path) = file_path(stored)
+                && is_at(&path, *inode)
             {
                 leaders.insert(*inode, path);
             }
@@ -727,12 +738,23 @@ impl Walker<'_> {
         }
     }
 
+    /// Says whether a person named this very path.
+    fn is_named(&self, path: &[u8]) -> bool {
+        matches!(&self.options.scope, Scope::Paths(paths) if paths.iter().any(|scope| scope == path))
+    }
+
     fn is_entry_in_scope(&self, stored: &[u8]) -> bool {
         match name::work_path(stored) {
-            Stored::File(path) => self.is_in_scope(path),
-            Stored::Alt(path) | Stored::Meta(path) => self.is_in_scope(&path),
+            Stored::File(path) => self.is_in_scope(path) || self.is_above_scope(path),
+            Stored::Alt(path) => self.is_in_scope(&path) || self.is_above_scope(&path),
+            Stored::Meta(path) => self.is_in_scope(&path),
             Stored::Other => false,
         }
+    }
+
+    /// Says whether `path` leads to a path in scope: what is recorded there as a file and was not met is a directory now.
+    fn is_above_scope(&self, path: &[u8]) -> bool {
+        matches!(&self.options.scope, Scope::Paths(paths) if paths.iter().any(|scope| scope != path && is_at_or_below(scope, path)))
     }
 }
 
