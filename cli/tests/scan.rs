@@ -98,3 +98,19 @@ fn gc_asks_whoever_ever_put_a_chunk_into_the_store() {
     world.sh("gdo --store ../shared init ../other && head -c 300000 /dev/urandom >big && gdo --store ../shared snapshot -q");
     world.sh("gdo -C ../other gc --prune now && gdo --store ../shared check");
 }
+
+#[test]
+fn only_names_of_our_own_temporary_files_are_passed_over() {
+    let world = World::new();
+    world.write(".gdo-tmp-notes", "1");
+    world.write(".gdo-tmp-mine/f", "1");
+    world.write(".gdo-tmp-0123456789abcdef", "left by a run that was killed");
+    world.write(".gdo-tmp-fedcba9876543210/f", "1");
+    world.write("f", "1");
+    world.snapshot();
+    assert_eq!(world.stored(), [".gdo-tmp-fedcba9876543210/f", ".gdo-tmp-mine/f", ".gdo-tmp-notes", "f"]);
+    world.write("f", "2");
+    world.ok(&["restore"]);
+    assert_eq!(world.read("f"), "1");
+    assert!(world.exists(".gdo-tmp-notes") && !world.exists(".gdo-tmp-0123456789abcdef"));
+}

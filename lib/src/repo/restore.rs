@@ -250,8 +250,9 @@ impl Run<'_> {
         let mut batch = Batch::default();
         let mut content = Vec::new();
         while let Some(job) = self.next_job(&mut batch) {
-            let result = self.directory(job, &mut batch, &mut content);
-            self.done(result);
+            // Who waits for the others must not wait for one that is no more.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.directory(job, &mut batch, &mut content)));
+            self.done(result.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "BUG: a worker panicked"))));
         }
     }
 
@@ -893,7 +894,8 @@ fn write_around(file: &File, bytes: &[u8], holes: &[(u64, u64)]) -> Result<()> {
 /// Removes the temporary files that a run which was killed left in `dir`.
 fn remove_leftovers(dir: &Dir) -> Result<()> {
     for entry in dir.entries()? {
-        if entry.name.starts_with(safepath::TEMP_PREFIX) {
+        let is_dir = || dir.stat(&entry.name).is_ok_and(|stat| stat.is_some_and(|stat| stat.kind == FileKind::Dir));
+        if safepath::is_temp_name(&entry.name) && !is_dir() {
             dir.remove_file(&entry.name)?;
         }
     }

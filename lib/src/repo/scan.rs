@@ -28,6 +28,9 @@ use crate::store::Writer;
 /// A file younger than this when it was looked at may change again without a trace in its times: it is looked at again next time.
 const CLOCK_TICK_NANOS: i128 = 20_000_000;
 
+/// The same where times have no fractions of a second.
+const COARSE_TICK_NANOS: i128 = 2_000_000_000;
+
 /// How often a file that changes while it is read is tried.
 const ATTEMPTS: usize = 3;
 
@@ -237,6 +240,8 @@ struct Draft {
     is_whole: bool,
     only: Option<Vec<Vec<u8>>>,
     stat: Stat,
+    /// Whether it was so young that a later change could leave the same times behind.
+    is_racy: bool,
     own: Option<Metadata>,
     /// Names whose metadata is as recorded.
     unchanged: Vec<Vec<u8>>,
@@ -309,7 +314,9 @@ impl Walker<'_> {
 
     fn work(&self) {
         while let Some(job) = self.next_job() {
-            let result = self.directory(job);
+            // Who waits for the others must not wait for one that is no more.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.directory(job)));
+            let result = result.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "BUG: a worker panicked")));
             let mut queue = self.queue();
             queue.n_busy -= 1;
             if let Err(error) = result {
@@ -345,6 +352,7 @@ impl Walker<'_> {
             Handle::Open(dir) => Ok(dir.clone()),
             Handle::In(parent, name) => parent.open_dir(name).map(Arc::new),
         };
+        let began = clock();
         let listed = opened.and_then(|dir| {
             let stat = dir.stat_self()?;
             let mut entries = dir.entries()?;
@@ -361,12 +369,12 @@ impl Walker<'_> {
         if self.ours.contains(&(stat.dev, stat.ino)) {
             return Ok(());
         }
-        let mut draft = Draft::new(&job, stat);
+        let mut draft = Draft::new(&job, stat, is_racy(&stat, began));
         let is_foreign = self.options.one_file_system && stat.dev != self.root_dev;
         if !is_foreign {
             let marks = self.marks_in(&dir, &entries);
             for entry in entries {
-                if entry.name.starts_with(safepath::TEMP_PREFIX)
+                if safepath::is_temp_name(&entry.name) && entry.kind != Some(FileKind::Dir)
                     || job.only.as_ref().is_some_and(|only| only.binary_search(&entry.name).is_err())
                     || !marks.is_empty() && !marks.contains(&entry.name)
                 {
@@ -463,7 +471,8 @@ impl Walker<'_> {
     ) -> Result<()> {
         let read = match self.read_entry(dir, &path, &entry_name, stat) {
             Ok(read) => read,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(()), // it vanished after it was listed
+            // It vanished after it was listed; or the store did.
+            Err(error) if error.kind() == Kind::NotFound && !self.sink.has_failed() => return Ok(()),
             Err(error) => return self.keep_entry(path, entry_name, draft, error),
         };
         self.progress.add(1, 0);
@@ -477,7 +486,7 @@ impl Walker<'_> {
         }
         draft.changes.extend(what.map(|what| Change { path: path.clone(), what }));
         let inode = self.inode_if_linked(&read.stat, &path);
-        let stat = if is_racy(&read.stat) { CachedStat::default() } else { CachedStat::of(&read.stat) };
+        let stat = if read.is_racy { CachedStat::default() } else { CachedStat::of(&read.stat) };
         let stored = name::stored_path(&path).into_owned();
         draft.updates.push(Staged { path: stored, oid: read.oid, mode: read.mode, stat });
         draft.read.insert(entry_name, ReadNow { metadata: read.metadata, inode, is_reported: what.is_some() });
@@ -486,11 +495,13 @@ impl Walker<'_> {
 
     fn read_entry(&self, dir: &Dir, path: &[u8], entry_name: &[u8], stat: Stat) -> Result<ReadEntry> {
         if stat.kind == FileKind::Symlink {
+            let is_racy = is_racy(&stat, clock());
             let target = dir.read_link(entry_name)?;
             let metadata = metadata::of_entry(dir, entry_name, &stat, &self.names)?;
-            return Ok(ReadEntry { oid: self.sink.blob(&target)?, mode: SYMLINK, metadata, stat });
+            return Ok(ReadEntry { oid: self.sink.blob(&target)?, mode: SYMLINK, metadata, stat, is_racy });
         }
         for _ in 0..ATTEMPTS {
+            let began = clock();
             let file = dir.open_file(entry_name)?;
             let before = safepath::stat_fd(&file)?;
             let read = self.read_content(&file, path, &before);
@@ -499,9 +510,9 @@ impl Walker<'_> {
             match read {
                 Ok((oid, metadata)) if is_stable => {
                     let mode = if after.mode & 0o100 != 0 { EXECUTABLE } else { FILE };
-                    return Ok(ReadEntry { oid, mode, metadata, stat: after });
+                    return Ok(ReadEntry { oid, mode, metadata, stat: after, is_racy: is_racy(&after, began) });
                 }
-                Err(error) if is_stable && error.kind() != Kind::Conflict => return Err(error),
+                Err(error) if is_stable && error.kind() != Kind::Conflict || self.sink.has_failed() => return Err(error),
                 _ => (),
             }
         }
@@ -578,7 +589,7 @@ impl Walker<'_> {
             draft.compare(&old, &new, position.is_some());
             let stat = match position {
                 Some(position) if draft.only.is_some() => self.index.entry(position).stat,
-                _ if is_racy(&draft.stat) => CachedStat::default(),
+                _ if draft.is_racy => CachedStat::default(),
                 _ => CachedStat::of(&as_dir_stat(draft.stat, !draft.is_whole)),
             };
             let oid = self.sink.blob(&new.encode())?;
@@ -764,15 +775,17 @@ struct ReadEntry {
     mode: u32,
     metadata: Metadata,
     stat: Stat,
+    is_racy: bool,
 }
 
 impl Draft {
-    fn new(job: &Job, stat: Stat) -> Self {
+    fn new(job: &Job, stat: Stat, is_racy: bool) -> Self {
         Self {
             path: job.path.clone(),
             is_whole: job.is_whole,
             only: job.only.clone(),
             stat,
+            is_racy,
             own: None,
             unchanged: Vec::new(),
             kept: Vec::new(),
@@ -839,12 +852,25 @@ fn as_dir_stat(stat: Stat, is_partial: bool) -> Stat {
     Stat { size: if is_partial { PARTIAL.into() } else { 0 }, ..stat }
 }
 
-/// Says whether the file is so young that a later change could leave the same times behind.
-fn is_racy(stat: &Stat) -> bool {
+/// Returns the time, in nanoseconds since the epoch.
+fn clock() -> i128 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let nanos = |time: Time| i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos);
-    let now = Time { secs: now.tv_sec, nanos: now.tv_nsec as u32 };
-    nanos(now) - nanos(stat.ctime.max(stat.mtime)) < CLOCK_TICK_NANOS && stat.ctime <= now
+    nanos(Time { secs: now.tv_sec, nanos: now.tv_nsec as u32 })
+}
+
+fn nanos(time: Time) -> i128 {
+    i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos)
+}
+
+/// Says whether the file was so young at `began`, before it was looked at, that a later change could leave the same times behind.
+///
+/// Every change sets `ctime`, also one that sets `mtime` back or ahead.
+fn is_racy(stat: &Stat, began: i128) -> bool {
+    // Some filesystems keep whole seconds, or two of them; elsewhere hardly any file has exactly that.
+    let tick = if stat.ctime.nanos == 0 { COARSE_TICK_NANOS } else { CLOCK_TICK_NANOS };
+    let age = began - nanos(stat.ctime);
+    // A time far ahead is that of another clock: the next change has a time of this one.
+    (-tick..tick).contains(&age)
 }
 
 /// Returns the work-tree path of a stored file; metadata and what else is ours has none.
@@ -879,5 +905,31 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_believed_once_a_change_would_show() {
+        const MS: i128 = 1_000_000;
+        // The clock when the file was about to be looked at, against its change time.
+        for (nanos_of_ctime, age, want) in [
+            (5, 0, true),
+            (5, 19 * MS, true),
+            (5, 21 * MS, false),
+            (5, -MS, true),
+            (5, -3_600_000 * MS, false),
+            (0, 21 * MS, true),
+            (0, 1999 * MS, true),
+            (0, 2001 * MS, false),
+        ] {
+            let ctime = Time { secs: 1_000_000, nanos: nanos_of_ctime };
+            let dir = Dir::open(std::path::Path::new("/")).unwrap();
+            let stat = Stat { ctime, mtime: Time { secs: i64::MAX, nanos: 0 }, ..dir.stat_self().unwrap() };
+            assert_eq!(is_racy(&stat, nanos(ctime) + age), want, "{nanos_of_ctime} {age}");
+        }
     }
 }
