@@ -19,8 +19,14 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 
-/// What starts the name of every temporary file of ours; such names are never stored, and removed when met.
+/// What starts the name of every temporary file of ours; see [`is_temp_name`].
 pub const TEMP_PREFIX: &[u8] = b".gdo-tmp-";
+
+/// Says whether `name` is one that a temporary file of ours has; such files are never stored, and removed when met. Directories are none.
+pub fn is_temp_name(name: &[u8]) -> bool {
+    let number = name.strip_prefix(TEMP_PREFIX);
+    number.is_some_and(|number| number.len() == 16 && number.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
 
 /// The type of a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -460,6 +466,16 @@ mod tests {
         }
         for good in [&b"a"[..], b"...", b"-rf", b"\xff\n\x1b", &[b'x'; 255]] {
             check_name(good).unwrap();
+        }
+    }
+
+    #[test]
+    fn our_temporary_names_are_told_from_those_that_look_alike() {
+        for ours in [temp_name(), b".gdo-tmp-0123456789abcdef".to_vec()] {
+            assert!(is_temp_name(&ours), "{}", ours.escape_ascii());
+        }
+        for foreign in [&b".gdo-tmp-"[..], b".gdo-tmp-notes", b".gdo-tmp-0123456789abcdef0", b".gdo-tmp-0123456789ABCDEF", b"a"] {
+            assert!(!is_temp_name(foreign), "{}", foreign.escape_ascii());
         }
     }
 

@@ -1,5 +1,6 @@
 //! `gdo git`
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::Write;
 
@@ -120,7 +121,39 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GitArgs) -> Result<()> {
         };
         return Err(Error::new(Kind::Refused, message));
     }
+    if let Some((option, instead)) = refused_option(&verb, &args.command[1..]) {
+        let message = match option {
+            None => format!("'git {verb}' writes files where git must not write here; use {instead}"),
+            Some(option) => format!("'git {verb} {option}' writes where git must not write here; use {instead}"),
+        };
+        return Err(Error::new(Kind::Refused, message));
+    }
     hand_over(ui, &repo, &args.command)
+}
+
+/// Returns what makes an allowed command write files beside the repository, if that is an option and not the lack of one, and what to use instead.
+///
+/// A file that a person names is written by the shell, not by git: `>`. Git takes every beginning of a long option that is unambiguous.
+fn refused_option<'a>(verb: &str, args: &'a [OsString]) -> Option<(Option<Cow<'a, str>>, &'static str)> {
+    let options = || args.iter().map(|arg| arg.to_string_lossy()).take_while(|arg| arg != "--");
+    let begins = |arg: &str, full: &str, least: usize| {
+        let name = arg.split('=').next().unwrap_or_default();
+        name.len() >= least && full.starts_with(name)
+    };
+    let output = options().find(|arg| begins(arg, "--output", 5) || begins(arg, "--output-directory", 9));
+    match verb {
+        "format-patch" if !options().any(|arg| arg == "--stdout") => Some((None, "'--stdout' and '>'")),
+        "merge-file" if !options().any(|arg| arg == "-p" || arg == "--stdout") => Some((None, "'--stdout' and '>'")),
+        // It would note in the index the times of every file whose content is unchanged, before we saw its owner and mode.
+        "describe" => {
+            let dirty = options().find(|arg| begins(arg, "--dirty", 4) || begins(arg, "--broken", 3));
+            dirty.map(|arg| (Some(arg), "gdo status"))
+        }
+        _ => {
+            let short = options().find(|arg| verb == "archive" && arg.starts_with("-o"));
+            output.or(short).map(|arg| (Some(arg), "'>'"))
+        }
+    }
 }
 
 /// Runs git with our own streams, and ends as it ends.

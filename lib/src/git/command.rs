@@ -177,6 +177,8 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 ];
 
 const SETTINGS: &[&str] = &[
+    // Git takes a file for clean whose content is: it must not note the times of one whose owner or mode we have yet to see.
+    "diff.autoRefreshIndex=false",
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.fsync=all",

@@ -18,10 +18,13 @@ pub fn enrol(store: &Path, git_dir: &Path) -> Result<()> {
         return Err(Error::new(Kind::Refused, format!("'{}' has a line end in its name; give it another", git_dir.display())));
     }
     if list(store)?.contains(&git_dir) {
-        return Ok(());
+        return Ok(()); // as nearly always: nobody has to wait
     }
     let _lock = Lock::exclusive(&store.join(LOCK))?;
     let mut all = list(store)?;
+    if all.contains(&git_dir) {
+        return Ok(());
+    }
     all.push(git_dir);
     let text: Vec<u8> = all.iter().flat_map(|path| [path.as_os_str().as_bytes(), b"\n"]).collect::<Vec<_>>().concat();
     durable::publish(&store.join(FILE), &text, 0o600)

@@ -35,14 +35,14 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
             format!("'{}' is not stored, so there is nothing to remove", path.escape_ascii()),
         ));
     }
-    if !options.keep_files && !options.force {
-        refuse_changed(repo, &index, paths, progress)?;
-    }
     let gone = positions(&index, paths);
     let mut removed: Vec<Change> = gone.iter().filter_map(|&position| removed_path(index.entry(position).path)).collect();
     let (updates, nodes) = parents_without(repo, &index, paths)?;
     removed.extend(nodes);
     removed.sort();
+    if !options.keep_files && !options.force {
+        refuse_changed(repo, &index, paths, &removed, progress)?;
+    }
     if options.dry_run {
         return Ok(removed);
     }
@@ -66,17 +66,27 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
     Ok(removed)
 }
 
-fn refuse_changed(repo: &Repo, index: &Index, paths: &[Vec<u8>], progress: &Progress) -> Result<()> {
+/// Refuses to go on if anything that is to be removed from the disk is not what is stored, or cannot be compared.
+fn refuse_changed(repo: &Repo, index: &Index, paths: &[Vec<u8>], removed: &[Change], progress: &Progress) -> Result<()> {
     let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
     let options = ScanOptions { scope: Scope::Paths(paths.to_vec()), excludes, one_file_system: false };
     let found = scan(repo, index, &options, Sink::Compare, progress)?;
-    match found.changes.iter().find(|change| change.what == What::Content) {
+    // Something of another type may have taken the place of what is stored: then it is new under an old name.
+    let is_at_stake = |change: &&Change| match change.what {
+        What::Content => true,
+        What::Added => removed.binary_search_by(|removed| removed.path.cmp(&change.path)).is_ok(),
+        What::Metadata | What::Deleted => false,
+    };
+    match found.changes.iter().find(is_at_stake) {
         Some(change) => {
             let message = format!(
                 "'{}' differs from what is stored; take it with 'gdo snapshot' first, or say --force",
                 change.path.escape_ascii()
             );
             Err(Error::new(Kind::Conflict, message))
+        }
+        None if found.is_partial => {
+            Err(Error::new(Kind::Conflict, "not all of it can be compared with what is stored; if it may go anyway, say --force"))
         }
         None => Ok(()),
     }

@@ -3,7 +3,7 @@
 //! Content goes into a temporary file beside its target, then owner, mode, attributes and times; a batch of those is synced at once and only then
 //! renamed. Hard links follow when all files are there, directories get their metadata last, deepest first, inode flags after that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::io::Write;
@@ -103,6 +103,7 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
         out: Mutex::default(),
         links: Mutex::default(),
         linked: Mutex::default(),
+        failed: Mutex::default(),
         dirs: Mutex::default(),
         n_seen: AtomicU64::new(0),
         n_bytes: AtomicU64::new(0),
@@ -112,6 +113,7 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
     if let Some(path) = run.missing_path(root.clone())? {
         return Err(Error::new(Kind::NotFound, format!("'{}' is not in the source", path.escape_ascii())));
     }
+    let source = root.clone();
     run.queue().jobs.push(Job { node: root, dir: Some(Arc::new(target.try_clone()?)), is_new: false });
     std::thread::scope(|scope| {
         for _ in 0..repo.settings.n_threads {
@@ -122,7 +124,7 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
         return Err(failure);
     }
     run.unlink_foreign()?;
-    run.link()?;
+    run.link(&source)?;
     run.finish_dirs()?;
     if !options.dry_run {
         target.sync_filesystem().context(|| "cannot sync the target")?;
@@ -205,6 +207,7 @@ struct Queue {
 }
 
 /// A file that has, or is to have, several names.
+#[derive(Clone)]
 struct Link {
     path: Vec<u8>,
     item: Item,
@@ -232,6 +235,8 @@ struct Run<'a> {
     links: Mutex<BTreeMap<Vec<u8>, Vec<Link>>>,
     /// Files that are right, but have other names on the disk, with the number of their names.
     linked: Mutex<Vec<(Link, u32)>>,
+    /// Paths that could not be restored.
+    failed: Mutex<HashSet<Vec<u8>>>,
     dirs: Mutex<Vec<(Vec<u8>, Metadata)>>,
     n_seen: AtomicU64,
     n_bytes: AtomicU64,
@@ -260,8 +265,9 @@ impl Run<'_> {
         let mut batch = Batch::default();
         let mut content = Vec::new();
         while let Some(job) = self.next_job(&mut batch) {
-            let result = self.directory(job, &mut batch, &mut content);
-            self.done(result);
+            // Who waits for the others must not wait for one that is no more.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.directory(job, &mut batch, &mut content)));
+            self.done(result.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "BUG: a worker panicked"))));
         }
     }
 
@@ -439,16 +445,11 @@ impl Run<'_> {
     /// Sets the metadata of an entry whose content is right, if it is not as recorded; returns whether that was possible in place.
     fn only_metadata(&self, spot: &Spot<'_>, item: &Item, stat: &Stat, file: Option<&File>) -> Result<bool> {
         let want = &item.metadata;
-        let have = match file {
-            Some(file) => metadata::of_file(file, stat, &self.names)?,
-            None => metadata::of_entry(spot.dir, spot.name, stat, &self.names)?,
-        };
-        // Holes and links were compared as content.
-        let have = Metadata { holes: want.holes.clone(), hardlink: want.hardlink.clone(), ..have };
-        let is_right = metadata::differences(want, &have).is_empty();
+        let is_right = self.has_metadata(spot, item, stat, file)?;
         if stat.nlink > 1 {
-            // Its other names, which may not be ours, must not get new metadata. If it is right, the links tell later whether it may stay.
-            if is_right {
+            // Its other names, which may not be ours, must not get new metadata. If it is right, the links tell later whether it may stay;
+            // where only a part is restored they can't, and it stays.
+            if is_right && self.options.paths.is_empty() {
                 let link = Link { path: spot.path.to_vec(), item: item.clone() };
                 self.linked.lock().expect(POISONED).push((link, stat.nlink));
             }
@@ -471,6 +472,17 @@ impl Run<'_> {
             None => self.skipped(spot.path, metadata::apply_to_entry(spot.dir, spot.name, want, ids)?),
         }
         Ok(true)
+    }
+
+    fn has_metadata(&self, spot: &Spot<'_>, item: &Item, stat: &Stat, file: Option<&File>) -> Result<bool> {
+        let want = &item.metadata;
+        let have = match file {
+            Some(file) => metadata::of_file(file, stat, &self.names)?,
+            None => metadata::of_entry(spot.dir, spot.name, stat, &self.names)?,
+        };
+        // Holes and links were compared as content.
+        let have = Metadata { holes: want.holes.clone(), hardlink: want.hardlink.clone(), ..have };
+        Ok(metadata::differences(want, &have).is_empty())
     }
 
     /// Makes the entry complete under a temporary name; returns that name and the bytes written.
@@ -578,21 +590,47 @@ impl Run<'_> {
     }
 
     /// Makes the hard links, when all files are there.
-    fn link(&self) -> Result<()> {
+    fn link(&self, source: &Node) -> Result<()> {
         let groups = std::mem::take(&mut *self.links.lock().expect(POISONED));
+        let mut siblings = Siblings::default();
         for (leader, links) in groups {
-            let mut first = self.find(&leader)?.is_some().then_some(leader);
+            let mut first = siblings.find(self.repo, source, &leader).unwrap_or_default().map(|item| Link { path: leader, item });
+            if first.as_ref().is_some_and(|first| !self.is_restored(first)) {
+                first = None;
+            }
             for link in links {
                 let path = link.path.clone();
-                let result = self.link_one(first.as_deref(), link);
+                // Whoever edits one of them where git knows nothing of links wants two files.
+                let is_same = first.as_ref().is_none_or(|first| first.item.is_same_file(&link.item));
+                let result = self.link_one(first.as_ref().filter(|_| is_same).map(|first| &first.path[..]), link.clone());
                 if result.is_ok() && first.is_none() {
                     // The first member is not among what is restored: the group begins with this one.
-                    first = Some(path.clone());
+                    first = Some(link);
                 }
                 self.or_warn(&path, result)?;
             }
         }
         Ok(())
+    }
+
+    /// Says whether the first member of a group is on the disk as it is in the source, so that other names may lead to it.
+    fn is_restored(&self, first: &Link) -> bool {
+        let Ok(Some(stat)) = self.find(&first.path) else { return false };
+        if self.is_selected(&first.path) && !self.failed.lock().expect(POISONED).contains(&first.path) {
+            return true;
+        }
+        // It was not ours to restore this time, or that failed: what is there may be something else.
+        let (parent, name) = split(&first.path);
+        let compare = || -> Result<bool> {
+            let dir = Arc::new(self.target.open_path(parent)?);
+            let spot = Spot { dir: &dir, name, path: &first.path };
+            let stored = Stored::of(self.repo, &first.item)?;
+            Ok(stored.is_kind(&first.item, stat.kind) && {
+                let (has_content, file) = stored.is_in(&spot, &stat, &first.item, &mut Vec::new())?;
+                has_content && self.has_metadata(&spot, &first.item, &stat, file.as_ref())?
+            })
+        };
+        compare().unwrap_or(false)
     }
 
     fn link_one(&self, first: Option<&[u8]>, link: Link) -> Result<()> {
@@ -713,6 +751,7 @@ impl Run<'_> {
                 self.progress.warn(path, format!("{error:#}"));
                 self.is_damaged.fetch_or(error.kind() == Kind::Corrupt, Ordering::Relaxed);
                 self.is_partial.store(true, Ordering::Relaxed);
+                self.failed.lock().expect(POISONED).insert(path.to_vec());
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -755,6 +794,35 @@ impl Batch {
         for staged in self.files.drain(..) {
             let _ = staged.dir.remove_file(&staged.temp);
         }
+    }
+}
+
+/// The files of the directory of the source that was asked for last: first members of links come sorted by path.
+#[derive(Default)]
+struct Siblings {
+    dir: Option<Vec<u8>>,
+    files: BTreeMap<Vec<u8>, Item>,
+}
+
+impl Siblings {
+    /// Returns what the source has at `path`, if that is a file which leads a group of links.
+    fn find(&mut self, repo: &Repo, source: &Node, path: &[u8]) -> Result<Option<Item>> {
+        safepath::check_path(path)?;
+        let (parent, name) = split(path);
+        if self.dir.as_deref() != Some(parent) {
+            let node = source.clone().descend(repo, parent)?;
+            self.files = node.map(|node| node.list(repo)).transpose()?.map(|listing| listing.files).unwrap_or_default();
+            self.dir = Some(parent.to_vec());
+        }
+        Ok(self.files.get(name).filter(|item| item.metadata.hardlink.is_none()).cloned())
+    }
+}
+
+impl Item {
+    /// Says whether the two can be one file under two names.
+    fn is_same_file(&self, other: &Self) -> bool {
+        let of = |item: &Self| (item.content, item.metadata.kind, item.metadata.rdev);
+        of(self) == of(other)
     }
 }
 
@@ -839,7 +907,8 @@ fn write_around(file: &File, bytes: &[u8], holes: &[(u64, u64)]) -> Result<()> {
 /// Removes the temporary files that a run which was killed left in `dir`.
 fn remove_leftovers(dir: &Dir) -> Result<()> {
     for entry in dir.entries()? {
-        if entry.name.starts_with(safepath::TEMP_PREFIX) {
+        let is_dir = || dir.stat(&entry.name).is_ok_and(|stat| stat.is_some_and(|stat| stat.kind == FileKind::Dir));
+        if safepath::is_temp_name(&entry.name) && !is_dir() {
             dir.remove_file(&entry.name)?;
         }
     }

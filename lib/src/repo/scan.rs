@@ -23,11 +23,14 @@ use crate::git::pack::PackWriter;
 use crate::git::{ObjectKind, Oid};
 use crate::metadata::{self, DirMetadata, GitKind, Metadata, Names};
 use crate::progress::Progress;
-use crate::safepath::{self, Dir, FileKind, Stat};
+use crate::safepath::{self, Dir, FileKind, Stat, Time};
 use crate::store::Writer;
 
 /// A file younger than this when it was looked at may change again without a trace in its times: it is looked at again next time.
 const CLOCK_TICK_NANOS: i128 = 20_000_000;
+
+/// The same where times have no fractions of a second.
+const COARSE_TICK_NANOS: i128 = 2_000_000_000;
 
 /// How often a file that changes while it is read is tried.
 const ATTEMPTS: usize = 3;
@@ -172,7 +175,7 @@ pub fn scan(repo: &Repo, index: &Index, options: &ScanOptions, sink: Sink<'_>, p
         drafts: Mutex::default(),
     };
     walker.run(&root)?;
-    walker.finish()
+    walker.finish(&root)
 }
 
 /// Returns the names of users and groups that count in a tree: its own, if it has any, else this machine's.
@@ -244,6 +247,8 @@ struct Draft {
     is_whole: bool,
     only: Option<Vec<Vec<u8>>>,
     stat: Stat,
+    /// Whether it was so young that a later change could leave the same times behind.
+    is_racy: bool,
     own: Option<Metadata>,
     /// Names whose metadata is as recorded.
     unchanged: Vec<Vec<u8>>,
@@ -282,7 +287,8 @@ impl Walker<'_> {
             return Ok(vec![Job { dir: Handle::Open(root.clone()), path: Vec::new(), is_whole: true, only: None }]);
         }
         let mut by_parent: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
-        for path in paths {
+        // What lies below another path in scope is looked at with that one.
+        for path in paths.iter().filter(|path| !self.is_in_scope(split(path).0)) {
             safepath::check_path(path).context(|| format!("cannot take '{}'", path.escape_ascii()))?;
             let mut child = path.as_slice();
             // Every directory on the way is known from now on, so that it can be made again.
@@ -299,8 +305,11 @@ impl Walker<'_> {
         for (parent, mut only) in by_parent {
             only.sort();
             only.dedup();
-            let what = || format!("cannot open '{}'", parent.escape_ascii());
-            let dir = Handle::Open(Arc::new(root.open_path(&parent).context(what)?));
+            let dir = match root.open_path(&parent) {
+                Ok(dir) => Handle::Open(Arc::new(dir)),
+                Err(error) if error.kind() == Kind::NotFound => continue, // what is recorded there is gone
+                Err(error) => return Err(error.wrap(format!("cannot open '{}'", parent.escape_ascii()))),
+            };
             // A directory that leads to a path in scope is looked at for that alone: whether all of it is owned stays as it is.
             let is_new = self.meta_position(&parent).is_none();
             let is_whole = !is_new && !self.is_partial_dir(&parent)?;
@@ -311,7 +320,9 @@ impl Walker<'_> {
 
     fn work(&self) {
         while let Some(job) = self.next_job() {
-            let result = self.directory(job);
+            // Who waits for the others must not wait for one that is no more.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.directory(job)));
+            let result = result.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "BUG: a worker panicked")));
             let mut queue = self.queue();
             queue.n_busy -= 1;
             if let Err(error) = result {
@@ -347,6 +358,7 @@ impl Walker<'_> {
             Handle::Open(dir) => Ok(dir.clone()),
             Handle::In(parent, name) => parent.open_dir(name).map(Arc::new),
         };
+        let began = clock();
         let listed = opened.and_then(|dir| {
             let stat = dir.stat_self()?;
             let mut entries = dir.entries()?;
@@ -363,12 +375,12 @@ impl Walker<'_> {
         if self.ours.contains(&(stat.dev, stat.ino)) {
             return Ok(());
         }
-        let mut draft = Draft::new(&job, stat);
+        let mut draft = Draft::new(&job, stat, is_racy(&stat, began));
         let is_foreign = self.options.one_file_system && stat.dev != self.root_dev;
         if !is_foreign {
             let marks = self.marks_in(&dir, &entries);
             for entry in entries {
-                if entry.name.starts_with(safepath::TEMP_PREFIX)
+                if safepath::is_temp_name(&entry.name) && entry.kind != Some(FileKind::Dir)
                     || job.only.as_ref().is_some_and(|only| only.binary_search(&entry.name).is_err())
                     || !marks.is_empty() && !marks.contains(&entry.name)
                 {
@@ -410,8 +422,7 @@ impl Walker<'_> {
             draft.has_dropped |= is_known;
             return Ok(());
         }
-        let is_named = self.named.as_ref().is_some_and(|named| named.names(&path));
-        if !is_known && !is_named && self.options.excludes.is_standing(&path, is_dir) {
+        if !is_known && !self.is_named(&path) && self.options.excludes.is_standing(&path, is_dir) {
             return Ok(());
         }
         let is_wanted = job.only.is_some() || job.is_whole;
@@ -466,7 +477,10 @@ impl Walker<'_> {
     ) -> Result<()> {
         let read = match self.read_entry(dir, &path, &entry_name, stat) {
             Ok(read) => read,
-            Err(error) if error.kind() == Kind::NotFound => return self.keep_entry(path, entry_name, draft, vanished()),
+            // It vanished after it was listed; or the store did.
+            Err(error) if error.kind() == Kind::NotFound && !self.sink.has_failed() => {
+                return self.keep_entry(path, entry_name, draft, vanished());
+            }
             Err(error) => return self.keep_entry(path, entry_name, draft, error),
         };
         self.progress.add(1, 0);
@@ -480,7 +494,7 @@ impl Walker<'_> {
         }
         draft.changes.extend(what.map(|what| Change { path: path.clone(), what }));
         let inode = self.inode_if_linked(&read.stat, &path);
-        let stat = if is_racy(&read.stat) { CachedStat::default() } else { CachedStat::of(&read.stat) };
+        let stat = if read.is_racy { CachedStat::default() } else { CachedStat::of(&read.stat) };
         let stored = name::stored_path(&path).into_owned();
         draft.updates.push(Staged { path: stored, oid: read.oid, mode: read.mode, stat });
         draft.read.insert(entry_name, ReadNow { metadata: read.metadata, inode, is_reported: what.is_some() });
@@ -489,11 +503,13 @@ impl Walker<'_> {
 
     fn read_entry(&self, dir: &Dir, path: &[u8], entry_name: &[u8], stat: Stat) -> Result<ReadEntry> {
         if stat.kind == FileKind::Symlink {
+            let is_racy = is_racy(&stat, clock());
             let target = dir.read_link(entry_name)?;
             let metadata = metadata::of_entry(dir, entry_name, &stat, &self.names)?;
-            return Ok(ReadEntry { oid: self.sink.blob(&target)?, mode: SYMLINK, metadata, stat });
+            return Ok(ReadEntry { oid: self.sink.blob(&target)?, mode: SYMLINK, metadata, stat, is_racy });
         }
         for _ in 0..ATTEMPTS {
+            let began = clock();
             let file = dir.open_file(entry_name)?;
             let before = safepath::stat_fd(&file)?;
             let read = self.read_content(&file, path, &before);
@@ -502,9 +518,9 @@ impl Walker<'_> {
             match read {
                 Ok((oid, metadata)) if is_stable => {
                     let mode = if after.mode & 0o100 != 0 { EXECUTABLE } else { FILE };
-                    return Ok(ReadEntry { oid, mode, metadata, stat: after });
+                    return Ok(ReadEntry { oid, mode, metadata, stat: after, is_racy: is_racy(&after, began) });
                 }
-                Err(error) if is_stable && error.kind() != Kind::Conflict => return Err(error),
+                Err(error) if is_stable && error.kind() != Kind::Conflict || self.sink.has_failed() => return Err(error),
                 _ => (),
             }
         }
@@ -581,7 +597,7 @@ impl Walker<'_> {
             draft.compare(&old, &new, position.is_some());
             let stat = match position {
                 Some(position) if draft.only.is_some() => self.index.entry(position).stat,
-                _ if is_racy(&draft.stat) => CachedStat::default(),
+                _ if draft.is_racy => CachedStat::default(),
                 _ => CachedStat::of(&as_dir_stat(draft.stat, !draft.is_whole)),
             };
             let oid = self.sink.blob(&new.encode())?;
@@ -594,9 +610,9 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Found> {
+    fn finish(self, root: &Dir) -> Result<Found> {
         let mut drafts = std::mem::take(&mut *self.drafts.lock().expect(POISONED));
-        let leaders = self.leaders(&drafts);
+        let leaders = self.leaders(root, &drafts);
         for mut draft in drafts.drain(..) {
             for (entry_name, read) in &mut draft.read {
                 let leader = read.inode.as_ref().and_then(|inode| leaders.get(inode));
@@ -620,7 +636,7 @@ impl Walker<'_> {
     }
 
     /// Returns for each file with several names the one that stands for it: outside the scope if one is known there, or else the smallest.
-    fn leaders(&self, drafts: &[Draft]) -> HashMap<Inode, Vec<u8>> {
+    fn leaders(&self, root: &Dir, drafts: &[Draft]) -> HashMap<Inode, Vec<u8>> {
         let links = self.links.lock().expect(POISONED);
         let wanted = drafts.iter().flat_map(|draft| draft.read.values().filter_map(|read| read.inode));
         let mut leaders: HashMap<Inode, Vec<u8>> =
@@ -628,7 +644,12 @@ impl Walker<'_> {
         if self.options.scope == Scope::Owned || leaders.is_empty() {
             return leaders;
         }
-        // The index keeps 32 bits of each number.
+        // The index keeps 32 bits of each number, and the number may belong to another file by now: the disk decides.
+        let is_at = |path: &[u8], inode: Inode| {
+            let (parent, entry_name) = split(path);
+            let found = root.open_path(parent).and_then(|dir| dir.stat(entry_name));
+            found.is_ok_and(|found| found.is_some_and(|stat| (stat.dev, stat.ino) == inode))
+        };
         let by_short: HashMap<(u32, u32), Inode> =
             leaders.keys().map(|inode| ((CachedStat::short_dev(inode.0), inode.1 as u32), *inode)).collect();
         for position in (0..self.index.len()).rev() {
@@ -637,6 +658,7 @@ impl Walker<'_> {
             if let Some(inode) = by_short.get(&(stat.dev, stat.ino))
                 && !self.is_entry_in_scope(stored)
                 && let Some(path) = file_path(stored)
+                && is_at(&path, *inode)
             {
                 leaders.insert(*inode, path);
             }
@@ -732,12 +754,23 @@ impl Walker<'_> {
         self.named.as_ref().is_none_or(|named| named.covers(path))
     }
 
+    /// Says whether a person named this very path.
+    fn is_named(&self, path: &[u8]) -> bool {
+        self.named.as_ref().is_some_and(|named| named.names(path))
+    }
+
     fn is_entry_in_scope(&self, stored: &[u8]) -> bool {
         match name::work_path(stored) {
-            Stored::File(path) => self.is_in_scope(path),
-            Stored::Alt(path) | Stored::Meta(path) => self.is_in_scope(&path),
+            Stored::File(path) => self.is_in_scope(path) || self.is_above_scope(path),
+            Stored::Alt(path) => self.is_in_scope(&path) || self.is_above_scope(&path),
+            Stored::Meta(path) => self.is_in_scope(&path),
             Stored::Other => false,
         }
+    }
+
+    /// Says whether `path` leads to a path in scope: what is recorded there as a file and was not met is a directory now.
+    fn is_above_scope(&self, path: &[u8]) -> bool {
+        self.named.as_ref().is_some_and(|named| named.leads_to(path))
     }
 }
 
@@ -747,15 +780,17 @@ struct ReadEntry {
     mode: u32,
     metadata: Metadata,
     stat: Stat,
+    is_racy: bool,
 }
 
 impl Draft {
-    fn new(job: &Job, stat: Stat) -> Self {
+    fn new(job: &Job, stat: Stat, is_racy: bool) -> Self {
         Self {
             path: job.path.clone(),
             is_whole: job.is_whole,
             only: job.only.clone(),
             stat,
+            is_racy,
             own: None,
             unchanged: Vec::new(),
             kept: Vec::new(),
@@ -838,13 +873,25 @@ fn is_recorded_as(old: &DirMetadata, entry_name: &[u8], read: &Metadata) -> bool
     old.lookup(entry_name, git).is_ok_and(|recorded| recorded == *read)
 }
 
-/// Says whether the file was changed so lately, by this machine's clock, that a further change could leave the same `ctime` behind.
-///
-/// A `ctime` in the future says so too: the clock was set back and may come by again. (`mtime` says nothing: anyone can set it.)
-fn is_racy(stat: &Stat) -> bool {
+/// Returns the time, in nanoseconds since the epoch.
+fn clock() -> i128 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let nanos = |secs: i64, nanos: i64| i128::from(secs) * 1_000_000_000 + i128::from(nanos);
-    nanos(now.tv_sec, now.tv_nsec) - nanos(stat.ctime.secs, stat.ctime.nanos.into()) < CLOCK_TICK_NANOS
+    nanos(Time { secs: now.tv_sec, nanos: now.tv_nsec as u32 })
+}
+
+fn nanos(time: Time) -> i128 {
+    i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos)
+}
+
+/// Says whether the file was so young at `began`, before it was looked at, that a later change could leave the same times behind.
+///
+/// Every change sets `ctime`, also one that sets `mtime` back or ahead.
+fn is_racy(stat: &Stat, began: i128) -> bool {
+    // Some filesystems keep whole seconds, or two of them; elsewhere hardly any file has exactly that.
+    let tick = if stat.ctime.nanos == 0 { COARSE_TICK_NANOS } else { CLOCK_TICK_NANOS };
+    let age = began - nanos(stat.ctime);
+    // A time far ahead is that of another clock: the next change has a time of this one.
+    (-tick..tick).contains(&age)
 }
 
 /// Returns the work-tree path of a stored file; metadata and what else is ours has none.
@@ -874,5 +921,31 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_believed_once_a_change_would_show() {
+        const MS: i128 = 1_000_000;
+        // The clock when the file was about to be looked at, against its change time.
+        for (nanos_of_ctime, age, want) in [
+            (5, 0, true),
+            (5, 19 * MS, true),
+            (5, 21 * MS, false),
+            (5, -MS, true),
+            (5, -3_600_000 * MS, false),
+            (0, 21 * MS, true),
+            (0, 1999 * MS, true),
+            (0, 2001 * MS, false),
+        ] {
+            let ctime = Time { secs: 1_000_000, nanos: nanos_of_ctime };
+            let dir = Dir::open(std::path::Path::new("/")).unwrap();
+            let stat = Stat { ctime, mtime: Time { secs: i64::MAX, nanos: 0 }, ..dir.stat_self().unwrap() };
+            assert_eq!(is_racy(&stat, nanos(ctime) + age), want, "{nanos_of_ctime} {age}");
+        }
     }
 }

@@ -5,8 +5,8 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::{Repo, enrolled};
 use super::scan::{self, Found, ScanOptions, Sink, Staged};
+use super::{Repo, enrolled};
 use crate::error::Result;
 use crate::git::index::{Index, IndexBuilder, IndexEntry};
 use crate::git::pack::PackWriter;
@@ -44,9 +44,9 @@ pub struct Recorded {
 pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, progress: &Progress) -> Result<Recorded> {
     let _lock = repo.lock()?;
     let index = repo.index()?;
-    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
-    // Whose chunks are in the store must be known before there are any.
+    // The store may have been named on the command line or by hand in the configuration: whoever cleans it up must know of us before a chunk is in it.
     enrolled::enrol(&repo.places.store, &repo.places.git_dir)?;
+    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
     let chunks = repo.store.writer(WriteOptions { level: repo.settings.level })?;
     let has_failed = AtomicBool::new(false);
     let sink = Sink::Store { pack: &pack, chunks: &chunks, has_failed: &has_failed };

@@ -1,0 +1,63 @@
+//! What `gdo git` lets git do.
+
+mod common;
+
+use common::World;
+
+#[test]
+fn git_never_hides_that_only_metadata_changed() {
+    for command in [
+        &["git", "diff"][..],
+        &["git", "diff", "--stat", "HEAD"],
+        &["git", "status"],
+        &["git", "describe", "--always", "--dirty"],
+        &["git", "describe", "--always", "--broken"],
+        &["git", "diff-files"],
+        &["git", "diff-index", "HEAD"],
+        &["git", "blame", "f"],
+        &["git", "write-tree"],
+        &["git", "grep", "x"],
+        &["diff"],
+        &["status"],
+    ] {
+        let world = World::new();
+        world.write("f", "x\n");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        world.snapshot();
+        std::thread::sleep(std::time::Duration::from_millis(1100)); // git distrusts what is as young as its index
+        world.sh("chmod 600 f");
+        world.gdo(command);
+        assert!(world.ok(&["status"]).contains("m f"), "{command:?}");
+    }
+}
+
+#[test]
+fn git_writes_no_file_beside_the_repository() {
+    let world = World::new();
+    world.write("f", "1\n");
+    world.snapshot();
+    world.write("f", "2\n");
+    world.snapshot();
+    for command in [
+        &["git", "diff", "--output=f", "HEAD~1"][..],
+        &["git", "log", "-p", "--output", "f"],
+        &["git", "show", "--outp=f"],
+        &["git", "shortlog", "--output=f", "HEAD"],
+        &["git", "archive", "--output=f", "HEAD"],
+        &["git", "archive", "-of", "HEAD"],
+        &["git", "format-patch", "HEAD~1"],
+        &["git", "format-patch", "-o", "f.d", "HEAD~1"],
+        &["git", "merge-file", "f", "f", "f"],
+    ] {
+        let run = world.gdo(command);
+        assert_eq!(run.code, 65, "{command:?}: {}", run.err);
+    }
+    assert_eq!(world.read("f"), "2\n");
+    for command in [
+        &["git", "format-patch", "--stdout", "HEAD~1"][..],
+        &["git", "log", "-p", "--", "--output"],
+        &["git", "describe", "--always"],
+    ] {
+        world.ok(command);
+    }
+}

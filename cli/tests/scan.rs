@@ -1,0 +1,116 @@
+//! What `gdo add`, `gdo snapshot` and `gdo rm` notice, and what they leave alone.
+
+mod common;
+
+use common::World;
+
+#[test]
+fn paths_in_a_path_that_is_named_too_are_taken_once() {
+    for paths in [["a", "a/b"], ["a/b/c", "a"], ["a/b", "a/b/c"], ["a", "a"]] {
+        let world = World::new();
+        world.write("a/b/c", "1");
+        world.ok(&[&["snapshot"], &paths[..]].concat());
+        assert_eq!(world.stored(), ["a/b/c"], "{paths:?}");
+    }
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_file_is_taken_also_by_a_path_below_it() {
+    let world = World::new();
+    world.write("x", "1");
+    world.snapshot();
+    std::fs::remove_file(world.path("x")).unwrap();
+    world.write("x/y", "2");
+    world.ok(&["snapshot", "x/y"]);
+    assert_eq!(world.stored(), ["x/y"]);
+    world.ok(&["git", "fsck", "--strict"]);
+}
+
+#[test]
+fn a_file_that_went_with_its_directory_can_be_named() {
+    let world = World::new();
+    world.write("d/f", "1");
+    world.write("e/f", "1");
+    world.snapshot();
+    world.sh("rm -r d e");
+    world.ok(&["snapshot", "d/f"]);
+    assert_eq!(world.stored(), ["e/f"]);
+    world.ok(&["rm", "e/f"]);
+    world.ok(&["commit", "-m", "gone"]);
+    assert_eq!(world.stored(), [""; 0]);
+}
+
+#[test]
+fn what_is_named_is_taken_whatever_info_exclude_says() {
+    let world = World::new();
+    world.write(".git/info/exclude", "cache/\n*.o\n");
+    world.write("cache/f", "1");
+    world.write("a.o", "1");
+    world.write("b.o", "1");
+    world.ok(&["add", "cache", "a.o"]);
+    world.ok(&["snapshot"]);
+    assert_eq!(world.stored(), ["a.o", "cache/f"]);
+}
+
+#[test]
+fn a_number_of_a_removed_file_makes_no_link() {
+    let world = World::new();
+    // Until a filesystem gives the number of the removed file away again; some never do.
+    for n in 0..20 {
+        let (old, new) = (format!("old{n}"), format!("d{n}/new"));
+        world.write(&old, "same");
+        std::fs::create_dir(world.path(&format!("d{n}"))).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50)); // so that the index keeps the number
+        world.ok(&["snapshot", &old]);
+        let inode = world.inode(&old);
+        std::fs::remove_file(world.path(&old)).unwrap();
+        world.write(&new, "same");
+        if world.inode(&new) != inode {
+            continue;
+        }
+        world.link(&new, &format!("d{n}/other"));
+        world.ok(&["snapshot", &format!("d{n}")]);
+        world.ok(&["restore", "--target", "../target"]);
+        assert_ne!(world.inode(&format!("../target/{old}")), world.inode(&format!("../target/{new}")));
+        return;
+    }
+}
+
+#[test]
+fn rm_keeps_what_took_the_place_of_something_stored() {
+    let world = World::new();
+    world.write("dir/f", "stored");
+    world.sh("mkfifo node");
+    world.snapshot();
+    world.sh("rm -r node dir; echo precious >node; echo precious >dir");
+    for path in ["node", "dir"] {
+        let run = world.gdo(&["rm", path]);
+        assert_eq!(run.code, 10, "{path}: {}", run.err);
+        assert_eq!(world.read(path), "precious\n");
+    }
+    world.ok(&["rm", "--force", "node"]);
+    assert!(!world.exists("node"));
+}
+
+#[test]
+fn gc_asks_whoever_ever_put_a_chunk_into_the_store() {
+    let world = World::new();
+    world.sh("gdo --store ../shared init ../other && head -c 300000 /dev/urandom >big && gdo --store ../shared snapshot -q");
+    world.sh("gdo -C ../other gc --prune now && gdo --store ../shared check");
+}
+
+#[test]
+fn only_names_of_our_own_temporary_files_are_passed_over() {
+    let world = World::new();
+    world.write(".gdo-tmp-notes", "1");
+    world.write(".gdo-tmp-mine/f", "1");
+    world.write(".gdo-tmp-0123456789abcdef", "left by a run that was killed");
+    world.write(".gdo-tmp-fedcba9876543210/f", "1");
+    world.write("f", "1");
+    world.snapshot();
+    assert_eq!(world.stored(), [".gdo-tmp-fedcba9876543210/f", ".gdo-tmp-mine/f", ".gdo-tmp-notes", "f"]);
+    world.write("f", "2");
+    world.ok(&["restore"]);
+    assert_eq!(world.read("f"), "1");
+    assert!(world.exists(".gdo-tmp-notes") && !world.exists(".gdo-tmp-0123456789abcdef"));
+}
