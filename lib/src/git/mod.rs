@@ -5,13 +5,18 @@
 
 pub mod command;
 mod config;
+mod delta;
 mod heal;
 pub mod index;
+mod inflate;
 mod init;
+mod loose;
 pub mod name;
 pub mod object;
 pub mod objects;
 pub mod pack;
+mod packed;
+mod packindex;
 pub mod refs;
 mod tree;
 

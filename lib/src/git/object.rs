@@ -2,12 +2,25 @@
 //!
 //! Pure. The decoders accept only what we would write or what git writes today; anything else is refused by name.
 
+use std::fmt;
+
 use sha1dc::Hasher;
 
 use super::{Identity, Oid, name};
 use crate::error::{Error, Kind, Result};
 
-pub use gix_object::Kind as ObjectKind;
+/// What an object is; printed as git names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ObjectKind {
+    /// The content of a file.
+    Blob,
+    /// A directory.
+    Tree,
+    /// A state of all files, with its history.
+    Commit,
+    /// A name for another object, with a message and perhaps a signature.
+    Tag,
+}
 
 /// One entry of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +59,28 @@ pub struct CommitData {
     pub committer: Signature,
     /// What the change is and why, as bytes, with its final newline.
     pub message: Vec<u8>,
+}
+
+impl ObjectKind {
+    /// Returns the kind that git calls `name`.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        [Self::Blob, Self::Tree, Self::Commit, Self::Tag].into_iter().find(|kind| kind.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Blob => "blob",
+            Self::Tree => "tree",
+            Self::Commit => "commit",
+            Self::Tag => "tag",
+        }
+    }
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl TreeEntry {

@@ -1,0 +1,304 @@
+//! Packs: many objects in one file, some of them as deltas from others.
+//!
+//! Nothing is mapped: what is in memory at any time is an index or a part of it, some blocks, the objects being
+//! made, and the bases of deltas lately used, all of it bounded.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::delta;
+use super::inflate::{OpenFiles, Reader, Source, SourceId};
+use super::packindex::PackIndex;
+use super::{ObjectKind, Oid};
+use crate::error::{Context, Error, Kind, Result};
+
+/// A pack and its index; the pack itself is opened when it is read.
+#[derive(Debug)]
+pub(super) struct Pack {
+    id: SourceId,
+    path: PathBuf,
+    index: PackIndex,
+}
+
+/// What the packs of a repository share: files and memory.
+#[derive(Default)]
+pub(super) struct Shared {
+    pub files: OpenFiles,
+    bases: Bases,
+}
+
+impl Pack {
+    /// Opens the pack with the index at `path`, all of it in memory if it is not longer than `budget`.
+    pub fn open(path: &Path, budget: u64) -> Result<Self> {
+        Ok(Self { id: SourceId::new(), path: path.with_extension("pack"), index: PackIndex::open(path, budget)? })
+    }
+
+    /// Returns how many bytes the index takes in memory.
+    pub fn size_in_memory(&self) -> u64 {
+        self.index.size_in_memory()
+    }
+
+    /// Returns where the object `oid` starts, or `None` if it is not in here.
+    pub fn find(&self, oid: &Oid, shared: &Shared) -> Result<Option<u64>> {
+        let name = oid.as_slice().try_into().expect("BUG: an object id is a SHA-1");
+        self.index.find(name, &shared.files)
+    }
+
+    /// Returns the kind and the content of the object at `offset`.
+    ///
+    /// An error of the kind `NotFound` means that the pack is gone, as happens in every gc.
+    pub fn read(&self, offset: u64, shared: &Shared, reader: &mut Reader) -> Result<(ObjectKind, Vec<u8>)> {
+        let source = self.source(shared, reader)?;
+        self.read_chain(offset, &source, shared, reader).context(|| self.damage(offset))
+    }
+
+    /// Returns the kind and the size of the object at `offset`; errors are as for [`Self::read`].
+    pub fn header(&self, offset: u64, shared: &Shared, reader: &mut Reader) -> Result<(ObjectKind, u64)> {
+        let source = self.source(shared, reader)?;
+        self.read_header(offset, &source, shared, reader).context(|| self.damage(offset))
+    }
+
+    /// Returns the sentence that tells where damage is.
+    pub fn damage(&self, offset: u64) -> String {
+        format!("pack '{}' cannot be read at byte {offset}", self.path.display())
+    }
+
+    fn source(&self, shared: &Shared, reader: &mut Reader) -> Result<Arc<Source>> {
+        reader.source(&shared.files, self.id, &self.path, |source| {
+            self.check(source, shared).context(|| format!("cannot use pack '{}'", self.path.display()))
+        })
+    }
+
+    /// Refuses a file that is not the pack which the index is of.
+    fn check(&self, source: &Source, shared: &Shared) -> Result<()> {
+        let corrupt = |why: &str| Error::new(Kind::Corrupt, why);
+        if source.length() < HEAD + TRAILER {
+            return Err(corrupt("it is cut short"));
+        }
+        let (mut head, mut trailer) = ([0; HEAD as usize], [0; TRAILER as usize]);
+        source.read(0, &mut head)?;
+        source.read(source.length() - TRAILER, &mut trailer)?;
+        if !matches!(&head[..8], b"PACK\0\0\0\x02" | b"PACK\0\0\0\x03") {
+            return Err(corrupt("it does not start as a pack does"));
+        }
+        let n_objects = u32::from_be_bytes(head[8..].try_into().expect("BUG: 4 bytes are 4 bytes"));
+        if u64::from(n_objects) != self.index.n_objects() || trailer != self.index.pack_trailer(&shared.files)? {
+            return Err(corrupt("its index is not of this pack; make it again with 'git index-pack'"));
+        }
+        Ok(())
+    }
+
+    fn read_chain(&self, offset: u64, source: &Source, shared: &Shared, reader: &mut Reader) -> Result<(ObjectKind, Vec<u8>)> {
+        let mut deltas: Vec<Entry> = Vec::new();
+        let mut at = offset;
+        let (kind, mut content) = loop {
+            if let Some(base) = shared.bases.get(self.id, at) {
+                break base;
+            }
+            let entry = read_entry(source, at, reader)?;
+            match self.base_of(&entry, shared)? {
+                Base::None(kind) => {
+                    let content = reader.inflate(source, entry.content, entry.size)?;
+                    if deltas.is_empty() {
+                        return Ok((kind, content));
+                    }
+                    break (kind, Arc::new(content));
+                }
+                Base::At(base) => at = base,
+            }
+            deltas.push(entry);
+            check_depth(deltas.len())?;
+        };
+        for entry in deltas.iter().rev() {
+            let delta = reader.inflate(source, entry.content, entry.size)?;
+            let result = delta::apply(&content, &delta)?;
+            shared.bases.put(self.id, at, kind, content);
+            (at, content) = (entry.start, Arc::new(result));
+        }
+        Ok((kind, Arc::try_unwrap(content).unwrap_or_else(|shared| (*shared).clone())))
+    }
+
+    fn read_header(&self, offset: u64, source: &Source, shared: &Shared, reader: &mut Reader) -> Result<(ObjectKind, u64)> {
+        let mut at = offset;
+        let mut size = None;
+        for depth in 0.. {
+            check_depth(depth)?;
+            let entry = read_entry(source, at, reader)?;
+            match self.base_of(&entry, shared)? {
+                Base::None(kind) => return Ok((kind, size.unwrap_or(entry.size))),
+                Base::At(base) if size.is_none() => {
+                    let start = reader.inflate_start(source, entry.content, delta::MAX_SIZES)?;
+                    let sizes = delta::decode_sizes(&start).ok_or_else(|| Error::new(Kind::Corrupt, "a delta has no sizes"))?;
+                    (size, at) = (Some(sizes.result), base);
+                }
+                Base::At(base) => at = base,
+            }
+        }
+        unreachable!("BUG: the depth of a chain is checked")
+    }
+
+    fn base_of(&self, entry: &Entry, shared: &Shared) -> Result<Base> {
+        match entry.form {
+            Form::Whole(kind) => Ok(Base::None(kind)),
+            Form::Offset(distance) => match entry.start.checked_sub(distance) {
+                Some(base) if distance > 0 => Ok(Base::At(base)),
+                _ => Err(Error::new(Kind::Corrupt, "a delta has a base outside of the pack")),
+            },
+            Form::Name(name) => match self.index.find(&name, &shared.files)? {
+                Some(base) => Ok(Base::At(base)),
+                None => Err(Error::new(Kind::Corrupt, "a delta has a base that is not in the pack")),
+            },
+        }
+    }
+}
+
+/// An object in a pack, before its content.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    start: u64,
+    /// Where the deflated content starts.
+    content: u64,
+    /// Bytes of the inflated content, which is a delta where there is a base.
+    size: u64,
+    form: Form,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Form {
+    Whole(ObjectKind),
+    /// A delta from the object that starts so many bytes earlier.
+    Offset(u64),
+    /// A delta from the object of this name in the same pack.
+    Name([u8; 20]),
+}
+
+enum Base {
+    None(ObjectKind),
+    At(u64),
+}
+
+fn read_entry(source: &Source, start: u64, reader: &mut Reader) -> Result<Entry> {
+    let end = source.length() - TRAILER;
+    if start < HEAD || start >= end {
+        return Err(Error::new(Kind::Corrupt, "an object starts outside of the pack"));
+    }
+    let bytes = reader.peek(source, start, MAX_ENTRY_HEAD)?;
+    decode_entry(bytes, start).ok_or_else(|| Error::new(Kind::Corrupt, "an object has no header that git writes"))
+}
+
+/// Decodes the header of the object that starts at `start` with `bytes`.
+fn decode_entry(bytes: &[u8], start: u64) -> Option<Entry> {
+    let (&first, mut rest) = bytes.split_first()?;
+    let mut size = u64::from(first & 15);
+    let mut byte = first;
+    let mut shift = 4;
+    while byte & 0x80 != 0 {
+        (byte, rest) = rest.split_first().map(|(byte, rest)| (*byte, rest))?;
+        // 60 bits and more are no size, but a way to overflow.
+        if shift > 53 {
+            return None;
+        }
+        size |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+    }
+    let form = match first >> 4 & 7 {
+        1 => Form::Whole(ObjectKind::Commit),
+        2 => Form::Whole(ObjectKind::Tree),
+        3 => Form::Whole(ObjectKind::Blob),
+        4 => Form::Whole(ObjectKind::Tag),
+        6 => {
+            let (distance, length) = decode_distance(rest)?;
+            rest = &rest[length..];
+            Form::Offset(distance)
+        }
+        7 => {
+            let (name, after) = rest.split_first_chunk()?;
+            rest = after;
+            Form::Name(*name)
+        }
+        _ => return None,
+    };
+    Some(Entry { start, content: start + (bytes.len() - rest.len()) as u64, size, form })
+}
+
+/// Decodes a distance: seven bits in each byte, highest first, and one is added at each step.
+fn decode_distance(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut distance = 0u64;
+    for (at, byte) in bytes.iter().enumerate().take(8) {
+        distance = distance << 7 | u64::from(byte & 0x7f);
+        if byte & 0x80 == 0 {
+            return Some((distance, at + 1));
+        }
+        distance += 1;
+    }
+    None
+}
+
+fn check_depth(depth: usize) -> Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(Error::new(Kind::Corrupt, "a chain of deltas never ends; run 'git repack -adF'"));
+    }
+    Ok(())
+}
+
+/// Twice and more what git writes.
+const MAX_DEPTH: usize = 10_000;
+
+const HEAD: u64 = 12;
+const TRAILER: u64 = 20;
+
+/// Ten bytes of kind and size, and the name of a base.
+const MAX_ENTRY_HEAD: usize = 30;
+
+/// Objects that others were made from lately, so that a chain of deltas is not walked again for each object in it.
+///
+/// There are two generations: what is used moves to the new one, and when that is full the old one is dropped.
+#[derive(Default)]
+struct Bases(Mutex<Generations>);
+
+#[derive(Default)]
+struct Generations {
+    new: HashMap<Place, (ObjectKind, Arc<Vec<u8>>)>,
+    old: HashMap<Place, (ObjectKind, Arc<Vec<u8>>)>,
+    n_new_bytes: usize,
+}
+
+type Place = (SourceId, u64);
+
+impl Bases {
+    fn get(&self, id: SourceId, at: u64) -> Option<(ObjectKind, Arc<Vec<u8>>)> {
+        let mut generations = self.0.lock().expect("BUG: a thread panicked while it held the bases");
+        if let Some((kind, content)) = generations.new.get(&(id, at)) {
+            return Some((*kind, Arc::clone(content)));
+        }
+        let (kind, content) = generations.old.remove(&(id, at))?;
+        generations.put((id, at), kind, Arc::clone(&content));
+        Some((kind, content))
+    }
+
+    fn put(&self, id: SourceId, at: u64, kind: ObjectKind, content: Arc<Vec<u8>>) {
+        if content.len() <= GENERATION / 2 {
+            self.0.lock().expect("BUG: a thread panicked while it held the bases").put((id, at), kind, content);
+        }
+    }
+}
+
+impl Generations {
+    fn put(&mut self, place: Place, kind: ObjectKind, content: Arc<Vec<u8>>) {
+        let size = content.len() + ENTRY_OVERHEAD;
+        if self.n_new_bytes + size > GENERATION {
+            self.old = std::mem::take(&mut self.new);
+            self.n_new_bytes = 0;
+        }
+        if self.new.insert(place, (kind, content)).is_none() {
+            self.n_new_bytes += size;
+        }
+    }
+}
+
+/// Bytes of a generation, of which there are two.
+const GENERATION: usize = 8 << 20;
+
+/// What an entry takes beside its content, roughly.
+const ENTRY_OVERHEAD: usize = 128;
