@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::inflate::{MAX_SIZE, Reader, Source, SourceId};
+use super::inflate::{Reader, Source, SourceId};
 use super::{ObjectKind, Oid};
 use crate::error::{Context, Error, Kind, Result};
 

@@ -302,3 +302,95 @@ const GENERATION: usize = 8 << 20;
 
 /// What an entry takes beside its content, roughly.
 const ENTRY_OVERHEAD: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_a_kind_a_size_and_perhaps_a_base() {
+        let decode = |bytes: &[u8]| decode_entry(bytes, 100).map(|entry| (entry.form, entry.size, entry.content));
+        assert_eq!(decode(&[0x35, 9]), Some((Form::Whole(ObjectKind::Blob), 5, 101)));
+        assert_eq!(decode(&[0x95, 0x01]), Some((Form::Whole(ObjectKind::Commit), 0x15, 102)));
+        assert_eq!(decode(&[0xa0, 0x80, 0x01]), Some((Form::Whole(ObjectKind::Tree), 1 << 11, 103)));
+        assert_eq!(decode(&[0x60, 0x05]), Some((Form::Offset(5), 0, 102)));
+        assert_eq!(decode(&[0x60, 0x80, 0x00]), Some((Form::Offset(128), 0, 103)));
+        let named = [&[0x71][..], &[7; 20]].concat();
+        assert_eq!(decode(&named), Some((Form::Name([7; 20]), 1, 121)));
+        for bad in [&b""[..], &[0x05], &[0x55], &[0xb5], &[0x60], &[0x60, 0x80], &named[..20], &[0xff; 30]] {
+            assert_eq!(decode(bad), None, "{bad:x?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_header_or_refused(bytes: Vec<u8>) {
+            if let Some(entry) = decode_entry(&bytes, 12) {
+                proptest::prop_assert!(entry.content <= 12 + bytes.len() as u64 && entry.size < 1 << 60);
+            }
+        }
+    }
+
+    #[test]
+    fn bases_are_kept_while_they_are_used_and_within_a_budget() {
+        let bases = Bases::default();
+        let id = SourceId::new();
+        let put = |at: u64| bases.put(id, at, ObjectKind::Tree, Arc::new(vec![at as u8; 100_000]));
+        put(0);
+        for at in 1..1000 {
+            put(at);
+            assert_eq!(bases.get(id, 0).expect("used all the time").1[0], 0);
+        }
+        assert!(bases.get(id, 999).is_some() && bases.get(id, 1).is_none() && bases.get(SourceId::new(), 999).is_none());
+        let generations = bases.0.lock().unwrap();
+        let n_bytes: usize = generations.new.values().chain(generations.old.values()).map(|(_, content)| content.len()).sum();
+        assert!(n_bytes <= 2 * GENERATION, "{n_bytes}");
+    }
+
+    /// Writes a pack of `entries` (name, bytes) with its index, and opens it.
+    fn pack_of(dir: &Path, entries: &[([u8; 20], Vec<u8>)]) -> Pack {
+        let mut pack = [&b"PACK\0\0\0\x02"[..], &(entries.len() as u32).to_be_bytes()].concat();
+        let mut idx = b"\xfftOc\0\0\0\x02".to_vec();
+        for first in 0..=255 {
+            idx.extend((entries.iter().filter(|(name, _)| name[0] <= first).count() as u32).to_be_bytes());
+        }
+        idx.extend(entries.iter().flat_map(|(name, _)| *name));
+        idx.extend(entries.iter().flat_map(|_| [0; 4]));
+        for (_, bytes) in entries {
+            idx.extend((pack.len() as u32).to_be_bytes());
+            pack.extend(bytes);
+        }
+        pack.extend([1; 20]);
+        idx.extend([1; 40]);
+        let path = dir.join("pack-x.idx");
+        std::fs::write(&path, idx).unwrap();
+        std::fs::write(path.with_extension("pack"), pack).unwrap();
+        Pack::open(&path, u64::MAX).unwrap()
+    }
+
+    fn deflated(bytes: &[u8]) -> Vec<u8> {
+        use std::io::Write;
+        let mut out = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        out.write_all(bytes).unwrap();
+        out.finish().unwrap()
+    }
+
+    #[test]
+    fn a_circle_of_deltas_and_a_size_that_is_a_lie_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let delta_from = |name: u8| [&[0x73][..], &[name; 20], &deflated(&[1, 1, 0x90])].concat();
+        let lie = [&[0xbf, 0xff, 0xff, 0xff, 0x3f][..], &deflated(b"short")].concat();
+        let bomb = [&[0x35][..], &deflated(&[0; 1_000_000])].concat();
+        let entries =
+            [([1; 20], delta_from(2)), ([2; 20], delta_from(1)), ([3; 20], lie), ([4; 20], bomb), ([5; 20], delta_from(9))];
+        let pack = pack_of(dir.path(), &entries);
+        let (shared, mut reader) = (Shared::default(), Reader::new());
+        for (n, words) in [(1, "never ends"), (2, "never ends"), (3, "another size"), (4, "another size"), (5, "not in the pack")]
+        {
+            let offset = pack.find(&Oid::Sha1([n; 20]), &shared).unwrap().unwrap();
+            let error = pack.read(offset, &shared, &mut reader).unwrap_err();
+            assert_eq!(error.kind(), Kind::Corrupt, "{error:#}");
+            assert!(format!("{error:#}").contains(words), "{error:#}");
+        }
+    }
+}

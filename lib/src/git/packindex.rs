@@ -72,7 +72,7 @@ impl PackIndex {
         }
         // Names are evenly spread hashes, so that the first guess nearly always meets the right block.
         let key = u32::from_be_bytes(name[1..5].try_into().expect("BUG: 4 bytes are 4 bytes"));
-        let mut guess = low + (u64::from(key) * (high - low) >> 32);
+        let mut guess = low + ((u64::from(key) * (high - low)) >> 32);
         let mut buffer = [0; NAMES_PER_READ as usize * 20];
         while low < high {
             let start = guess.saturating_sub(NAMES_PER_READ / 2).clamp(low, high.saturating_sub(NAMES_PER_READ).max(low));
@@ -277,7 +277,7 @@ mod tests {
             assert_eq!(error.map(|error| error.kind()), Some(Kind::Corrupt), "{length} bytes");
         }
         let check = |bytes: &[u8], kind: Kind, words: &str| {
-            let error = open(bytes, u64::MAX).err().expect("refused");
+            let error = open(bytes, u64::MAX).expect_err("refused");
             assert_eq!(error.kind(), kind);
             assert!(format!("{error:#}").contains(words), "{error:#}");
         };
