@@ -13,14 +13,15 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::Repo;
 use super::pathset::PathSet;
 use super::remove::remove_file;
-use super::scan::{What, join, split};
+use super::scan::{Change, What, join, split};
 use super::status::compare_trees;
 use super::tree::{Item, Listing, Node};
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::file::write::{ChunkSink, cut_file};
-use crate::git::Oid;
+use crate::git::index::Index;
+use crate::git::{Oid, name};
 use crate::metadata::{self, Metadata, Names};
 use crate::progress::Progress;
 use crate::safepath::{self, Dir, FileKind, Stat};
@@ -89,6 +90,18 @@ pub struct Restored {
 ///
 /// What is there and not in `tree` stays. Whatever could not be done is in the warnings of `progress`.
 pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, progress: &Progress) -> Result<Restored> {
+    replace(repo, tree, target, options, &Removal::default(), progress)
+}
+
+/// Restores `tree`, and removes what is owned and not in it: in the midst, so that directories get their times when their names are settled.
+fn replace(
+    repo: &Repo,
+    tree: Oid,
+    target: &Dir,
+    options: &RestoreOptions,
+    removal: &Removal,
+    progress: &Progress,
+) -> Result<Restored> {
     let root = Node::root(repo, tree)?;
     let run = Run {
         repo,
@@ -98,12 +111,15 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
         progress,
         names: names_for(target, &root, repo, options)?,
         ours: repo.places.identities(),
+        target_dev: target.stat_self()?.dev,
         queue: Mutex::default(),
         wake: Condvar::new(),
         out: Mutex::default(),
         links: Mutex::default(),
         linked: Mutex::default(),
         failed: Mutex::default(),
+        is_going: removal.before.iter().cloned().collect(),
+        filesystems: Mutex::default(),
         dirs: Mutex::default(),
         n_seen: AtomicU64::new(0),
         n_bytes: AtomicU64::new(0),
@@ -113,8 +129,9 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
     if let Some(path) = run.missing_path(root.clone())? {
         return Err(Error::new(Kind::NotFound, format!("'{}' is not in the source", path.escape_ascii())));
     }
+    run.remove(&removal.before)?;
     let source = root.clone();
-    run.queue().jobs.push(Job { node: root, dir: Some(Arc::new(target.try_clone()?)), is_new: false });
+    run.queue().jobs.push(Job { node: root, dir: Some(Arc::new(target.try_clone()?)), name: None, is_new: false });
     std::thread::scope(|scope| {
         for _ in 0..repo.settings.n_threads {
             scope.spawn(|| run.work());
@@ -125,9 +142,10 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
     }
     run.unlink_foreign()?;
     run.link(&source)?;
+    run.remove(&removal.after)?;
     run.finish_dirs()?;
     if !options.dry_run {
-        target.sync_filesystem().context(|| "cannot sync the target")?;
+        run.sync()?;
     }
     let mut steps = run.out.into_inner().expect(POISONED);
     steps.sort();
@@ -145,26 +163,46 @@ pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, 
     let _lock = repo.lock()?;
     let root = Dir::open(&repo.places.work_tree).context(|| format!("cannot open '{}'", repo.places.work_tree.display()))?;
     let source = repo.source_tree(rev)?;
-    let mut restored = restore(repo, source, &root, options, progress)?;
     let owned = repo.source_tree(None)?;
-    if owned == source {
-        return Ok(restored);
-    }
-    let selected = options.selected();
-    for change in compare_trees(repo, owned, source)?.into_iter().rev() {
-        let is_wanted = selected.covers(&change.path);
-        if change.what == What::Deleted && is_wanted && is_there(&root, &change.path) {
-            if !options.dry_run {
-                remove_file(&root, &change.path).context(|| format!("cannot remove '{}'", change.path.escape_ascii()))?;
+    let changes = if owned == source { Vec::new() } else { compare_trees(repo, owned, source)? };
+    replace(repo, source, &root, options, &Removal::new(&root, &repo.index()?, changes, options), progress)
+}
+
+/// What is owned and not in the source, in the order in which it can be removed.
+#[derive(Default)]
+struct Removal {
+    /// What stands in the way: a directory, with all below it, where the source has a file.
+    before: Vec<Vec<u8>>,
+    /// All else.
+    after: Vec<Vec<u8>>,
+}
+
+impl Removal {
+    fn new(root: &Dir, index: &Index, changes: Vec<Change>, options: &RestoreOptions) -> Self {
+        let selected = options.selected();
+        let paths_of = |is_meant: fn(What) -> bool| -> HashSet<Vec<u8>> {
+            changes.iter().filter(|change| is_meant(change.what)).map(|change| change.path.clone()).collect()
+        };
+        let added = paths_of(|what| what == What::Added);
+        let there = paths_of(|what| what != What::Deleted);
+        let gone = changes.into_iter().rev().filter(|change| change.what == What::Deleted).map(|change| change.path);
+        let is_dir = |path: &[u8]| root.open_path(path).is_ok();
+        let mut removal = Self::default();
+        // The deepest first.
+        for path in gone.filter(|path| selected.covers(path)) {
+            let mut above = std::iter::successors(Some(split(&path).0), |dir| (!dir.is_empty()).then(|| split(dir).0));
+            if index.lookup(&name::meta_path(&path)).is_some() && !is_dir(&path) {
+                continue; // what took the place of a directory is not ours
             }
-            restored.steps.push(Step { path: change.path, action: Action::Remove });
+            match there.contains(&path) {
+                true if is_dir(&path) => removal.before.push(path),
+                true => (), // the source has something else there, which takes its place
+                false if above.any(|dir| added.contains(dir)) => removal.before.push(path),
+                false => removal.after.push(path),
+            }
         }
+        removal
     }
-    if !options.dry_run {
-        root.sync_filesystem().context(|| "cannot sync the work tree")?;
-    }
-    restored.steps.sort();
-    Ok(restored)
 }
 
 fn is_there(root: &Dir, path: &[u8]) -> bool {
@@ -195,6 +233,8 @@ struct Job {
     node: Node,
     /// Where; `None` in a dry run, below a directory that would be made.
     dir: Option<Arc<Dir>>,
+    /// The name in `dir` if that is not yet the directory itself: so that few are open at once.
+    name: Option<Vec<u8>>,
     /// Whether this run made it, so that nothing can be in it.
     is_new: bool,
 }
@@ -228,6 +268,7 @@ struct Run<'a> {
     progress: &'a Progress,
     names: Names,
     ours: Vec<((u32, u32), u64)>,
+    target_dev: (u32, u32),
     queue: Mutex<Queue>,
     wake: Condvar,
     out: Mutex<Vec<Step>>,
@@ -237,6 +278,10 @@ struct Run<'a> {
     linked: Mutex<Vec<(Link, u32)>>,
     /// Paths that could not be restored.
     failed: Mutex<HashSet<Vec<u8>>>,
+    /// Directories that are removed before anything else is done.
+    is_going: HashSet<Vec<u8>>,
+    /// One directory of each filesystem below the target.
+    filesystems: Mutex<BTreeMap<(u32, u32), Arc<Dir>>>,
     dirs: Mutex<Vec<(Vec<u8>, Metadata)>>,
     n_seen: AtomicU64,
     n_bytes: AtomicU64,
@@ -308,17 +353,44 @@ impl Run<'_> {
         }
     }
 
-    fn directory(&self, job: Job, batch: &mut Batch, content: &mut Vec<u8>) -> Result<()> {
-        let listing = job.node.list(self.repo)?;
+    /// Opens the directory of a job.
+    fn open(&self, job: &mut Job) -> Result<()> {
+        let (Some(parent), Some(name)) = (&job.dir, job.name.take()) else { return Ok(()) };
+        let dir = Arc::new(parent.open_dir(&name)?);
+        let stat = dir.stat_self()?;
+        if self.ours.contains(&(stat.dev, stat.ino)) {
+            return Err(Error::new(Kind::Refused, "is the repository or the chunk store itself"));
+        }
+        if stat.dev != self.target_dev {
+            self.filesystems.lock().expect(POISONED).entry(stat.dev).or_insert_with(|| dir.clone());
+        }
+        job.dir = Some(dir);
+        Ok(())
+    }
+
+    fn directory(&self, mut job: Job, batch: &mut Batch, content: &mut Vec<u8>) -> Result<()> {
+        if let Err(error) = self.open(&mut job) {
+            return self.or_warn(&job.node.path, Err(error));
+        }
         let path = &job.node.path;
+        let listing = match job.node.list(self.repo) {
+            Ok(listing) => listing,
+            Err(error) => return self.or_warn(path, Err(error)),
+        };
+        for name in &listing.submodules {
+            let path = join(path, name);
+            if self.is_selected(&path) {
+                self.or_warn(&path, Err(Error::new(Kind::Unsupported, "is a submodule, which has no content here")))?;
+            }
+        }
         if let Some(dir) = &job.dir
             && !job.is_new
             && !self.options.dry_run
         {
             remove_leftovers(dir)?;
         }
-        // A directory that was made on the way to a selected one is made as it was, too.
-        if listing.is_recorded && (self.is_selected(path) || job.is_new) {
+        // A directory that this run made needs its metadata, also if it only leads to what was asked for or comes from a plain clone.
+        if self.is_selected(path) && listing.is_recorded || job.is_new {
             self.note_dir(&job, &listing)?;
         }
         self.count(0);
@@ -348,17 +420,13 @@ impl Run<'_> {
     fn enter(&self, job: &Job, name: &[u8], node: Node) -> Result<()> {
         let Some(parent) = &job.dir else {
             self.step(&node.path, Action::Create);
-            self.push(Job { node, dir: None, is_new: true });
+            self.push(Job { node, dir: None, name: None, is_new: true });
             return Ok(());
         };
         let there = if job.is_new { None } else { parent.stat(name)? };
         match there {
             Some(stat) if stat.kind == FileKind::Dir => {
-                if self.ours.contains(&(stat.dev, stat.ino)) {
-                    return Err(Error::new(Kind::Refused, "is the repository or the chunk store itself"));
-                }
-                let dir = Some(Arc::new(parent.open_dir(name)?));
-                self.push(Job { node, dir, is_new: false });
+                self.push(Job { node, dir: Some(parent.clone()), name: Some(name.to_vec()), is_new: false });
                 return Ok(());
             }
             Some(_) if self.options.dry_run => self.step(&node.path, Action::Replace),
@@ -370,12 +438,11 @@ impl Run<'_> {
             None => self.step(&node.path, Action::Create),
         }
         if self.options.dry_run {
-            self.push(Job { node, dir: None, is_new: true });
+            self.push(Job { node, dir: None, name: None, is_new: true });
             return Ok(());
         }
         parent.make_dir(name)?;
-        let dir = Some(Arc::new(parent.open_dir(name)?));
-        self.push(Job { node, dir, is_new: true });
+        self.push(Job { node, dir: Some(parent.clone()), name: Some(name.to_vec()), is_new: true });
         Ok(())
     }
 
@@ -411,6 +478,9 @@ impl Run<'_> {
         let stored = Stored::of(self.repo, item)?;
         let mut old = None;
         match there {
+            Some(stat) if stat.kind == FileKind::Dir && self.options.dry_run && self.is_going.contains(spot.path) => {
+                self.step(spot.path, Action::Replace);
+            }
             Some(stat) if stat.kind == FileKind::Dir => {
                 return Err(Error::new(Kind::Refused, "a directory is in the place of a file; move it away first"));
             }
@@ -541,7 +611,7 @@ impl Run<'_> {
             batch.n_dirs = 0;
             return Ok(());
         }
-        self.target.sync_filesystem().context(|| "cannot sync the target")?;
+        self.sync()?;
         for staged in batch.files.drain(..) {
             let result = self.publish(&staged);
             if result.is_err() {
@@ -551,6 +621,13 @@ impl Run<'_> {
         }
         *batch = Batch::default();
         Ok(())
+    }
+
+    /// Returns once everything written below the target, also to filesystems mounted there, would survive a power cut.
+    fn sync(&self) -> Result<()> {
+        let mounted: Vec<Arc<Dir>> = self.filesystems.lock().expect(POISONED).values().cloned().collect();
+        let all = std::iter::once(self.target).chain(mounted.iter().map(Arc::as_ref));
+        all.into_iter().try_for_each(Dir::sync_filesystem).context(|| "cannot sync the target")
     }
 
     fn publish(&self, staged: &Staged) -> Result<()> {
@@ -585,6 +662,23 @@ impl Run<'_> {
                 self.flush(&mut batch)
             });
             self.or_warn(&link.path, result)?;
+        }
+        Ok(())
+    }
+
+    /// Removes paths that are owned and not in the source; a directory only if nothing is left in it.
+    fn remove(&self, paths: &[Vec<u8>]) -> Result<()> {
+        for path in paths.iter().filter(|path| is_there(self.target, path)) {
+            if !self.options.dry_run {
+                let (parent, name) = split(path);
+                let dir = self.target.open_path(parent);
+                let result = dir.and_then(|dir| clear_flags(&dir, name)).and_then(|()| remove_file(self.target, path));
+                self.or_warn(path, result.context(|| "cannot be removed"))?;
+                if is_there(self.target, path) {
+                    continue;
+                }
+            }
+            self.step(path, Action::Remove);
         }
         Ok(())
     }

@@ -30,6 +30,8 @@ pub struct Listing {
     pub files: BTreeMap<Vec<u8>, Item>,
     /// Directories, by name.
     pub dirs: BTreeMap<Vec<u8>, Node>,
+    /// Names of submodules, which have no content here.
+    pub submodules: Vec<Vec<u8>>,
 }
 
 /// An entry that is not a directory.
@@ -74,6 +76,7 @@ impl Node {
         let read = |tree: Option<Oid>| tree.map_or(Ok(Vec::new()), |tree| repo.objects.tree(&tree));
         let mut contents: BTreeMap<Vec<u8>, (Oid, GitKind)> = BTreeMap::new();
         let mut dirs: BTreeMap<Vec<u8>, Self> = BTreeMap::new();
+        let mut submodules = Vec::new();
         let mut add = |entry: TreeEntry, entry_name: Vec<u8>, slot: fn(&mut Self) -> &mut Option<Oid>| -> Result<()> {
             safepath::check_name(&entry_name)?;
             let git = match entry.mode {
@@ -87,8 +90,8 @@ impl Node {
                     return Ok(());
                 }
                 GITLINK => {
-                    let shown = entry_name.escape_ascii();
-                    return Err(Error::new(Kind::Unsupported, format!("'{shown}' is a submodule, which has no content here")));
+                    submodules.push(entry_name);
+                    return Ok(());
                 }
                 mode => return Err(Error::new(Kind::Refused, format!("'{}' has mode {mode:o}", entry_name.escape_ascii()))),
             };
@@ -129,7 +132,7 @@ impl Node {
         if let Some(both) = files.keys().find(|entry_name| dirs.contains_key(*entry_name)) {
             return Err(Error::new(Kind::Refused, format!("'{}' is both a file and a directory", both.escape_ascii())));
         }
-        Ok(Listing { metadata, is_recorded, files, dirs })
+        Ok(Listing { metadata, is_recorded, files, dirs, submodules })
     }
 }
 
