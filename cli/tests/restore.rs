@@ -136,7 +136,7 @@ fn what_cannot_be_restored_does_not_keep_the_rest_from_it() {
          gdo git update-ref refs/heads/odd $(GIT_DIR=.git git commit-tree -m odd $tree)",
     );
     let run = world.gdo(&["restore", "--source", "odd", "--target", "../target"]);
-    assert_eq!(run.code, 3, "{}", run.err);
+    assert_eq!(run.code, 8, "{}", run.err);
     assert_eq!(world.read("../target/a"), "1");
     assert!(run.err.contains("'sub': is a submodule") && run.err.contains("'d': cannot read stored directory"), "{}", run.err);
 }

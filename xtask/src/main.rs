@@ -7,6 +7,7 @@ mod bench;
 mod command;
 mod compare;
 mod fixtures;
+mod fuzz;
 mod packages;
 mod test;
 
@@ -24,7 +25,8 @@ usage: cargo xtask <verb>
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
   fixture NAME DIR                   one of the trees that the tests use; without NAME: lists them
   bench [--quick] [--write] [--only SET] [--media BYTES] [--gdo PROGRAM] [--scratch DIR]
-                                     the program beside restic, borg, tar and cp, as a markdown table";
+                                     the program beside restic, borg, tar and cp, as a markdown table
+  fuzz [--seconds N] [TARGET...]     every decoder under hostile input, 60 seconds each; needs the nightly toolchain";
 
 type Verb = fn(Vec<OsString>) -> Result<ExitCode>;
 
@@ -34,6 +36,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("compare", compare::main),
     ("fixture", fixtures::main),
     ("bench", bench::main),
+    ("fuzz", fuzz::main),
 ];
 
 fn main() -> ExitCode {

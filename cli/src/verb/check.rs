@@ -17,11 +17,20 @@ pub struct CheckArgs {
     /// Read all stored data
     #[arg(long)]
     data: bool,
+    /// Move damaged chunk packs out of the way, after copying what is sound in them; what is lost can then be stored again
+    #[arg(long)]
+    repair: bool,
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CheckArgs) -> Result<()> {
     let repo = global.repo()?;
     let progress = ui.progress();
+    if args.repair {
+        let damaged = repo.repair(&progress)?;
+        ui.note(format_args!(
+            "repaired {damaged} findings in the chunk store; what was damaged is in its directory 'quarantine'"
+        ))?;
+    }
     let findings = check(&repo, args.data, &progress)?;
     ui.warnings();
     ui.json(|| {

@@ -11,7 +11,8 @@ use crate::ui::Ui;
 
 /// Stop owning paths, and remove them from the disk unless --cached
 ///
-/// What differs from its stored state is not removed from the disk, unless --force.
+/// What differs from its stored state is not removed from the disk, unless --force. In a directory that is owned as a whole the next snapshot takes a
+/// file again that is still there, unless 'info/exclude' in the repository names it.
 #[derive(clap::Args)]
 pub struct RmArgs {
     /// Files and directories

@@ -179,6 +179,9 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 const SETTINGS: &[&str] = &[
     // Git takes a file for clean whose content is: it must not note the times of one whose owner or mode we have yet to see.
     "diff.autoRefreshIndex=false",
+    // Whole packs need not fit into the memory that we may use.
+    "core.packedGitWindowSize=16m",
+    "core.packedGitLimit=64m",
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.fsync=all",

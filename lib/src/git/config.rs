@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 
 use super::command::{Git, list_config};
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
 /// The settings of one repository; every key was checked.
@@ -67,19 +68,24 @@ impl Config {
 }
 
 impl Git {
-    /// Sets one key of the repository's configuration, in the place of any value that it had; the caller syncs.
+    /// Sets one key of the repository's configuration, durably, in the place of any value that it had.
     pub fn set_config(&self, key: &str, value: &str) -> Result<()> {
         check(key, Some(value.as_bytes()))?;
         let path = self.git_dir().join("config");
+        let what = || format!("cannot set '{key}' in '{}'", path.display());
+        // git edits a copy: it would give the new file its name before its content is on the disk.
+        let copy = self.git_dir().join("config.new");
+        std::fs::copy(&path, &copy).context(what)?;
         self.run(&[
             "config".as_ref(),
             "--file".as_ref(),
-            path.as_os_str(),
+            copy.as_os_str(),
             "--replace-all".as_ref(),
             key.as_ref(),
             value.as_ref(),
         ])?;
-        Ok(())
+        durable::publish(&path, &std::fs::read(&copy).context(what)?, 0o600)?;
+        std::fs::remove_file(&copy).context(what)
     }
 }
 

@@ -29,6 +29,10 @@ pub struct Index {
     starts: Vec<u32>,
     /// Second in which the file was written that this was read from; 0 if there was none.
     written_at: i64,
+    /// Checksum of the file that this was read from or written to.
+    checksum: [u8; TRAILER_LEN],
+    /// Whether the disk cache may have been changed by others, so that it vouches for nothing.
+    is_doubted: bool,
 }
 
 /// One entry of the index.
@@ -112,6 +116,7 @@ impl Index {
         }
         let mut bytes = Vec::with_capacity(stat.len() as usize);
         io::Read::read_to_end(&mut file, &mut bytes).context(what)?;
+        let checksum = bytes.last_chunk().copied().unwrap_or_default();
         let mut index = Self::decode(bytes).map_err(|error| {
             let remedy = match error.kind() {
                 Kind::Corrupt => "; remove the file, it is rebuilt from HEAD",
@@ -120,6 +125,7 @@ impl Index {
             error.wrap(format!("{}{remedy}", what()))
         })?;
         index.written_at = stat.mtime();
+        index.checksum = checksum;
         Ok(index)
     }
 
@@ -130,6 +136,21 @@ impl Index {
             2 | 3 => Self::scan(bytes, n_entries, end),
             _ => Self::expand(&bytes[..end], n_entries),
         }
+    }
+
+    /// Returns the checksum of the file that this was read from; all zero if there was none.
+    pub fn checksum(&self) -> [u8; 20] {
+        self.checksum
+    }
+
+    /// Takes the disk cache for worthless: somebody else wrote it, who knows nothing of owners and attributes.
+    pub fn doubt(&mut self) {
+        self.is_doubted = true;
+    }
+
+    /// Says whether the file of entry `at` is as it was when it was stored, by the word of `stat` alone.
+    pub fn vouches_for(&self, at: usize, stat: &Stat) -> bool {
+        !self.is_doubted && self.entry(at).stat.matches(stat)
     }
 
     /// Returns the number of entries.
@@ -178,7 +199,9 @@ impl Index {
     }
 
     /// Replaces the index file of the repository at `git_dir`, durably, or not at all; git's own lock is respected.
-    pub fn write(&self, git_dir: &Path) -> Result<()> {
+    ///
+    /// Returns the checksum of the file.
+    pub fn write(&self, git_dir: &Path) -> Result<[u8; 20]> {
         IndexLock::take(git_dir)?.write(self)
     }
 
@@ -212,7 +235,7 @@ impl Index {
         }
         check_extensions(&bytes[at..end], at)?;
         bytes.truncate(at);
-        Ok(Self { bytes, starts, written_at: 0 })
+        Ok(Self { bytes, starts, ..Self::default() })
     }
 
     /// Undoes the prefix compression of version 4.
@@ -303,14 +326,15 @@ impl IndexLock {
     }
 
     /// Replaces the index file, durably, and gives the lock back.
-    pub fn write(mut self, index: &Index) -> Result<()> {
+    pub fn write(mut self, index: &Index) -> Result<[u8; 20]> {
         let path = self.lock.with_extension("");
         let what = || format!("cannot write index '{}'", path.display());
-        write_to(&mut self.file, index).context(what)?;
+        let checksum = write_to(&mut self.file, index).context(what)?;
         self.file.sync_all().context(what)?;
         fs::rename(&self.lock, &path).context(what)?;
         self.is_done = true;
-        sync_dir(path.parent().expect("BUG: an index has a directory"))
+        sync_dir(path.parent().expect("BUG: an index has a directory"))?;
+        Ok(checksum)
     }
 }
 
@@ -506,7 +530,7 @@ fn encode_entry(entry: &IndexEntry, bytes: &mut Vec<u8>) {
     bytes.resize(start + ((length + 8) & !7), 0);
 }
 
-fn write_to(file: &mut File, index: &Index) -> Result<()> {
+fn write_to(file: &mut File, index: &Index) -> Result<[u8; 20]> {
     let is_extended = index.starts.iter().any(|start| index.bytes[*start as usize + FIXED_LEN] & (EXTENDED >> 8) as u8 != 0);
     let mut header = *b"DIRC\0\0\0\x02\0\0\0\0";
     header[7] = if is_extended { 3 } else { 2 };
@@ -517,7 +541,9 @@ fn write_to(file: &mut File, index: &Index) -> Result<()> {
     hasher.update(body);
     file.write_all(&header)?;
     file.write_all(body)?;
-    Ok(file.write_all(&digest(hasher))?)
+    let checksum = digest(hasher);
+    file.write_all(&checksum)?;
+    Ok(checksum)
 }
 
 fn sha1(bytes: &[u8]) -> [u8; 20] {

@@ -102,7 +102,7 @@ pub fn set(repo: &Repo, pattern: &str, values: &[String]) -> Result<Vec<u8>> {
     let entry = Staged { path: PATH.to_vec(), oid: pack.blob(&new)?, mode: FILE, stat: CachedStat::default() };
     let index = merged(&index, vec![entry], &[])?;
     let kept = pack.finish()?;
-    index.write(&repo.places.git_dir)?;
+    repo.write_index(&index)?;
     crate::durable::sync_filesystem(&repo.places.git_dir)?;
     kept.map_or(Ok(()), Kept::release)?;
     Ok(new)

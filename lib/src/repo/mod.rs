@@ -27,6 +27,7 @@ use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::git::{CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, Objects, Oid, PackWriter, name, write_tree};
 use crate::metadata::DirMetadata;
+use crate::progress::Progress;
 use crate::safepath::{self, FileKind};
 use crate::store::Store;
 
@@ -148,6 +149,9 @@ impl Settings {
     }
 }
 
+/// The file in the state that holds the checksum of the last index we wrote.
+const INDEX_NOTE: &str = "index-checksum";
+
 /// An open repository.
 pub struct Repo {
     /// Where its parts are.
@@ -211,6 +215,20 @@ impl Repo {
         Ok(Self { places, settings, config, git, objects, store })
     }
 
+    /// Moves damaged chunk packs out of the way, after copying what is sound in them; returns how much was found damaged.
+    ///
+    /// A chunk that is lost can be stored again afterwards: the next snapshot of a file that has it does.
+    pub fn repair(&self, progress: &Progress) -> Result<usize> {
+        let _lock = self.lock()?;
+        let n_damaged = self.store.repair(progress)?.len();
+        if n_damaged > 0 {
+            // What the work tree still has is read again, so that lost chunks come back.
+            std::fs::remove_file(self.places.state.join(INDEX_NOTE))
+                .context(|| "cannot forget what the work tree looked like")?;
+        }
+        Ok(n_damaged)
+    }
+
     /// Takes the lock that every change of this instance needs, and clears away what a run that was killed left of git's own locks.
     pub fn lock(&self) -> Result<Lock> {
         let lock = Lock::exclusive(&self.places.state.join("lock"))?;
@@ -223,8 +241,28 @@ impl Repo {
         let path = self.index_path();
         match self.head()? {
             Some(head) if !path.exists() => self.index_of(&self.objects.commit(&head)?.tree),
-            _ => Index::read(&path),
+            _ => {
+                let mut index = Index::read(&path)?;
+                if self.noted_index() != Some(index.checksum()) {
+                    index.doubt();
+                }
+                Ok(index)
+            }
         }
+    }
+
+    /// Replaces the git index, durably, and notes that it is ours.
+    pub fn write_index(&self, index: &Index) -> Result<()> {
+        let checksum = index.write(&self.places.git_dir)?;
+        // Whoever is killed before this line only has to look at everything once more.
+        durable::publish(&self.places.state.join(INDEX_NOTE), &checksum, 0o600)
+    }
+
+    /// Returns the checksum of the last index that we wrote.
+    ///
+    /// Stock git takes a file for clean whose content is, and notes its times: an index that git wrote says nothing about owners and modes.
+    fn noted_index(&self) -> Option<[u8; 20]> {
+        std::fs::read(self.places.state.join(INDEX_NOTE)).ok()?.try_into().ok()
     }
 
     fn index_of(&self, tree: &Oid) -> Result<Index> {

@@ -53,7 +53,7 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
     });
     let index = merged(&index, updates.collect::<Result<_>>()?, &gone)?;
     let kept = pack.finish()?;
-    index.write(&repo.places.git_dir)?;
+    repo.write_index(&index)?;
     crate::durable::sync_filesystem(&repo.places.git_dir)?;
     kept.map_or(Ok(()), Kept::release)?;
     if !options.keep_files {

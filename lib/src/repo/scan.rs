@@ -436,7 +436,7 @@ impl Walker<'_> {
                 Ok(())
             }
             FileKind::File | FileKind::Symlink => match position {
-                Some(position) if self.index.entry(position).stat.matches(&stat) => {
+                Some(position) if self.index.vouches_for(position, &stat) => {
                     self.mark(position);
                     self.progress.add(1, 0);
                     if stat.nlink > 1 {
@@ -557,10 +557,8 @@ impl Walker<'_> {
         if position.is_some() && draft.only.is_some() {
             return Ok(()); // not all of its names are looked at: the next whole look must still see that it changed
         }
-        let is_as_recorded = position.is_some_and(|position| {
-            let cached = &self.index.entry(position).stat;
-            cached.matches(&as_dir_stat(draft.stat, !draft.is_whole))
-        });
+        let is_as_recorded =
+            position.is_some_and(|position| self.index.vouches_for(position, &as_dir_stat(draft.stat, !draft.is_whole)));
         if is_as_recorded {
             return Ok(());
         }

@@ -66,7 +66,7 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     recorded.chunks = stats;
     let kept = pack.finish()?;
     if has_news {
-        index.write(&repo.places.git_dir)?;
+        repo.write_index(&index)?;
     }
     recorded.commit = new_commit;
     if let (Some(commit), Some(info)) = (new_commit, commit) {

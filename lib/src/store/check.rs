@@ -33,7 +33,8 @@ pub struct Finding {
 const CHECKERS: usize = 2;
 
 const INDEX_REMEDY: &str = "nothing: the index was made anew from the packs";
-const PACK_REMEDY: &str = "repair the store, then get the lost chunks again from another host";
+const PACK_REMEDY: &str =
+    "run 'gdo check --repair', then snapshot again what the work tree still has, or get the rest from another copy of the store";
 
 impl Store {
     /// Verifies the index and the table of every pack, and with `read_data` every byte: each pack against its name, each chunk
@@ -181,7 +182,7 @@ impl Store {
                 offset: None,
                 chunk: None,
                 problem: "the index lists this pack, but it is gone, and its chunks with it".to_owned(),
-                remedy: "get the chunks that are missing again from another host; the index was made anew",
+                remedy: "snapshot again what the work tree still has, or get the missing chunks from another copy of the store; the index was made anew",
             })
             .collect())
     }
