@@ -1,2 +1,50 @@
-//! Chores.
-fn main() {}
+//! The repository's chores: `cargo xtask <verb>`.
+//!
+//! Nothing here uses the library: what judges the program must not share its mistakes.
+
+mod acceptance;
+mod bench;
+mod command;
+mod compare;
+mod fixtures;
+mod packages;
+mod test;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use command::{Failure, Result};
+
+const USAGE: &str = "\
+usage: cargo xtask <verb>
+
+  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, acceptance
+  acceptance [--full] [--keep] [--gdo PROGRAM] [--scratch DIR] [--list] [NAME...]
+                                     the program against real trees; --full uses the sizes that the promises are made for
+  compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
+  fixture NAME DIR                   one of the trees that the tests use; without NAME: lists them
+  bench [--quick] [--write] [--only SET] [--media BYTES] [--gdo PROGRAM] [--scratch DIR]
+                                     the program beside restic, borg, tar and cp, as a markdown table";
+
+type Verb = fn(Vec<OsString>) -> Result<ExitCode>;
+
+const VERBS: &[(&str, Verb)] = &[
+    ("test", test::main),
+    ("acceptance", acceptance::main),
+    ("compare", compare::main),
+    ("fixture", fixtures::main),
+    ("bench", bench::main),
+];
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    let name = args.next().unwrap_or_default();
+    let Some((_, verb)) = VERBS.iter().find(|(known, _)| name == **known) else {
+        eprintln!("{USAGE}");
+        return if name == "--help" { ExitCode::SUCCESS } else { ExitCode::from(2) };
+    };
+    verb(args.collect()).unwrap_or_else(|Failure(why)| {
+        eprintln!("error: {why}");
+        ExitCode::from(2)
+    })
+}
