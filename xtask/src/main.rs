@@ -6,6 +6,7 @@ mod acceptance;
 mod bench;
 mod command;
 mod compare;
+mod crash;
 mod fixtures;
 mod packages;
 mod test;
@@ -24,7 +25,10 @@ usage: cargo xtask <verb>
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
   fixture NAME DIR                   one of the trees that the tests use; without NAME: lists them
   bench [--quick] [--write] [--only SET] [--media BYTES] [--gdo PROGRAM] [--scratch DIR]
-                                     the program beside restic, borg, tar and cp, as a markdown table";
+                                     the program beside restic, borg, tar and cp, as a markdown table
+  crash [--full] [--sample N] [--verb V]... [--mode M]... [--fs F]... [--at N] [--without-sync] [--threads N] [--json]
+        [--jobs N] [--gdo PROGRAM] [--scratch DIR]
+                                     verbs stopped at their Nth mutating system call in every way, as a markdown table";
 
 type Verb = fn(Vec<OsString>) -> Result<ExitCode>;
 
@@ -34,6 +38,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("compare", compare::main),
     ("fixture", fixtures::main),
     ("bench", bench::main),
+    ("crash", crash::main),
 ];
 
 fn main() -> ExitCode {
