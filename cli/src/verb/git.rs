@@ -126,7 +126,8 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GitArgs) -> Result<()> {
 /// Runs git with our own streams, and ends as it ends.
 pub fn hand_over(ui: &mut Ui, repo: &Repo, command: &[OsString]) -> Result<()> {
     ui.raw().flush().context(|| "cannot write to standard output")?;
-    let status = repo.git.command(command).status().context(|| "cannot run git; is it installed?")?;
+    let program = std::env::current_exe().context(|| "cannot tell where this program is")?;
+    let status = repo.git.clone().with_program(&program).command(command).status().context(|| "cannot run git; is it installed?")?;
     ui.exit_with(status.code().unwrap_or(crate::exit::BUG.into()) as u8);
     Ok(())
 }

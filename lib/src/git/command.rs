@@ -5,10 +5,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::config::Config;
+use super::config::{Config, METADATA_DRIVER_KEY, metadata_driver};
 use crate::error::{Context, Error, Kind, Result};
 
 /// A repository on which the git program is run.
@@ -17,6 +18,7 @@ pub struct Git {
     git_dir: PathBuf,
     work_tree: Option<PathBuf>,
     identity: Option<Identity>,
+    program: Option<PathBuf>,
 }
 
 /// Who makes a commit or moves a ref.
@@ -38,14 +40,20 @@ impl Git {
                 format!("'{}' is not a repository; make one with 'gdo init'", git_dir.display()),
             ));
         }
-        let git = Self { git_dir, work_tree: None, identity: None };
+        let git = Self { git_dir, work_tree: None, identity: None, program: None };
         let config = Config::read(&git)?;
         Ok((git, config))
     }
 
     /// Takes a repository whose configuration we wrote a moment ago, or that is about to be checked.
     pub(super) fn at(git_dir: &Path) -> Self {
-        Self { git_dir: git_dir.to_owned(), work_tree: None, identity: None }
+        Self { git_dir: git_dir.to_owned(), work_tree: None, identity: None, program: None }
+    }
+
+    /// Sets where this program is, for merges: git starts it to merge metadata. Else it must be in the search path.
+    #[must_use]
+    pub fn with_program(self, program: &Path) -> Self {
+        Self { program: Some(program.to_owned()), ..self }
     }
 
     /// Sets the directory that git takes for the work tree, for commands that compare with one.
@@ -99,9 +107,27 @@ impl Git {
             command.env("GIT_AUTHOR_NAME", name).env("GIT_AUTHOR_EMAIL", email);
             command.env("GIT_COMMITTER_NAME", name).env("GIT_COMMITTER_EMAIL", email);
         }
+        if let Some(program) = &self.program {
+            // Given in the environment, not on the command line, so that the first argument stays git's command.
+            command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", METADATA_DRIVER_KEY);
+            command.env("GIT_CONFIG_VALUE_0", metadata_driver(&shell_quoted(program)));
+        }
         command.args(args);
         command
     }
+}
+
+/// Returns a path as one word for the shell that git starts drivers with.
+fn shell_quoted(path: &Path) -> OsString {
+    let mut quoted = b"'".to_vec();
+    for &b in path.as_os_str().as_bytes() {
+        match b {
+            b'\'' => quoted.extend_from_slice(b"'\\''"),
+            b => quoted.push(b),
+        }
+    }
+    quoted.push(b'\'');
+    OsString::from_vec(quoted)
 }
 
 /// Lists a configuration file as git understands it, without includes and without opening any repository.

@@ -3,6 +3,8 @@
 //! A key that we don't know could name a program (`core.sshCommand`, `filter.*`, `diff.*.textconv`), another file
 //! (`include.path`) or another host (`url.*`); so what is not listed is refused, not only what is known to be bad.
 
+use std::ffi::{OsStr, OsString};
+
 use super::command::{Git, list_config};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -124,6 +126,14 @@ pub(super) fn initial() -> String {
 /// Fails always: two chunk indexes merged line by line would describe a file that never was.
 const CHUNK_INDEX_DRIVER: &str = "false";
 const METADATA_DRIVER: &str = "git-devops merge-metadata %O %A %B %P";
+pub(super) const METADATA_DRIVER_KEY: &str = "merge.devops-meta.driver";
+
+/// Returns the merge driver for metadata with the program at another place than in the search path.
+pub(super) fn metadata_driver(program: &OsStr) -> OsString {
+    let mut driver = program.to_owned();
+    driver.push(METADATA_DRIVER.trim_start_matches("git-devops"));
+    driver
+}
 
 /// Keys without which a power cut loses commits, or git writes a work tree.
 const REQUIRED: &[(&str, &str)] =

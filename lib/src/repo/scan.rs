@@ -22,7 +22,7 @@ use crate::git::pack::PackWriter;
 use crate::git::{ObjectKind, Oid};
 use crate::metadata::{self, DirMetadata, Metadata, Names};
 use crate::progress::Progress;
-use crate::safepath::{self, Dir, FileKind, Stat, Time};
+use crate::safepath::{self, Dir, FileKind, Stat};
 use crate::store::Writer;
 
 /// A file younger than this when it was looked at may change again without a trace in its times: it is looked at again next time.
@@ -817,12 +817,13 @@ fn as_dir_stat(stat: Stat, is_partial: bool) -> Stat {
     Stat { size: if is_partial { PARTIAL.into() } else { 0 }, ..stat }
 }
 
-/// Says whether the file is so young that a later change could leave the same times behind.
+/// Says whether the file was changed so lately, by this machine's clock, that a further change could leave the same `ctime` behind.
+///
+/// A `ctime` in the future says so too: the clock was set back and may come by again. (`mtime` says nothing: anyone can set it.)
 fn is_racy(stat: &Stat) -> bool {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let nanos = |time: Time| i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos);
-    let now = Time { secs: now.tv_sec, nanos: now.tv_nsec as u32 };
-    nanos(now) - nanos(stat.ctime.max(stat.mtime)) < CLOCK_TICK_NANOS && stat.ctime <= now
+    let nanos = |secs: i64, nanos: i64| i128::from(secs) * 1_000_000_000 + i128::from(nanos);
+    nanos(now.tv_sec, now.tv_nsec) - nanos(stat.ctime.secs, stat.ctime.nanos.into()) < CLOCK_TICK_NANOS
 }
 
 /// Returns the work-tree path of a stored file; metadata and what else is ours has none.

@@ -11,7 +11,7 @@ use super::{Place, World, copy, fingerprint, must_name, touched};
 
 /// What is done to the stored tree.
 const DAMAGE: &str = "
-    echo changed >group-00/dir-001/file-000001.conf
+    for file in group-00/dir-001/file-000001.*; do echo changed >$file; done
     chmod 0600 group-00/dir-002/file-000002.*
     rm group-00/dir-003/file-000003.*
     rm -r group-00/dir-004
