@@ -171,8 +171,12 @@ impl Repo {
         durable::create_dir_all(&places.git_dir, 0o700)?;
         if !has_head {
             durable::create_dir_all(&places.state, 0o700)?;
+        }
+        let lock = Lock::exclusive(&places.state.join("lock"))?;
+        if !has_head {
             Git::init(&places.git_dir, branch)?;
         }
+        Git::open(&places.git_dir)?.0.heal_stale_locks(&lock)?;
         durable::create_dir_all(&places.store, 0o700)?;
         Store::create(&places.store)?;
         enrolled::enrol(&places.store, &places.git_dir)?;
