@@ -20,7 +20,7 @@ use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::file::write::{ChunkSink, cut_file};
 use crate::git::Oid;
-use crate::metadata::{self, Metadata, Names};
+use crate::metadata::{self, Flags, Metadata, Names};
 use crate::progress::Progress;
 use crate::safepath::{self, Dir, FileKind, Stat};
 
@@ -80,6 +80,18 @@ pub struct Restored {
 ///
 /// What is there and not in `tree` stays. Whatever could not be done is in the warnings of `progress`.
 pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, progress: &Progress) -> Result<Restored> {
+    restore_and_remove(repo, tree, target, options, Vec::new(), progress)
+}
+
+/// Does the same, and removes the paths `gone`, those of a directory's entries before its own.
+fn restore_and_remove(
+    repo: &Repo,
+    tree: Oid,
+    target: &Dir,
+    options: &RestoreOptions,
+    gone: Vec<Vec<u8>>,
+    progress: &Progress,
+) -> Result<Restored> {
     let root = Node::root(repo, tree)?;
     let run = Run {
         repo,
@@ -112,6 +124,8 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
     }
     run.unlink_foreign()?;
     run.link()?;
+    run.remove(gone)?;
+    // After the last change to any entry: each changes the time of its directory.
     run.finish_dirs()?;
     if !options.dry_run {
         target.sync_filesystem().context(|| "cannot sync the target")?;
@@ -131,25 +145,14 @@ pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, 
     let _lock = repo.lock()?;
     let root = Dir::open(&repo.places.work_tree).context(|| format!("cannot open '{}'", repo.places.work_tree.display()))?;
     let source = repo.source_tree(rev)?;
-    let mut restored = restore(repo, source, &root, options, progress)?;
     let owned = repo.source_tree(None)?;
-    if owned == source {
-        return Ok(restored);
+    let is_wanted = |path: &[u8]| options.paths.is_empty() || options.paths.iter().any(|wanted| is_at_or_below(path, wanted));
+    let mut gone = Vec::new();
+    if owned != source {
+        let changes = compare_trees(repo, owned, source)?.into_iter().rev();
+        gone.extend(changes.filter(|change| change.what == What::Deleted && is_wanted(&change.path)).map(|change| change.path));
     }
-    for change in compare_trees(repo, owned, source)?.into_iter().rev() {
-        let is_wanted = options.paths.is_empty() || options.paths.iter().any(|path| is_at_or_below(&change.path, path));
-        if change.what == What::Deleted && is_wanted && is_there(&root, &change.path) {
-            if !options.dry_run {
-                remove_file(&root, &change.path).context(|| format!("cannot remove '{}'", change.path.escape_ascii()))?;
-            }
-            restored.steps.push(Step { path: change.path, action: Action::Remove });
-        }
-    }
-    if !options.dry_run {
-        root.sync_filesystem().context(|| "cannot sync the work tree")?;
-    }
-    restored.steps.sort();
-    Ok(restored)
+    restore_and_remove(repo, source, &root, options, gone, progress)
 }
 
 fn is_there(root: &Dir, path: &[u8]) -> bool {
@@ -429,7 +432,8 @@ impl Run<'_> {
         };
         // Holes and links were compared as content.
         let have = Metadata { holes: want.holes.clone(), hardlink: want.hardlink.clone(), ..have };
-        let is_right = metadata::differences(want, &have).is_empty();
+        let differences = metadata::differences(want, &have);
+        let is_right = differences.is_empty();
         if stat.nlink > 1 {
             // Its other names, which may not be ours, must not get new metadata. If it is right, the links tell later whether it may stay.
             if is_right {
@@ -440,6 +444,9 @@ impl Run<'_> {
         }
         if is_right {
             return Ok(true);
+        }
+        if !changes_at_once(want, &differences) {
+            return Ok(false);
         }
         self.step(spot.path, Action::Metadata);
         if self.options.dry_run {
@@ -473,6 +480,7 @@ impl Run<'_> {
         let filled = match &file {
             Some(file) => self.fill(file, item, stored, old).and_then(|n_bytes| {
                 self.skipped(spot.path, metadata::apply_to_file(file, &item.metadata, ids)?);
+                self.set_early_flags(file, spot.path, item.metadata.flags)?;
                 Ok(n_bytes)
             }),
             None => metadata::apply_to_entry(spot.dir, &temp, &item.metadata, ids).map(|skipped| {
@@ -532,8 +540,20 @@ impl Run<'_> {
             clear_flags(dir, name)?;
             dir.rename(temp, name).map_err(|_| error)?;
         }
-        if !metadata.flags.is_empty() && metadata.kind == FileKind::File {
+        if !metadata.flags.and(Flags::LOCKING).is_empty() && metadata.kind == FileKind::File {
             self.skipped(path, metadata::apply_flags(&dir.open_file(name)?, metadata.flags)?);
+        }
+        Ok(())
+    }
+
+    /// Sets the flags that a file can have before it gets its name: all but those that forbid to rename it.
+    fn set_early_flags(&self, file: &File, path: &[u8], flags: Flags) -> Result<()> {
+        if flags.is_empty() {
+            return Ok(());
+        }
+        let skipped = metadata::apply_flags(file, flags.without(Flags::LOCKING))?;
+        if flags.and(Flags::LOCKING).is_empty() {
+            self.skipped(path, skipped);
         }
         Ok(())
     }
@@ -618,6 +638,17 @@ impl Run<'_> {
         dir.rename(&temp, name)?;
         if !flags.is_empty() && link.item.metadata.kind == FileKind::File {
             self.skipped(&link.path, metadata::apply_flags(&dir.open_file(name)?, link.item.metadata.flags)?);
+        }
+        Ok(())
+    }
+
+    /// Removes what is owned and not in the source.
+    fn remove(&self, gone: Vec<Vec<u8>>) -> Result<()> {
+        for path in gone.into_iter().filter(|path| is_there(self.target, path)) {
+            if !self.options.dry_run {
+                remove_file(self.target, &path).context(|| format!("cannot remove '{}'", path.escape_ascii()))?;
+            }
+            self.step(&path, Action::Remove);
         }
         Ok(())
     }
@@ -798,6 +829,17 @@ impl Stored {
     }
 }
 
+/// Says whether an entry gets from what differs to what is wanted in one system call, so that nobody can meet a mixture.
+fn changes_at_once(want: &Metadata, differences: &[&str]) -> bool {
+    // A new owner takes setuid, setgid and capabilities away, which come back by other calls.
+    let survives_chown = want.mode & 0o6000 == 0 && want.xattr(b"security.capability").is_none();
+    match differences {
+        ["owner" | "group"] | ["owner", "group"] => survives_chown,
+        ["mode" | "mtime" | "flags"] => true,
+        _ => false,
+    }
+}
+
 fn has_same_chunks(index: &ChunkIndex, file: &File, stat: &Stat) -> Result<bool> {
     let holes = holes_of(file, stat)?;
     let found = cut_file(file, stat.size, &holes, &index.chunker, ChunkSink::Discard, 2, &Progress::default())?;
@@ -842,3 +884,26 @@ fn clear_flags(dir: &Dir, name: &[u8]) -> Result<()> {
 }
 
 const POISONED: &str = "BUG: a thread panicked while it held the lock";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_one_call_changes_is_changed_in_place() {
+        let wanted = |mode, xattrs: &[&[u8]]| Metadata {
+            mode,
+            xattrs: xattrs.iter().map(|name| (name.to_vec(), b"1".to_vec())).collect(),
+            ..Metadata::new(FileKind::File)
+        };
+        let plain = wanted(0o644, &[b"user.x"]);
+        for at_once in [&["mode"][..], &["owner"], &["group"], &["owner", "group"], &["mtime"], &["flags"]] {
+            assert!(changes_at_once(&plain, at_once), "{at_once:?}");
+        }
+        for in_steps in [&["mode", "owner"][..], &["mode", "mtime"], &["xattrs"], &["group", "xattrs"]] {
+            assert!(!changes_at_once(&plain, in_steps), "{in_steps:?}");
+        }
+        assert!(!changes_at_once(&wanted(0o4755, &[]), &["owner"]), "chown takes setuid away");
+        assert!(!changes_at_once(&wanted(0o755, &[b"security.capability"]), &["group"]), "and capabilities");
+    }
+}
