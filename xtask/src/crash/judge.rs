@@ -43,9 +43,14 @@ pub fn state(place: &Place, reference: &Reference, verb: &Verb, is_done: bool) -
 
 /// Runs the verb again and judges what it reached.
 pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
-    let result = run(&mut place.gdo(verb.args)).and_then(|outcome| outcome.exits(0));
+    // What is removed can't be removed again: that is said, and nothing is wrong.
+    let may_refuse = verb.name == "rm" && finished(place, reference, verb).is_ok();
+    let result = run(&mut place.gdo(verb.args)).and_then(|outcome| match outcome.code {
+        NOT_FOUND if may_refuse => Ok(outcome),
+        _ => outcome.exits(0),
+    });
     if let Err(why) = result {
-        return vec![format!("the next run fails: {}", why.0)];
+        return vec![format!("the next run fails: {}", why.0.replace('\n', "; "))];
     }
     let mut problems = Vec::new();
     let mut note = |result: Result| problems.extend(result.err().map(|why| format!("after the next run: {}", why.0)));
@@ -55,6 +60,9 @@ pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
     note(leftovers(place));
     problems
 }
+
+/// The exit code for: there is no such thing.
+const NOT_FOUND: i32 = 9;
 
 fn fsck(place: &Place) -> Result {
     let outcome = run(&mut place.git(&["fsck", "--strict", "--full"]))?;

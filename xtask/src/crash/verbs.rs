@@ -145,7 +145,7 @@ fn two_commits(place: &Place) -> Result {
 
 fn large(place: &Place) -> Result {
     one_commit(place)?;
-    std::fs::write(place.work().join("dir/huge"), fixtures::Seeded::new(3).bytes(12 << 20))?;
+    std::fs::write(place.work().join("dir/huge"), fixtures::Seeded::new(3).bytes(3 << 20))?;
     Ok(())
 }
 
