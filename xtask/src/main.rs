@@ -19,7 +19,7 @@ use command::{Failure, Result};
 const USAGE: &str = "\
 usage: cargo xtask <verb>
 
-  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, acceptance
+  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, acceptance
   acceptance [--full] [--keep] [--gdo PROGRAM] [--scratch DIR] [--list] [NAME...]
                                      the program against real trees; --full uses the sizes that the promises are made for
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one

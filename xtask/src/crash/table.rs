@@ -51,8 +51,11 @@ impl Row {
     }
 }
 
-/// The ways in the columns of the table.
-const COLUMNS: &[(&str, fn(&Row) -> bool)] = &[
+/// A column: its title, and which sweeps are in it.
+type Column = (&'static str, fn(&Row) -> bool);
+
+/// The ways to stop a verb, as the table groups them.
+const COLUMNS: &[Column] = &[
     ("kill -9", |row| row.mode == "kill"),
     ("power cut", |row| row.mode == "cut"),
     ("power cut, journal committed", |row| row.mode == "cut-journal"),
