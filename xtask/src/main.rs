@@ -6,6 +6,7 @@ mod acceptance;
 mod bench;
 mod command;
 mod compare;
+mod crash;
 mod fixtures;
 mod fuzz;
 mod packages;
@@ -19,14 +20,17 @@ use command::{Failure, Result};
 const USAGE: &str = "\
 usage: cargo xtask <verb>
 
-  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, acceptance
+  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, acceptance
   acceptance [--full] [--keep] [--gdo PROGRAM] [--scratch DIR] [--list] [NAME...]
                                      the program against real trees; --full uses the sizes that the promises are made for
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
   fixture NAME DIR                   one of the trees that the tests use; without NAME: lists them
   bench [--quick] [--write] [--only SET] [--media BYTES] [--gdo PROGRAM] [--scratch DIR]
                                      the program beside restic, borg, tar and cp, as a markdown table
-  fuzz [--seconds N] [TARGET...]     every decoder under hostile input, 60 seconds each; needs the nightly toolchain";
+  fuzz [--seconds N] [TARGET...]     every decoder under hostile input, 60 seconds each; needs the nightly toolchain
+  crash [--full] [--sample N] [--verb V]... [--mode M]... [--fs F]... [--at N] [--without-sync] [--threads N] [--json]
+        [--jobs N] [--gdo PROGRAM] [--scratch DIR]
+                                     verbs stopped at their Nth mutating system call in every way, as a markdown table";
 
 type Verb = fn(Vec<OsString>) -> Result<ExitCode>;
 
@@ -37,6 +41,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("fixture", fixtures::main),
     ("bench", bench::main),
     ("fuzz", fuzz::main),
+    ("crash", crash::main),
 ];
 
 fn main() -> ExitCode {

@@ -33,6 +33,7 @@ const STEPS: &[Step] = &[
         args: &["doc", "--quiet", "--workspace", "--no-deps"],
         env: &[("RUSTDOCFLAGS", "-Dwarnings")],
     },
+    Step { name: "crash", program: "cargo", args: &["xtask", "crash"], env: &[] },
     Step { name: ACCEPTANCE, program: "cargo", args: &["xtask", "acceptance"], env: &[] },
 ];
 

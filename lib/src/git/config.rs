@@ -4,10 +4,12 @@
 //! (`include.path`) or another host (`url.*`); so what is not listed is refused, not only what is known to be bad.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 
 use super::command::{Git, list_config};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
+use crate::safepath::TEMP_PREFIX;
 
 /// The settings of one repository; every key was checked.
 #[derive(Clone, Debug, Default)]
@@ -68,24 +70,23 @@ impl Config {
 }
 
 impl Git {
-    /// Sets one key of the repository's configuration, durably, in the place of any value that it had.
+    /// Sets one key of the repository's configuration, in the place of any value that it had, durably.
+    ///
+    /// Git edits a copy, because it renames what it wrote without a sync: a power cut could leave an empty configuration, and with it no repository.
+    /// Two callers at once lose one of the settings, but never the file.
     pub fn set_config(&self, key: &str, value: &str) -> Result<()> {
         check(key, Some(value.as_bytes()))?;
         let path = self.git_dir().join("config");
-        let what = || format!("cannot set '{key}' in '{}'", path.display());
-        // git edits a copy: it would give the new file its name before its content is on the disk.
-        let copy = self.git_dir().join("config.new");
-        std::fs::copy(&path, &copy).context(what)?;
-        self.run(&[
-            "config".as_ref(),
-            "--file".as_ref(),
-            copy.as_os_str(),
-            "--replace-all".as_ref(),
-            key.as_ref(),
-            value.as_ref(),
-        ])?;
-        durable::publish(&path, &std::fs::read(&copy).context(what)?, 0o600)?;
-        std::fs::remove_file(&copy).context(what)
+        let copy = self.git_dir().join(format!("{}config", String::from_utf8_lossy(TEMP_PREFIX)));
+        let edited = fs::copy(&path, &copy).map_err(Error::from).and_then(|_| {
+            let options: [&OsStr; 6] =
+                ["config".as_ref(), "--file".as_ref(), copy.as_ref(), "--replace-all".as_ref(), key.as_ref(), value.as_ref()];
+            self.run(&options)?;
+            Ok(fs::read(&copy)?)
+        });
+        // What can't be removed is met as a leftover by the next run.
+        let _ = fs::remove_file(&copy);
+        durable::publish(&path, &edited.context(|| format!("cannot set '{key}' in '{}'", path.display()))?, 0o600)
     }
 }
 

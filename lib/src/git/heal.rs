@@ -48,9 +48,19 @@ fn clear(dir: &Path, is_deep: bool) -> Result<usize> {
 fn is_leftover(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     name.ends_with(b".lock")
+        || name == b"packed-refs.new"
+        || name == b"gc.pid" && !is_held_by_git(path)
         || name.starts_with(TEMP_PREFIX)
         // Someone else's guard says something else, and stays.
         || name.ends_with(b".keep") && fs::read(path).is_ok_and(|note| note == KEEP_NOTE)
+}
+
+/// Says whether the process that a `gc.pid` names may be a git: git itself takes any process with that number for one, even a dead one.
+fn is_held_by_git(path: &Path) -> bool {
+    let Ok(note) = fs::read_to_string(path) else { return true };
+    let Some(status) = note.split(' ').next().map(|number| Path::new("/proc").join(number).join("stat")) else { return true };
+    // As in '42 (git) S 1': dead is Z.
+    fs::read_to_string(status).is_ok_and(|status| status.contains(" (git) ") && !status.contains(") Z "))
 }
 
 #[cfg(test)]
@@ -67,18 +77,43 @@ mod tests {
             "HEAD.lock",
             "index.lock",
             "packed-refs.lock",
+            "packed-refs.new",
+            "gc.pid",
             "refs/heads/a/b.lock",
             "objects/pack/.gdo-tmp-1",
             "objects/pack/pack-1.keep",
         ];
         let kept = ["devops/store/x.lock", "objects/pack/pack-2.keep", "refs/heads/a/block"];
+        let own = format!("{} host", std::process::id());
+        let content = |name: &str| match name {
+            "objects/pack/pack-1.keep" => KEEP_NOTE,
+            "gc.pid" => own.as_bytes(),
+            _ => b"mine",
+        };
         for name in stale.iter().chain(&kept) {
-            fs::write(dir.path().join(name), if name.ends_with("pack-1.keep") { KEEP_NOTE } else { b"mine" }).unwrap();
+            fs::write(dir.path().join(name), content(name)).unwrap();
         }
         let lock = Lock::exclusive(&dir.path().join("devops/lock")).unwrap();
         assert_eq!(git.heal_stale_locks(&lock).unwrap(), stale.len());
         assert!(stale.iter().all(|name| !dir.path().join(name).exists()));
         assert!(kept.iter().all(|name| dir.path().join(name).exists()));
         assert_eq!(git.heal_stale_locks(&lock).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_running_git_gc_keeps_its_note() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = Git::init(dir.path(), "main").unwrap();
+        let mut running = git.command(&["cat-file", "--batch"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        fs::write(dir.path().join("gc.pid"), format!("{} host", running.id())).unwrap();
+        let lock = Lock::exclusive(&dir.path().join("devops-lock")).unwrap();
+        assert_eq!(git.heal_stale_locks(&lock).unwrap(), 0);
+        running.kill().unwrap();
+        // Dead, and nobody has waited for it: its number is still taken.
+        while git.heal_stale_locks(&lock).unwrap() == 0 {
+            std::thread::yield_now();
+        }
+        running.wait().unwrap();
+        assert!(!dir.path().join("gc.pid").exists());
     }
 }

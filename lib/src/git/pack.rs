@@ -258,8 +258,7 @@ impl Pack {
 
         let pack = dir.join(format!("pack-{}.pack", oid_from(trailer)));
         let kept = Kept { pack: pack.clone(), n_objects, is_released: false };
-        let keep = pack.with_extension("keep");
-        fs::write(&keep, KEEP_NOTE).context(|| format!("cannot write '{}'", keep.display()))?;
+        write_guard(&pack.with_extension("keep"))?;
         let mut index = Temp::beside(&pack, 0o444)?;
         self.records.sort_unstable_by_key(|record| record.name);
         write_index(&mut index.file, &self.records, trailer).context(|| "cannot write a pack index")?;
@@ -273,6 +272,12 @@ impl Pack {
         }
         Ok(Some(kept))
     }
+}
+
+/// Writes a guard whose note would survive a power cut: one that is empty could be anybody's, and would stay for ever.
+fn write_guard(keep: &Path) -> Result<()> {
+    let written = fs::File::create(keep).and_then(|mut file| file.write_all(KEEP_NOTE).and_then(|()| file.sync_all()));
+    written.context(|| format!("cannot write '{}'", keep.display()))
 }
 
 /// Keeps positions in records and in stored names apart within 32 bits.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
+use crate::safepath::TEMP_PREFIX;
 
 const FILE: &str = "repositories";
 const LOCK: &str = "repositories.lock";
@@ -20,7 +21,8 @@ pub fn enrol(store: &Path, git_dir: &Path) -> Result<()> {
     if list(store)?.contains(&git_dir) {
         return Ok(()); // as nearly always: nobody has to wait
     }
-    let _lock = Lock::exclusive(&store.join(LOCK))?;
+    let lock = Lock::exclusive(&store.join(LOCK))?;
+    clear_leftovers(store, &lock)?;
     let mut all = list(store)?;
     if all.contains(&git_dir) {
         return Ok(());
@@ -46,17 +48,31 @@ pub fn list(store: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
+/// Removes the temporary files that an init which was killed left at the top of the store: they are made under the lock, or before there is a store.
+fn clear_leftovers(store: &Path, _held: &Lock) -> Result<()> {
+    let what = || format!("cannot clear '{}'", store.display());
+    for entry in std::fs::read_dir(store).context(what)? {
+        let entry = entry.context(what)?;
+        if entry.file_name().as_bytes().starts_with(TEMP_PREFIX) {
+            std::fs::remove_file(entry.path()).context(what)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_repository_is_noted_once() {
+    fn a_repository_is_noted_once_and_leftovers_of_a_dead_run_go() {
         let store = tempfile::tempdir().unwrap();
+        std::fs::write(store.path().join(".gdo-tmp-1"), "half").unwrap();
         for git_dir in ["/a/.git", "/b/.git", "/a/.git"] {
             enrol(store.path(), Path::new(git_dir)).unwrap();
         }
         assert_eq!(list(store.path()).unwrap(), ["/a/.git", "/b/.git"].map(PathBuf::from));
+        assert!(!store.path().join(".gdo-tmp-1").exists());
         std::fs::write(store.path().join(FILE), "/a/.git\nrelative\n").unwrap();
         assert_eq!(list(store.path()).unwrap_err().kind(), Kind::Corrupt);
     }

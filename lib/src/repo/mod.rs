@@ -185,10 +185,15 @@ impl Repo {
         durable::create_private_dir(&places.git_dir)?;
         if !has_head {
             durable::create_private_dir(&places.state)?;
+        }
+        let lock = Lock::exclusive(&places.state.join("lock"))?;
+        if !has_head {
             Git::init(&places.git_dir, branch)?;
         }
+        let (git, config) = Git::open(&places.git_dir)?;
+        git.heal_stale_locks(&lock)?;
         let mut places = places.clone();
-        places.store = places.configured_store(&Git::open(&places.git_dir)?.1);
+        places.store = places.configured_store(&config);
         durable::create_private_dir(&places.store)?;
         Store::create(&places.store)?;
         enrolled::enrol(&places.store, &places.git_dir)?;

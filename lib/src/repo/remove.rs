@@ -53,9 +53,7 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
     });
     let index = merged(&index, updates.collect::<Result<_>>()?, &gone)?;
     let kept = pack.finish()?;
-    repo.write_index(&index)?;
-    crate::durable::sync_filesystem(&repo.places.git_dir)?;
-    kept.map_or(Ok(()), Kept::release)?;
+    // The index comes last: as long as it has the paths, a run that was cut short can be repeated, or undone by a restore.
     if !options.keep_files {
         let root = Dir::open(&repo.places.work_tree)?;
         for change in removed.iter().rev() {
@@ -63,6 +61,9 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
         }
         root.sync_filesystem()?;
     }
+    repo.write_index(&index)?;
+    crate::durable::sync_filesystem(&repo.places.git_dir)?;
+    kept.map_or(Ok(()), Kept::release)?;
     Ok(removed)
 }
 

@@ -22,7 +22,7 @@ use crate::file::read;
 use crate::file::write::{ChunkSink, cut_file};
 use crate::git::index::Index;
 use crate::git::{Oid, name};
-use crate::metadata::{self, Metadata, Names};
+use crate::metadata::{self, Flags, Metadata, Names};
 use crate::progress::Progress;
 use crate::safepath::{self, Dir, FileKind, Stat};
 
@@ -515,7 +515,8 @@ impl Run<'_> {
     /// Sets the metadata of an entry whose content is right, if it is not as recorded; returns whether that was possible in place.
     fn only_metadata(&self, spot: &Spot<'_>, item: &Item, stat: &Stat, file: Option<&File>) -> Result<bool> {
         let want = &item.metadata;
-        let is_right = self.has_metadata(spot, item, stat, file)?;
+        let differences = self.differences(spot, item, stat, file)?;
+        let is_right = differences.is_empty();
         if stat.nlink > 1 {
             // Its other names, which may not be ours, must not get new metadata. If it is right, the links tell later whether it may stay;
             // where only a part is restored they can't, and it stays.
@@ -527,6 +528,9 @@ impl Run<'_> {
         }
         if is_right {
             return Ok(true);
+        }
+        if !changes_at_once(want, &differences) {
+            return Ok(false);
         }
         self.step(spot.path, Action::Metadata);
         if self.options.dry_run {
@@ -544,7 +548,8 @@ impl Run<'_> {
         Ok(true)
     }
 
-    fn has_metadata(&self, spot: &Spot<'_>, item: &Item, stat: &Stat, file: Option<&File>) -> Result<bool> {
+    /// Names the fields in which the metadata of an entry, whose content is right, is not as recorded.
+    fn differences(&self, spot: &Spot<'_>, item: &Item, stat: &Stat, file: Option<&File>) -> Result<Vec<&'static str>> {
         let want = &item.metadata;
         let have = match file {
             Some(file) => metadata::of_file(file, stat, &self.names)?,
@@ -552,7 +557,7 @@ impl Run<'_> {
         };
         // Holes and links were compared as content.
         let have = Metadata { holes: want.holes.clone(), hardlink: want.hardlink.clone(), ..have };
-        Ok(metadata::differences(want, &have).is_empty())
+        Ok(metadata::differences(want, &have))
     }
 
     /// Makes the entry complete under a temporary name; returns that name and the bytes written.
@@ -571,6 +576,7 @@ impl Run<'_> {
         let filled = match &file {
             Some(file) => self.fill(file, item, stored, old).and_then(|n_bytes| {
                 self.skipped(spot.path, metadata::apply_to_file(file, &item.metadata, ids)?);
+                self.set_early_flags(file, spot.path, item.metadata.flags)?;
                 Ok(n_bytes)
             }),
             None => metadata::apply_to_entry(spot.dir, &temp, &item.metadata, ids).map(|skipped| {
@@ -637,8 +643,20 @@ impl Run<'_> {
             clear_flags(dir, name)?;
             dir.rename(temp, name).map_err(|_| error)?;
         }
-        if !metadata.flags.is_empty() && metadata.kind == FileKind::File {
+        if !metadata.flags.and(Flags::LOCKING).is_empty() && metadata.kind == FileKind::File {
             self.skipped(path, metadata::apply_flags(&dir.open_file(name)?, metadata.flags)?);
+        }
+        Ok(())
+    }
+
+    /// Sets the flags that a file can have before it gets its name: all but those that forbid to rename it.
+    fn set_early_flags(&self, file: &File, path: &[u8], flags: Flags) -> Result<()> {
+        if flags.is_empty() {
+            return Ok(());
+        }
+        let skipped = metadata::apply_flags(file, flags.without(Flags::LOCKING))?;
+        if flags.and(Flags::LOCKING).is_empty() {
+            self.skipped(path, skipped);
         }
         Ok(())
     }
@@ -721,7 +739,7 @@ impl Run<'_> {
             let stored = Stored::of(self.repo, &first.item)?;
             Ok(stored.is_kind(&first.item, stat.kind) && {
                 let (has_content, file) = stored.is_in(&spot, &stat, &first.item, &mut Vec::new())?;
-                has_content && self.has_metadata(&spot, &first.item, &stat, file.as_ref())?
+                has_content && self.differences(&spot, &first.item, &stat, file.as_ref())?.is_empty()
             })
         };
         compare().unwrap_or(false)
@@ -973,6 +991,17 @@ impl Stored {
     }
 }
 
+/// Says whether an entry gets from what differs to what is wanted in one system call, so that nobody can meet a mixture.
+fn changes_at_once(want: &Metadata, differences: &[&str]) -> bool {
+    // A new owner takes setuid, setgid and capabilities away, which come back by other calls.
+    let survives_chown = want.mode & 0o6000 == 0 && want.xattr(b"security.capability").is_none();
+    match differences {
+        ["owner" | "group"] | ["owner", "group"] => survives_chown,
+        ["mode" | "mtime" | "flags"] => true,
+        _ => false,
+    }
+}
+
 fn has_same_chunks(index: &ChunkIndex, file: &File, stat: &Stat) -> Result<bool> {
     let holes = holes_of(file, stat)?;
     let found = cut_file(file, stat.size, &holes, &index.chunker, ChunkSink::Discard, 2, &Progress::default())?;
@@ -1018,3 +1047,26 @@ fn clear_flags(dir: &Dir, name: &[u8]) -> Result<()> {
 }
 
 const POISONED: &str = "BUG: a thread panicked while it held the lock";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_one_call_changes_is_changed_in_place() {
+        let wanted = |mode, xattrs: &[&[u8]]| Metadata {
+            mode,
+            xattrs: xattrs.iter().map(|name| (name.to_vec(), b"1".to_vec())).collect(),
+            ..Metadata::new(FileKind::File)
+        };
+        let plain = wanted(0o644, &[b"user.x"]);
+        for at_once in [&["mode"][..], &["owner"], &["group"], &["owner", "group"], &["mtime"], &["flags"]] {
+            assert!(changes_at_once(&plain, at_once), "{at_once:?}");
+        }
+        for in_steps in [&["mode", "owner"][..], &["mode", "mtime"], &["xattrs"], &["group", "xattrs"]] {
+            assert!(!changes_at_once(&plain, in_steps), "{in_steps:?}");
+        }
+        assert!(!changes_at_once(&wanted(0o4755, &[]), &["owner"]), "chown takes setuid away");
+        assert!(!changes_at_once(&wanted(0o755, &[b"security.capability"]), &["group"]), "and capabilities");
+    }
+}

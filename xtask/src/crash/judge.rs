@@ -1,0 +1,187 @@
+//! Whether a state is good: the repository sound, every file old or new, and the verb finishes when it is run again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::command::{Context, Outcome, Result, last_lines, run};
+use crate::compare::{Difference, Options, What, compare};
+use crate::ensure;
+
+use super::verbs::{self, Place, Verb};
+
+/// What an undisturbed run leaves, to compare with.
+pub struct Reference<'a> {
+    /// The work tree before.
+    pub old: &'a Path,
+    /// The work tree after.
+    pub new: &'a Path,
+    /// Tree and number of commits after.
+    pub history: Option<(String, String)>,
+    /// The entries of the git index after.
+    pub index: String,
+}
+
+/// Judges the state in which something left a place; `is_done` says that the program had said so.
+pub fn state(place: &Place, reference: &Reference, verb: &Verb, is_done: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut note = |result: Result| problems.extend(result.err().map(|why| why.0));
+    // Without HEAD there is no repository yet, and half a one has nothing to check.
+    let is_init = verb.name == "init";
+    if !is_init || place.git_dir().join("HEAD").exists() {
+        note(fsck(place));
+    }
+    if !is_init || is_done {
+        note(check(place));
+    }
+    note(neither_old_nor_new(reference, &place.work()));
+    if is_done {
+        note(finished(place, reference, verb).context(|| "it was said to be done"));
+    }
+    problems
+}
+
+/// Runs the verb again and judges what it reached.
+pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
+    // What is removed can't be removed again: that is said, and nothing is wrong.
+    let may_refuse = verb.name == "rm" && finished(place, reference, verb).is_ok();
+    let result = run(&mut place.gdo(verb.args)).and_then(|outcome| match outcome.code {
+        NOT_FOUND if may_refuse => Ok(outcome),
+        _ => outcome.exits(0),
+    });
+    if let Err(why) = result {
+        return vec![format!("the next run fails: {}", why.0.replace('\n', "; "))];
+    }
+    let mut problems = Vec::new();
+    let mut note = |result: Result| problems.extend(result.err().map(|why| format!("after the next run: {}", why.0)));
+    note(fsck(place));
+    note(check(place));
+    note(finished(place, reference, verb));
+    note(leftovers(place));
+    problems
+}
+
+/// The exit code for: there is no such thing.
+const NOT_FOUND: i32 = 9;
+
+fn fsck(place: &Place) -> Result {
+    let outcome = run(&mut place.git(&["fsck", "--strict", "--full"]))?;
+    let said = outcome.said();
+    // Neither a dangling object nor a branch without commits is anything wrong.
+    let is_harmless = |line: &&str| line.starts_with("dangling ") || line.starts_with("notice: ");
+    let complaints: Vec<&str> = said.lines().filter(|line| !is_harmless(line)).collect();
+    ensure!(outcome.code == 0 && complaints.is_empty(), "git fsck, exit code {}: {}", outcome.code, complaints.join("; "));
+    Ok(())
+}
+
+fn check(place: &Place) -> Result {
+    let outcome = run(&mut place.gdo(&["check", "--data"]))?;
+    ensure!(outcome.code == 0, "check --data, exit code {}: {}", outcome.code, one_line(&outcome));
+    Ok(())
+}
+
+fn one_line(outcome: &Outcome) -> String {
+    last_lines(&outcome.said(), 6).replace('\n', "; ")
+}
+
+/// The work tree, the commits and the index must be those of an undisturbed run.
+fn finished(place: &Place, reference: &Reference, verb: &Verb) -> Result {
+    let history = verbs::history(place)?;
+    ensure!(history == reference.history, "tree and number of commits are {history:?}, undisturbed {:?}", reference.history);
+    ensure!(verbs::index(place)? == reference.index, "the index differs from that of an undisturbed run");
+    let differences = compare(reference.new, &place.work(), &Options::default())?;
+    // What is removed changes the time of its directory to now, whenever that is.
+    let counts = |found: &&Difference| !(verb.name == "rm" && found.what == What::Mtime && is_dir(&place.work(), &found.path));
+    let shown: Vec<String> = differences.iter().filter(counts).take(5).map(ToString::to_string).collect();
+    ensure!(shown.is_empty(), "the work tree differs from that of an undisturbed run: {}", shown.join("; "));
+    Ok(())
+}
+
+fn is_dir(top: &Path, path: &[u8]) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    top.join(std::ffi::OsStr::from_bytes(path)).symlink_metadata().is_ok_and(|found| found.is_dir())
+}
+
+/// Nothing may lie about that only a run in progress needs: temporary files of ours, locks and guards of git's.
+fn leftovers(place: &Place) -> Result {
+    let find = |dirs: &[PathBuf], names: &[&str]| -> Result<String> {
+        Ok(run(Command::new("find").args(dirs).arg("(").args(names).args([")", "-print"]))?.text())
+    };
+    let ours = find(&[place.work(), place.git_dir(), place.store()], &["-name", ".gdo-tmp-*"])?;
+    let gits = find(&[place.git_dir()], &["-name", "*.lock", "-o", "-name", "*.keep"])?;
+    let found: Vec<&str> = ours.lines().chain(gits.lines()).collect();
+    ensure!(found.is_empty(), "left behind: {}", found.join(", "));
+    Ok(())
+}
+
+/// Fails on entries that are neither what they were nor what they were to become.
+///
+/// A directory has no temporary name, so its attributes change one by one, and its time with each name in it: each must be old or new by itself,
+/// and a directory that is new is not looked at. The flags that forbid to change a file can be set only after it has its name.
+fn neither_old_nor_new(reference: &Reference, now: &Path) -> Result {
+    let by_path = |first: &Path| -> Result<BTreeMap<Vec<u8>, Vec<Difference>>> {
+        let mut by_path = BTreeMap::<_, Vec<_>>::new();
+        for found in compare(first, now, &Options::default())?.into_iter().filter(|found| !is_excused(found)) {
+            by_path.entry(found.path.clone()).or_default().push(found);
+        }
+        Ok(by_path)
+    };
+    let (old, new) = (by_path(reference.old)?, by_path(reference.new)?);
+    let is_bad = |path: &Vec<u8>, old: &[Difference], new: &[Difference]| {
+        let is_made = old.iter().any(|found| found.what == What::OnlyInSecond);
+        let in_both = |found: &Difference| found.what != What::Mtime && new.iter().any(|other| other.what == found.what);
+        !is_dir(now, path) || !is_made && old.iter().any(in_both)
+    };
+    let bad = old.iter().filter_map(|(path, old)| Some((old, new.get(path)?)).filter(|(old, new)| is_bad(path, old, new)));
+    let shown: Vec<String> = bad.map(|(old, new)| format!("old: {}, new: {}", list(old), list(new))).collect();
+    ensure!(shown.is_empty(), "neither old nor new: {}", shown.join("; "));
+    Ok(())
+}
+
+fn list(differences: &[Difference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+fn is_excused(found: &Difference) -> bool {
+    let name = found.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let is_temporary = found.what == What::OnlyInSecond && name.starts_with(b".gdo-tmp-");
+    is_temporary || found.what == What::Flags && differs_in_locks_only(&found.detail)
+}
+
+/// Reads two flag words from a difference and says whether they differ in nothing but immutable and append-only.
+fn differs_in_locks_only(detail: &str) -> bool {
+    const LOCKS: u32 = 0x30;
+    let words = detail.split([' ', ',']).filter_map(|word| u32::from_str_radix(word.strip_prefix("0x")?, 16).ok());
+    words.fold(0, |all, word| all ^ word) & !LOCKS == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(old: &str, new: &str, now: &str) -> bool {
+        let dir = std::env::temp_dir().join(format!("judge-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        for (name, script) in [("old", old), ("new", new), ("now", now)] {
+            std::fs::create_dir_all(dir.join(name)).unwrap();
+            let script = format!("{script}\nfind . -exec touch -h -d 2020-01-01 '{{}}' +");
+            run(Command::new("sh").args(["-ec", &script]).current_dir(dir.join(name))).unwrap().exits(0).unwrap();
+        }
+        let reference = Reference { old: &dir.join("old"), new: &dir.join("new"), history: None, index: String::new() };
+        let result = neither_old_nor_new(&reference, &dir.join("now"));
+        std::fs::remove_dir_all(&dir).unwrap();
+        result.is_ok()
+    }
+
+    #[test]
+    fn each_file_is_old_or_new_and_a_mixture_of_one_is_found() {
+        let (old, new) = ("echo 1 >a; echo 1 >b; chmod 600 a", "echo 2 >a; echo 2 >b; chmod 644 a; echo c >c");
+        assert!(judged(old, new, "echo 2 >a; echo 1 >b; chmod 644 a"), "one new, one old");
+        assert!(judged(old, new, "echo 1 >a; echo 2 >b; chmod 600 a; echo c >c; echo x >.gdo-tmp-1"), "with a leftover");
+        assert!(!judged(old, new, "echo 2 >a; echo 1 >b; chmod 600 a"), "new content, old mode");
+        assert!(!judged(old, new, ": >a; chmod 600 a; echo 1 >b"), "empty");
+        assert!(!judged(old, new, "echo 1 >b"), "missing");
+        assert!(!judged(old, new, "echo 1 >a; chmod 600 a; echo 1 >b; : >c"), "new and empty");
+        assert!(!judged(old, new, "echo 1 >a; chmod 600 a; echo 1 >b; : >d"), "unknown");
+    }
+}

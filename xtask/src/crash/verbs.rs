@@ -1,0 +1,182 @@
+//! The verbs that are swept: what is there before, and the command line.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::command::{Context, Outcome, Result, run, succeed};
+use crate::fixtures;
+
+/// A verb in one situation.
+pub struct Verb {
+    /// What it is called in the table.
+    pub name: &'static str,
+    /// The words of the command line.
+    pub args: &'static [&'static str],
+    /// Makes what is there before.
+    pub prepare: fn(&Place) -> Result,
+}
+
+/// All of them.
+pub const VERBS: &[Verb] = &[
+    Verb { name: "init", args: &["init"], prepare: tree },
+    Verb { name: "add", args: &["add", "."], prepare: empty_repository },
+    Verb { name: "commit", args: &["commit", "-m", "staged"], prepare: staged },
+    Verb { name: "snapshot-first", args: &["snapshot", "-m", "first", "."], prepare: empty_repository },
+    Verb { name: "snapshot-changed", args: &["snapshot", "-m", "second", "."], prepare: changed },
+    Verb { name: "snapshot-large", args: &["snapshot", "-m", "large", "."], prepare: large },
+    Verb { name: "restore", args: &["restore", "--source", "HEAD"], prepare: changed },
+    Verb { name: "restore-back", args: &["restore", "--source", "HEAD~1"], prepare: two_commits },
+    Verb { name: "rm", args: &["rm", "dir", "large", "hard2"], prepare: one_commit },
+    Verb { name: "gc", args: &["gc", "--prune", "now"], prepare: garbage },
+    Verb { name: "gc-again", args: &["gc", "--prune", "now"], prepare: marked_garbage },
+];
+
+/// The three places of an instance, on one filesystem.
+pub struct Place {
+    /// The program.
+    pub gdo: PathBuf,
+    /// Where the filesystem is mounted.
+    pub top: PathBuf,
+    /// The setting `devops.threads`.
+    pub n_threads: usize,
+}
+
+impl Place {
+    /// Returns the work tree.
+    pub fn work(&self) -> PathBuf {
+        self.top.join("work")
+    }
+
+    /// Returns the repository.
+    pub fn git_dir(&self) -> PathBuf {
+        self.top.join("repo.git")
+    }
+
+    /// Returns the chunk store.
+    pub fn store(&self) -> PathBuf {
+        self.top.join("store")
+    }
+
+    /// Returns the program with the places named and an environment of its own.
+    pub fn gdo(&self, args: &[&str]) -> Command {
+        let mut gdo = Command::new(&self.gdo);
+        self.surroundings(&mut gdo);
+        gdo.arg("--git-dir").arg(self.git_dir()).arg("--work-tree").arg(self.work()).arg("--store").arg(self.store());
+        gdo.args(args);
+        gdo
+    }
+
+    /// Returns stock git on the repository.
+    pub fn git(&self, args: &[&str]) -> Command {
+        let mut git = Command::new("git");
+        self.surroundings(&mut git);
+        git.env("GIT_OPTIONAL_LOCKS", "0").arg("--git-dir").arg(self.git_dir()).args(args);
+        git
+    }
+
+    fn surroundings(&self, command: &mut Command) {
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
+        command.env("HOME", "/nonexistent").env("USER", "root").env("TZ", "UTC").env("GIT_DEVOPS_TIME", "1700000000");
+        command.current_dir(self.work());
+    }
+
+    fn does(&self, args: &[&str]) -> Result<Outcome> {
+        succeed(&mut self.gdo(args))
+    }
+}
+
+fn sh(dir: &Path, script: &str) -> Result {
+    succeed(Command::new("sh").args(["-ec", script]).current_dir(dir)).map(drop)
+}
+
+/// One of each that matters, and few of it: the number of states grows with the number of entries.
+fn tree(place: &Place) -> Result {
+    std::fs::create_dir(place.work())?;
+    sh(
+        &place.work(),
+        "mkdir -p dir/sub empty; chmod 2750 empty; chown 1000:1000 dir/sub
+        echo plain >plain; echo other >dir/other; chown 1000:33 dir/other; chmod 0640 dir/other
+        echo program >dir/sub/program; chmod 4755 dir/sub/program
+        setfattr -n user.colour -v green plain; setfattr -n trusted.t -v 1 dir
+        ln -s plain link; ln -s /nowhere dir/link; mkfifo fifo; mknod dev c 1 3
+        echo twice >hard1; ln hard1 hard2; truncate -s 1M sparse; printf data | dd of=sparse bs=4096 seek=100 conv=notrunc status=none
+        echo fixed >fixed; chattr +d plain; : >nothing",
+    )?;
+    std::fs::write(place.work().join("large"), fixtures::Seeded::new(1).bytes(200_000))?;
+    std::fs::write(place.work().join("dir/large"), fixtures::Seeded::new(2).text(300_000))?;
+    sh(&place.work(), "find . -depth -exec touch -h -d '2020-02-02 02:02:02.123456789' '{}' ';'; chattr +i fixed")
+}
+
+fn empty_repository(place: &Place) -> Result {
+    tree(place)?;
+    place.does(&["init"])?;
+    succeed(&mut place.git(&["config", "devops.threads", &place.n_threads.to_string()]))?;
+    Ok(())
+}
+
+fn staged(place: &Place) -> Result {
+    empty_repository(place)?;
+    place.does(&["add", "."]).map(drop)
+}
+
+fn one_commit(place: &Place) -> Result {
+    empty_repository(place)?;
+    place.does(&["snapshot", "-m", "first", "."]).map(drop)
+}
+
+/// Every way in which an entry can change: content, each kind of metadata, type, and coming and going.
+fn changed(place: &Place) -> Result {
+    one_commit(place)?;
+    sh(
+        &place.work(),
+        "echo PLAIN >plain; setfattr -n user.colour -v red plain; chmod 0600 dir/other; chown 0:0 dir/other
+        rm link; echo 'no link' >link; ln -sfn elsewhere dir/link; rm fifo; echo new >fresh; mkdir dir/new; echo in >dir/new/in
+        rm hard2; echo apart >hard2; chattr -i fixed; echo FIXED >fixed; chattr +i fixed; chmod 0700 empty
+        rm dir/sub/program; echo 'new program' >dir/sub/program; chmod 0755 dir/sub/program
+        printf DATA | dd of=sparse bs=4096 seek=200 conv=notrunc status=none; touch -d '2021-01-01 01:01:01.5' nothing",
+    )?;
+    fixtures::edit_4k(&place.work().join("large"), 50_000)
+}
+
+fn two_commits(place: &Place) -> Result {
+    changed(place)?;
+    place.does(&["snapshot", "-m", "second", "."]).map(drop)
+}
+
+fn large(place: &Place) -> Result {
+    one_commit(place)?;
+    std::fs::write(place.work().join("dir/huge"), fixtures::Seeded::new(3).bytes(3 << 20))?;
+    Ok(())
+}
+
+/// A commit that nothing leads to any more, with the chunks of its files.
+fn garbage(place: &Place) -> Result {
+    two_commits(place)?;
+    std::fs::write(place.work().join("gone"), fixtures::Seeded::new(4).bytes(1 << 20))?;
+    place.does(&["snapshot", "-m", "third", "."])?;
+    std::fs::remove_file(place.work().join("gone"))?;
+    succeed(&mut place.git(&["update-ref", "--no-deref", "refs/heads/main", "main~1"]))?;
+    succeed(&mut place.git(&["reflog", "expire", "--expire=now", "--all"]))?;
+    place.does(&["rm", "--cached", "gone"]).map(drop)
+}
+
+fn marked_garbage(place: &Place) -> Result {
+    garbage(place)?;
+    place.does(&["gc", "--prune", "now"]).map(drop)
+}
+
+/// Returns the tree id of the last commit and the number of commits; `None` before the first, and where there is no repository.
+pub fn history(place: &Place) -> Result<Option<(String, String)>> {
+    let tree = run(&mut place.git(&["rev-parse", "--verify", "--quiet", "HEAD^{tree}"]))?;
+    if tree.code != 0 {
+        return Ok(None);
+    }
+    let count = succeed(&mut place.git(&["rev-list", "--count", "HEAD"])).context(|| "cannot count the commits")?;
+    Ok(Some((tree.text(), count.text())))
+}
+
+/// Returns the entries of the index, as stock git reads them.
+pub fn index(place: &Place) -> Result<String> {
+    let listed = succeed(&mut place.git(&["ls-files", "--stage"]))?;
+    Ok(listed.text())
+}
