@@ -1,6 +1,6 @@
 //! The program: `git-devops`, `git devops` and `gdo` are the same.
 //!
-//! A file in [`verb`] is one verb: its arguments (their doc comments are the help text) and `run`, which calls the library and prints the outcome.
+//! A file in `verb` is one verb: its arguments (their doc comments are the help text) and `run`, which calls the library and prints the outcome.
 //! Only this crate reads the environment, writes to the terminal and ends the process.
 
 use std::process::ExitCode;

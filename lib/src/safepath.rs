@@ -4,7 +4,7 @@
 //! directory and one component, so that nobody who renames directories or plants symlinks while we run can
 //! lead us elsewhere, and the length of a path does not matter (reliability study 1.4).
 //!
-//! Names are bytes. A [`Name`] was checked once: not empty, not `.` or `..`, no `/`, no NUL, at most 255 bytes.
+//! Names are bytes. Each is checked when it comes in: not empty, not `.` or `..`, no `/`, no NUL, at most 255 bytes.
 
 use std::ffi::CStr;
 use std::fs::File;

@@ -6,9 +6,7 @@ use git_devops::error::Result;
 use git_devops::repo::scan::{Scope, Sink, scan};
 use git_devops::repo::stage;
 
-use serde_json::json;
-
-use super::changes::{letter, report, shown_path, to_json};
+use super::changes::{preview, report};
 use super::scan_args::{ScanArgs, check_paths};
 use crate::places::GlobalArgs;
 use crate::ui::Ui;
@@ -34,13 +32,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AddArgs) -> Result<()> {
     let progress = ui.progress();
     progress.stage("adding", 0, 0);
     if args.dry_run {
-        let found = scan(&repo, &repo.index()?, &options, Sink::Compare, &progress)?;
-        let warnings = ui.warnings();
-        ui.json(|| json!({"changes": to_json(&found.changes), "warnings": warnings}))?;
-        return found
-            .changes
-            .iter()
-            .try_for_each(|change| ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path))));
+        return preview(ui, &scan(&repo, &repo.index()?, &options, Sink::Compare, &progress)?);
     }
     let recorded = stage::record(&repo, &options, None, &progress)?;
     report(ui, &recorded, "staged")

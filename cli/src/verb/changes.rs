@@ -1,7 +1,7 @@
 //! How changes and results of a scan are shown.
 
 use git_devops::error::Result;
-use git_devops::repo::scan::{Change, What};
+use git_devops::repo::scan::{Change, Found, What};
 use git_devops::repo::stage::Recorded;
 use serde_json::{Value, json};
 
@@ -64,6 +64,19 @@ pub fn report(ui: &mut Ui, recorded: &Recorded, verb: &str) -> Result<()> {
     }
     if let Some(commit) = recorded.commit {
         ui.note(format_args!("commit {commit}"))?;
+    }
+    if found.is_partial {
+        ui.exit_with(exit::PARTIAL);
+    }
+    Ok(())
+}
+
+/// Says what a dry run found.
+pub fn preview(ui: &mut Ui, found: &Found) -> Result<()> {
+    let warnings = ui.warnings();
+    ui.json(|| json!({"changes": to_json(&found.changes), "warnings": warnings}))?;
+    for change in &found.changes {
+        ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path)))?;
     }
     if found.is_partial {
         ui.exit_with(exit::PARTIAL);

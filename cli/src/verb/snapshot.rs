@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 
 use git_devops::error::Result;
-use git_devops::repo::scan::{Scope, Sink, scan};
+use git_devops::repo::scan::{Sink, scan};
 use git_devops::repo::stage;
 
-use serde_json::json;
-
-use super::changes::{letter, report, shown_path, to_json};
+use super::changes::{preview, report};
 use super::commit::commit_info;
 use super::scan_args::{ScanArgs, check_paths, scope};
 use crate::places::GlobalArgs;
@@ -47,18 +45,11 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &SnapshotArgs) -> Result<()> 
     let progress = ui.progress();
     progress.stage("snapshot", 0, 0);
     if args.dry_run {
-        let found = scan(&repo, &index, &options, Sink::Compare, &progress)?;
-        let warnings = ui.warnings();
-        ui.json(|| json!({"changes": to_json(&found.changes), "warnings": warnings}))?;
-        return found
-            .changes
-            .iter()
-            .try_for_each(|change| ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path))));
+        return preview(ui, &scan(&repo, &index, &options, Sink::Compare, &progress)?);
     }
     drop(index);
     let message = args.message.clone().unwrap_or_else(|| "snapshot".to_owned());
     let info = commit_info(&repo, message)?;
-    debug_assert!(!matches!(&options.scope, Scope::Paths(paths) if paths.is_empty()));
     let recorded = stage::record(&repo, &options, Some(&info), &progress)?;
     report(ui, &recorded, "stored")?;
     if recorded.commit.is_none() {

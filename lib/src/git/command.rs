@@ -1,7 +1,7 @@
 //! The one place that starts the git program, always in the same clean environment.
 //!
 //! Nothing of the caller's environment reaches git: no `GIT_*`, no home, no system configuration, no hooks,
-//! no pager, no prompt. The repository's own configuration was checked by [`super::config`] before.
+//! no pager, no prompt. The repository's own configuration was checked by the module `config` before.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
