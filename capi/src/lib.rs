@@ -1,6 +1,6 @@
 //! The C ABI: `include/gitdevops.h` is its description, `docs/formats/c-abi.md` its rules.
 //!
-//! Every entry point goes through [`guard`]: NULL and a panic become a negative number and a sentence, never a crash.
+//! Every entry point goes through `guard`: NULL and a panic become a negative number and a sentence, never a crash.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int};
