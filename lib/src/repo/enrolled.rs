@@ -49,7 +49,7 @@ pub fn list(store: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Removes the temporary files that an init which was killed left at the top of the store: they are made under the lock, or before there is a store.
-fn clear_leftovers(store: &Path, _held: &Lock) -> Result<()> {
+pub(super) fn clear_leftovers(store: &Path, _held: &Lock) -> Result<()> {
     let what = || format!("cannot clear '{}'", store.display());
     for entry in std::fs::read_dir(store).context(what)? {
         let entry = entry.context(what)?;

@@ -238,6 +238,7 @@ impl Repo {
     pub fn lock(&self) -> Result<Lock> {
         let lock = Lock::exclusive(&self.places.state.join("lock"))?;
         self.git.heal_stale_locks(&lock)?;
+        enrolled::clear_leftovers(&self.places.state, &lock)?;
         Ok(lock)
     }
 

@@ -75,7 +75,7 @@ impl Disk {
     /// Makes an empty filesystem, to be mounted at `dir/NAME`.
     pub fn new(kind: Kind, dir: &Path, name: &str) -> Result<Disk> {
         let disk = Disk { kind, image: dir.join(format!("{name}.image")), at: dir.join(name), is_mounted: false };
-        std::fs::create_dir_all(&disk.at)?;
+        disk.clear()?;
         File::create(&disk.image)?.set_len(kind.size())?;
         kind.make(&disk.image)?;
         Ok(disk)
@@ -84,9 +84,19 @@ impl Disk {
     /// Makes a filesystem in a known state, to be mounted at `dir/NAME`.
     pub fn with(kind: Kind, dir: &Path, name: &str, state: &State) -> Result<Disk> {
         let mut disk = Disk { kind, image: dir.join(format!("{name}.image")), at: dir.join(name), is_mounted: false };
-        std::fs::create_dir_all(&disk.at)?;
+        disk.clear()?;
         disk.set(state)?;
         Ok(disk)
+    }
+
+    /// Clears away what a sweep that was killed left: its mounts, and an image that a loop device may still hold.
+    fn clear(&self) -> Result {
+        std::fs::create_dir_all(&self.at)?;
+        while rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH).is_ok() {}
+        match std::fs::remove_file(&self.image) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Returns where it is mounted.
