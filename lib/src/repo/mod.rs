@@ -228,8 +228,12 @@ impl Repo {
         let n_damaged = self.store.repair(progress)?.len();
         if n_damaged > 0 {
             // What the work tree still has is read again, so that lost chunks come back.
-            std::fs::remove_file(self.places.state.join(INDEX_NOTE))
-                .context(|| "cannot forget what the work tree looked like")?;
+            match std::fs::remove_file(self.places.state.join(INDEX_NOTE)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).context(|| "cannot forget what the work tree looked like");
+                }
+                _ => (),
+            }
         }
         Ok(n_damaged)
     }
