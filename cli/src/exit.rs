@@ -10,6 +10,8 @@ pub const DIFFERENCES: u8 = 1;
 pub const PARTIAL: u8 = 3;
 /// Stored data is damaged.
 pub const INTEGRITY: u8 = 8;
+/// Input that is not acted on; the rest was done, if that is possible.
+pub const REFUSED: u8 = 65;
 /// Our own mistake.
 pub const BUG: u8 = 70;
 
@@ -25,7 +27,7 @@ pub fn code(kind: Kind) -> u8 {
         Kind::NotFound => 9,
         Kind::Conflict => 10,
         Kind::Unsupported => 11,
-        Kind::Refused => 65,
+        Kind::Refused => REFUSED,
         Kind::Bug => BUG,
     }
 }

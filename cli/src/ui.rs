@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use git_devops::error::{Context, Error, Result};
+use git_devops::error::{Context, Error, Reason, Result};
 use git_devops::progress::Progress;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -83,7 +83,7 @@ impl Ui {
         self.stop_ticker();
         let warnings = self.progress.take_warnings();
         for warning in &warnings {
-            eprintln!("warning: '{}': {}", shown(&warning.path), warning.message);
+            eprintln!("warning: '{}': {}", shown(&warning.path), shown_message(&warning.message));
         }
         warnings.iter().map(|warning| json!({"path": json_path(&warning.path), "message": warning.message})).collect()
     }
@@ -99,9 +99,10 @@ impl Ui {
                 let _ = self.out.flush();
                 let code = exit::code(error.kind());
                 if self.is_json {
-                    println!("{}", json!({"error": format!("{error:#}"), "exit_code": code}));
+                    let id = error.reason().map(Reason::id);
+                    println!("{}", json!({"error": format!("{error:#}"), "id": id, "exit_code": code}));
                 }
-                eprintln!("error: {}", shown(format!("{error:#}").as_bytes()));
+                eprintln!("error: {}", shown(error.told().as_bytes()));
                 ExitCode::from(code)
             }
         }
@@ -150,6 +151,11 @@ pub fn shown(bytes: &[u8]) -> String {
         chunk.invalid().iter().for_each(|b| text.push_str(&format!("\\x{b:02x}")));
     }
     text
+}
+
+/// Returns a message of ours for the terminal: what is escaped in it already stays as it is, and nothing else in it does anything.
+fn shown_message(message: &str) -> String {
+    shown(message.as_bytes()).replace("\\\\", "\\")
 }
 
 /// Returns a path for JSON: a string, or, where it is not UTF-8, an object with the bytes in base 16.

@@ -32,11 +32,67 @@ pub enum Kind {
     Bug,
 }
 
+/// Why input is not acted on, more exactly than its [`Kind`]: for programs, by the names in `docs/formats/exit-codes.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A tree has a name that no work tree may get.
+    TreeName,
+    /// A name or one component of a path is too long.
+    NameTooLong,
+    /// A tree has an entry that is cut short or written as git never does.
+    TreeEntry,
+    /// Entries of a tree are out of order, double, or a file and a directory at once.
+    TreeOrder,
+    /// Directories are nested too deep.
+    TreeDepth,
+    /// An entry of a tree is of a kind that is not stored.
+    Mode,
+    /// A path leads into our own directories, or into a filesystem that the kernel makes up.
+    PathDenied,
+    /// A directory of a running system would take the place of a symlink, or something else that of a directory.
+    TypeChangeProtected,
+    /// A chunk is not the one that was asked for.
+    ChunkHash,
+    /// A chunk has another length than it should have.
+    ChunkLength,
+    /// Compressed bytes would need more memory than they may.
+    DecompressLimit,
+    /// A chunk index says what no writer writes.
+    Index,
+    /// A metadata file says what no writer writes, or what cannot be done here.
+    Meta,
+    /// A ref has a name that git refuses or that leads elsewhere.
+    RefName,
+}
+
+impl Reason {
+    /// Returns the name by which programs know it; it never changes.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::TreeName => "tree-name",
+            Self::NameTooLong => "name-too-long",
+            Self::TreeEntry => "tree-entry",
+            Self::TreeOrder => "tree-order",
+            Self::TreeDepth => "tree-depth",
+            Self::Mode => "mode",
+            Self::PathDenied => "path-denied",
+            Self::TypeChangeProtected => "type-change-protected",
+            Self::ChunkHash => "chunk-hash",
+            Self::ChunkLength => "chunk-length",
+            Self::DecompressLimit => "decompress-limit",
+            Self::Index => "index",
+            Self::Meta => "meta",
+            Self::RefName => "ref-name",
+        }
+    }
+}
+
 /// Tells what failed (one lower-case line, the thing in quotes) and keeps the cause apart.
 ///
 /// `Display` prints the sentence only; `{:#}` adds the causes, separated by colons.
 pub struct Error {
     kind: Kind,
+    reason: Option<Reason>,
     message: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -44,7 +100,40 @@ pub struct Error {
 impl Error {
     /// Returns an error without a cause.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, reason: None, message: message.into(), source: None }
+    }
+
+    /// Returns an error about input that is refused for `reason`.
+    pub fn refused(reason: Reason, message: impl Into<String>) -> Self {
+        Self::new(Kind::Refused, message).with_reason(reason)
+    }
+
+    /// Returns why exactly the input is not acted on, if that has a name.
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    /// Returns the same error with a reason, unless it has one already.
+    pub fn with_reason(self, reason: Reason) -> Self {
+        Self { reason: self.reason.or(Some(reason)), ..self }
+    }
+
+    /// Returns the same error as one about input that is refused for `reason`, if it says that something is damaged: what has the right hash was
+    /// written so.
+    pub fn or_refused(self, reason: Reason) -> Self {
+        match self.kind {
+            Kind::Corrupt | Kind::Refused => self.with_reason(reason).with_kind(Kind::Refused),
+            _ => self,
+        }
+    }
+
+    /// Returns the whole story in one line: why it is refused, if that has a name, then what failed and its causes.
+    pub fn told(&self) -> String {
+        match self.reason {
+            Some(reason) if self.kind == Kind::Refused => format!("refused: {}: {self:#}", reason.id()),
+            Some(reason) => format!("{}: {self:#}", reason.id()),
+            None => format!("{self:#}"),
+        }
     }
 
     /// Returns what a program can do about this error.
@@ -54,7 +143,7 @@ impl Error {
 
     /// Puts `message` before this error, which becomes its cause; the kind stays.
     pub fn wrap(self, message: impl Into<String>) -> Self {
-        Self { kind: self.kind, message: message.into(), source: Some(Box::new(self)) }
+        Self { kind: self.kind, reason: self.reason, message: message.into(), source: Some(Box::new(self)) }
     }
 
     /// Returns the same error as another kind, where the caller knows better than the cause.
@@ -96,7 +185,7 @@ impl From<io::Error> for Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::NoSpace,
             _ => Kind::Io,
         };
-        Self { kind, message: plain(&error), source: None }
+        Self { kind, reason: None, message: plain(&error), source: None }
     }
 }
 
@@ -140,5 +229,13 @@ mod tests {
         assert_eq!(error.kind(), Kind::NoSpace);
         assert_eq!(error.to_string(), "cannot write pack 'x'");
         assert_eq!(format!("{error:#}"), "cannot write pack 'x': no space left on device");
+    }
+
+    #[test]
+    fn a_reason_comes_through_to_whoever_asks() {
+        let error = Error::refused(Reason::TreeName, "name '..' leads out").wrap("cannot read 'x'");
+        assert_eq!((error.kind(), error.reason().map(Reason::id)), (Kind::Refused, Some("tree-name")));
+        let unsupported = Error::new(Kind::Unsupported, "a newer format").or_refused(Reason::Meta);
+        assert_eq!((unsupported.kind(), unsupported.reason()), (Kind::Unsupported, None));
     }
 }

@@ -13,10 +13,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Reason, Result};
 
 /// What starts the name of every temporary file of ours; see [`is_temp_name`].
 pub const TEMP_PREFIX: &[u8] = b".gdo-tmp-";
@@ -107,7 +109,8 @@ pub fn check_name(name: &[u8]) -> Result<()> {
         _ if name.contains(&0) => "contains a NUL byte",
         _ => return Ok(()),
     };
-    Err(Error::new(Kind::Refused, format!("name '{}' {problem}", name.escape_ascii())))
+    let reason = if name.len() > 255 { Reason::NameTooLong } else { Reason::TreeName };
+    Err(Error::refused(reason, format!("name '{}' {problem}", name[..name.len().min(300)].escape_ascii())))
 }
 
 /// Says whether `path` is relative, made of valid names: what may be looked up below a managed root.
@@ -252,6 +255,41 @@ impl Dir {
         }
     }
 
+    /// Says whether nobody but root and ourselves can change the names in this directory.
+    ///
+    /// Where somebody else can, a name may stand for another file at the next call, and a file may have another name elsewhere: nothing there is
+    /// changed in place, and nothing by its name.
+    pub fn is_ours_alone(&self) -> Result<bool> {
+        Ok(is_ours_alone(&self.stat_self()?))
+    }
+
+    /// Says whether this directory lies on a filesystem that the kernel makes up: there a write is a command.
+    pub fn is_kernels(&self) -> Result<bool> {
+        Ok(KERNEL_FILESYSTEMS.contains(&(rustix::fs::fstatfs(&self.0)?.f_type as u32)))
+    }
+
+    /// Makes a directory that only we can enter, under a temporary name, and returns both.
+    pub fn make_private(&self) -> Result<(Vec<u8>, Self)> {
+        let (name, ()) = self.with_temp_name(|name| rustix::fs::mkdirat(&self.0, name, Mode::RWXU))?;
+        let dir = self.open_dir(&name)?;
+        match dir.is_private() {
+            Ok(true) => Ok((name, dir)),
+            other => other.and(Err(Error::new(Kind::Refused, "somebody else put another directory in the place of ours"))),
+        }
+    }
+
+    /// Says whether this is a directory as [`Self::make_private`] makes it.
+    pub fn is_private(&self) -> Result<bool> {
+        let stat = self.stat_self()?;
+        Ok(stat.uid == rustix::process::geteuid().as_raw() && stat.mode & 0o777 == 0o700)
+    }
+
+    /// Moves the entry `name` of `from` into this directory under a temporary name, which it returns.
+    pub fn adopt(&self, from: &Self, name: &[u8]) -> Result<Vec<u8>> {
+        check_name(name)?;
+        Ok(self.with_temp_name(|temp| rustix::fs::renameat_with(&from.0, name, &self.0, temp, RenameFlags::NOREPLACE))?.0)
+    }
+
     /// Creates the directory `name`, mode 0700; an existing one is an error.
     pub fn make_dir(&self, name: &[u8]) -> Result<()> {
         check_name(name)?;
@@ -380,6 +418,13 @@ pub fn remove_xattr_handle(handle: impl AsFd, attribute: &CStr) -> rustix::io::R
     rustix::fs::removexattr(proc_path(handle.as_fd()), attribute)
 }
 
+/// Says whether only root and ourselves can write into the directory that `stat` is of; a group counts as its user if it has that number.
+fn is_ours_alone(stat: &Stat) -> bool {
+    let is_known = |uid: u32| uid == 0 || uid == rustix::process::geteuid().as_raw();
+    let others = if stat.gid == 0 || stat.gid == stat.uid { 0o002 } else { 0o022 };
+    is_known(stat.uid) && stat.mode & others == 0
+}
+
 fn timestamps(mtime: Time) -> Timestamps {
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
@@ -390,6 +435,27 @@ fn timestamps(mtime: Time) -> Timestamps {
 fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
+
+/// By the magic numbers of `statfs(2)`: proc, sysfs, devpts, both cgroups, securityfs, debugfs, tracefs, bpf, configfs, efivarfs, pstore, selinuxfs, mqueue,
+/// fusectl, binfmt_misc.
+const KERNEL_FILESYSTEMS: [u32; 16] = [
+    0x9fa0,
+    0x6265_6572,
+    0x1cd1,
+    0x6367_7270,
+    0x0027_e0eb,
+    0x7363_6673,
+    0x6462_6720,
+    0x7472_6163,
+    0xcafe_4a11,
+    0x6265_6570,
+    0xde5e_81e4,
+    0x6165_676c,
+    0xf97c_ff8c,
+    0x1980_0202,
+    0x6573_5543,
+    0x4249_4e4d,
+];
 
 const DIR_FLAGS: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::RDONLY);
 

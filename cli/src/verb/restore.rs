@@ -28,6 +28,9 @@ pub struct RestoreArgs {
     /// Take recorded numbers of owners and groups, whatever their names are here
     #[arg(long)]
     numeric_ids: bool,
+    /// On a system, let directories take the place of symlinks, and other things that of top-level directories
+    #[arg(long)]
+    allow_type_change: bool,
     /// Tell what would be written, and write nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -42,6 +45,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RestoreArgs) -> Result<()> {
         paths: global.work_paths(&repo.places, &args.paths)?,
         dry_run: args.dry_run,
         numeric_ids: args.numeric_ids,
+        allow_type_change: args.allow_type_change,
     };
     let progress = ui.progress();
     progress.stage("restoring", 0, 0);
@@ -76,6 +80,8 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RestoreArgs) -> Result<()> {
     }
     if restored.is_damaged {
         ui.exit_with(exit::INTEGRITY);
+    } else if restored.is_refused {
+        ui.exit_with(exit::REFUSED);
     } else if restored.is_partial {
         ui.exit_with(exit::PARTIAL);
     }

@@ -42,6 +42,13 @@ impl World {
         self.run(command)
     }
 
+    /// Runs the program in the work tree within 256 MiB of address space.
+    pub fn gdo_limited(&self, args: &[&str]) -> Run {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -v 262144; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_gdo")]).args(args);
+        self.run(command)
+    }
+
     /// Runs the program in the work tree and expects success; returns what it printed.
     pub fn ok(&self, args: &[&str]) -> String {
         let run = self.gdo(args);

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use crossbeam_channel as channel;
 
 use super::index::{ChunkIndex, Entry, MAX_CHUNK_LEN, MAX_DEPTH, MAX_LIST_LEN, decode_list};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::id::ChunkId;
 use crate::progress::Progress;
 use crate::store::Store;
@@ -53,7 +53,7 @@ fn walk(
     take: &mut dyn FnMut(Extent) -> Result<()>,
 ) -> Result<()> {
     if depth > MAX_DEPTH {
-        return Err(Error::new(Kind::Corrupt, "chunk lists are nested too deep"));
+        return Err(Error::refused(Reason::Index, "chunk lists are nested too deep"));
     }
     for entry in entries {
         let chunk = match *entry {
@@ -62,7 +62,9 @@ fn walk(
             Entry::List { id, len, lines } => {
                 list(id)?;
                 let text = store.read(&id, MAX_LIST_LEN)?;
-                let inner = decode_list(&text, len, lines).context(|| format!("cannot read chunk list '{id}'"))?;
+                let inner = decode_list(&text, len, lines)
+                    .map_err(|error| error.or_refused(Reason::Index))
+                    .context(|| format!("cannot read chunk list '{id}'"))?;
                 walk(store, &inner, offset, depth + 1, list, take)?;
                 continue;
             }
@@ -163,7 +165,8 @@ fn in_parallel(
 fn read_chunk(store: &Store, id: ChunkId, len: u64, buffer: &mut Vec<u8>) -> Result<()> {
     store.read_into(&id, buffer, len.min(MAX_CHUNK_LEN) as usize)?;
     if buffer.len() as u64 != len {
-        return Err(Error::new(Kind::Corrupt, format!("chunk '{id}' has {} bytes where its index says {len}", buffer.len())));
+        let what = format!("chunk '{id}' has {} bytes where its index says {len}", buffer.len());
+        return Err(Error::refused(Reason::Index, what));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Reason, Result};
 use crate::safepath::check_path;
 
 /// The directory that is ours in every commit.
@@ -68,7 +68,7 @@ pub fn alt_path(path: &[u8]) -> Vec<u8> {
 
 /// Returns the name that a component of a path below `.git-devops/alt` or `.git-devops/meta` stands for; only what we would write is accepted.
 pub fn unescape(component: &[u8]) -> Result<Vec<u8>> {
-    let refuse = || Error::new(Kind::Refused, format!("'{}' is not a name that we write", component.escape_ascii()));
+    let refuse = || Error::refused(Reason::TreeName, format!("'{}' is not a name that we write", component.escape_ascii()));
     unescape_path(component).ok_or_else(refuse)
 }
 
@@ -103,7 +103,7 @@ pub(super) fn is_stored_name(name: &[u8]) -> bool {
 }
 
 /// A component of 255 bytes with every piece escaped.
-const MAX_STORED_NAME: usize = 255 * 2;
+pub(super) const MAX_STORED_NAME: usize = 255 * 2;
 
 fn is_hostile_path(path: &[u8]) -> bool {
     is_ours(path) || path.split(|&b| b == b'/' || b == b'\\').any(is_hostile)

@@ -7,7 +7,7 @@ use std::fmt;
 use sha1dc::Hasher;
 
 use super::{Identity, Oid, name};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Reason, Result};
 
 /// What an object is; printed as git names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,22 +146,30 @@ pub fn decode_tree(bytes: &[u8]) -> Result<Vec<TreeEntry>> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let (entry, after) = decode_tree_entry(rest).ok_or_else(|| Error::new(Kind::Corrupt, "tree is cut short"))?;
-        let refuse =
-            |problem: &str| Err(Error::new(Kind::Refused, format!("tree entry '{}' {problem}", entry.name.escape_ascii())));
+        let refuse = |reason: Reason, problem: &str| {
+            let shown = entry.name[..entry.name.len().min(MAX_SHOWN)].escape_ascii();
+            Err(Error::refused(reason, format!("tree entry '{shown}' {problem}")))
+        };
+        if entry.name.len() > name::MAX_STORED_NAME {
+            return refuse(Reason::NameTooLong, "has too long a name");
+        }
         if !name::is_stored_name(&entry.name) {
-            return refuse("has a name that git-devops does not write");
+            return refuse(Reason::TreeName, "has a name that git-devops does not write");
         }
         if !check_mode(entry.mode) {
-            return refuse(&format!("has the unknown mode {:o}", entry.mode));
+            return refuse(Reason::Mode, &format!("has the unknown mode {:o}", entry.mode));
         }
         if entries.last().is_some_and(|last| order_key(last).cmp(order_key(&entry)).is_ge()) || has_twin(&entries, &entry) {
-            return refuse("is out of order or there twice");
+            return refuse(Reason::TreeOrder, "is out of order or there twice");
         }
         entries.push(entry);
         rest = after;
     }
     Ok(entries)
 }
+
+/// More bytes of a bad name than this help nobody.
+const MAX_SHOWN: usize = 300;
 
 fn decode_tree_entry(bytes: &[u8]) -> Option<(TreeEntry, &[u8])> {
     let space = bytes.iter().take(7).position(|&b| b == b' ')?;

@@ -15,7 +15,7 @@ use super::object::{CommitData, ObjectKind, TreeEntry, decode_tree, object_id};
 use super::packed::{Pack, Shared};
 use super::{Oid, object};
 use crate::durable;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Reason, Result};
 
 /// The object database of one repository; shared by reference between threads.
 ///
@@ -64,7 +64,8 @@ impl Objects {
 
     /// Returns the entries of the tree `oid`; refuses a tree with names or modes that we don't write.
     pub fn tree(&self, oid: &Oid) -> Result<Vec<TreeEntry>> {
-        decode_tree(&self.expect(oid, ObjectKind::Tree)?).context(|| format!("cannot use tree '{oid}'"))
+        let bytes = self.expect(oid, ObjectKind::Tree)?;
+        decode_tree(&bytes).map_err(|error| error.or_refused(Reason::TreeEntry)).context(|| format!("cannot use tree '{oid}'"))
     }
 
     /// Returns the commit `oid`.

@@ -3,7 +3,7 @@
 use super::Oid;
 use super::command::Git;
 use crate::durable;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Reason, Result};
 
 impl Git {
     /// Returns the full name of the ref that HEAD stands on, or `None` if HEAD is detached.
@@ -133,7 +133,7 @@ pub fn check_ref_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::new(Kind::Refused, format!("ref name '{}' {problem}", name.escape_default())))
+    Err(Error::refused(Reason::RefName, format!("ref name '{}' {problem}", name.escape_default())))
 }
 
 fn is_ref_component(part: &str) -> bool {

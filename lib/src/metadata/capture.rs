@@ -7,8 +7,8 @@ use rustix::io::Errno;
 
 use super::inode::{Inode, flags};
 use super::{Metadata, Names};
-use crate::error::{Context, Result};
-use crate::safepath::{Dir, FileKind, Stat, Time};
+use crate::error::{Context, Error, Kind, Result};
+use crate::safepath::{self, Dir, FileKind, Stat, Time};
 
 /// Reads the metadata of an open regular file or directory, whose `stat` the caller has already.
 ///
@@ -22,9 +22,15 @@ pub fn of_file(fd: impl AsFd, stat: &Stat, names: &Names) -> Result<Metadata> {
 }
 
 /// Reads the metadata of the entry `name` of `dir` itself: a symlink or a node, which has no inode flags.
+///
+/// If `name` stands for another file by now, the error is of the kind [`Kind::Conflict`]: attributes of one never come with the owner of another.
 pub fn of_entry(dir: &Dir, name: &[u8], stat: &Stat, names: &Names) -> Result<Metadata> {
-    let mut metadata = from_stat(stat, names);
     let handle = dir.open_handle(name)?;
+    let now = safepath::stat_fd(&handle)?;
+    if (now.dev, now.ino) != (stat.dev, stat.ino) {
+        return Err(Error::new(Kind::Conflict, "changed while it was looked at"));
+    }
+    let mut metadata = from_stat(&now, names);
     metadata.xattrs = Inode::handle(handle.as_fd()).xattrs().context(|| "cannot read extended attributes")?;
     Ok(metadata)
 }

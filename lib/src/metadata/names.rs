@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::{Metadata, shown};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::safepath::Dir;
 
 /// Longest `passwd` or `group` that is read, in bytes: room for a million users.
@@ -90,7 +90,7 @@ pub fn owner(metadata: &Metadata, names: &Names) -> Result<(u32, u32)> {
 
 fn refused(what: &str, problem: String) -> Error {
     let hint = "add it to the target, or restore with numeric ids";
-    Error::new(Kind::Refused, format!("{what} {problem}; {hint}"))
+    Error::refused(Reason::Meta, format!("{what} {problem}; {hint}"))
 }
 
 impl Table {

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod enrolled;
 pub mod exclude;
 pub mod gc;
+mod guard;
 mod pathset;
 pub mod remove;
 pub mod restore;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use crate::chunk::ChunkerSpec;
 use crate::durable::{self, Lock};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::git::{CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, Objects, Oid, PackWriter, name, write_tree};
@@ -94,6 +95,18 @@ impl Places {
             Some(store) => PathBuf::from(String::from_utf8_lossy(store).into_owned()),
             None => self.store.clone(),
         }
+    }
+
+    /// Returns where our own directories are in the work tree, as far as they are.
+    fn own_paths(&self) -> Vec<Vec<u8>> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut places = vec![self.git_dir.clone(), self.store.clone(), self.state.clone()];
+        if self.is_system() {
+            places
+                .extend(["etc/git-devops", "var/lib/git-devops", "var/cache/git-devops"].map(|place| self.work_tree.join(place)));
+        }
+        let inside = places.iter().filter_map(|place| place.strip_prefix(&self.work_tree).ok());
+        inside.map(|path| path.as_os_str().as_bytes().to_vec()).filter(|path| !path.is_empty()).collect()
     }
 
     /// Returns what identifies our own directories: they are never stored and never written into.
@@ -361,7 +374,8 @@ impl Repo {
         let blob = self.objects.blob(&oid)?;
         let what = || format!("cannot write out '{shown}'");
         if item.metadata.kind == FileKind::File && ChunkIndex::is_index(&blob) {
-            return read::stream(&self.store, &ChunkIndex::decode(&blob).context(what)?, out).context(what);
+            let index = ChunkIndex::decode(&blob).map_err(|error| error.or_refused(Reason::Index)).context(what)?;
+            return read::stream(&self.store, &index, out).context(what);
         }
         out.write_all(&blob).context(what)
     }
@@ -369,7 +383,7 @@ impl Repo {
     /// Reads the metadata file `oid` of the directory `dir`.
     pub fn read_dir_metadata(&self, oid: &Oid, dir: &[u8]) -> Result<DirMetadata> {
         let what = || format!("cannot read the metadata of directory '{}' (object {oid})", dir.escape_ascii());
-        DirMetadata::decode(&self.objects.blob(oid).context(what)?).context(what)
+        DirMetadata::decode(&self.objects.blob(oid).context(what)?).map_err(|error| error.or_refused(Reason::Meta)).context(what)
     }
 
     /// Returns the attributes that the index holds.

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::Repo;
+use super::guard;
 use super::pathset::PathSet;
 use super::remove::remove_file;
 use super::scan::{Change, What, join, split};
 use super::status::compare_trees;
 use super::tree::{Item, Listing, Node};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::file::write::{ChunkSink, cut_file};
@@ -41,10 +42,12 @@ pub struct RestoreOptions {
     pub dry_run: bool,
     /// Take recorded numbers of owners and groups, whatever the names are here.
     pub numeric_ids: bool,
+    /// Let a directory take the place of a symlink, and something else that of a top-level directory, on a system.
+    pub allow_type_change: bool,
 }
 
 impl RestoreOptions {
-    fn selected(&self) -> PathSet {
+    pub(super) fn selected(&self) -> PathSet {
         if self.paths.is_empty() { PathSet::new(&[Vec::new()]) } else { PathSet::new(&self.paths) }
     }
 }
@@ -84,12 +87,15 @@ pub struct Restored {
     pub is_partial: bool,
     /// Whether stored data turned out damaged.
     pub is_damaged: bool,
+    /// Whether some of the source was refused as something that nobody honest writes; the warnings name the [`Reason`].
+    pub is_refused: bool,
 }
 
 /// Writes what the git tree `tree` stands for below `target`.
 ///
 /// What is there and not in `tree` stays. Whatever could not be done is in the warnings of `progress`.
 pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, progress: &Progress) -> Result<Restored> {
+    guard::admit(repo, tree, target, options)?;
     replace(repo, tree, target, options, &Removal::default(), progress)
 }
 
@@ -125,6 +131,7 @@ fn replace(
         n_bytes: AtomicU64::new(0),
         is_partial: AtomicBool::new(false),
         is_damaged: AtomicBool::new(false),
+        is_refused: AtomicBool::new(false),
     };
     if let Some(path) = run.missing_path(root.clone())? {
         return Err(Error::new(Kind::NotFound, format!("'{}' is not in the source", path.escape_ascii())));
@@ -155,6 +162,7 @@ fn replace(
         n_bytes: run.n_bytes.into_inner(),
         is_partial: run.is_partial.into_inner(),
         is_damaged: run.is_damaged.into_inner(),
+        is_refused: run.is_refused.into_inner(),
     })
 }
 
@@ -163,6 +171,8 @@ pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, 
     let _lock = repo.lock()?;
     let root = Dir::open(&repo.places.work_tree).context(|| format!("cannot open '{}'", repo.places.work_tree.display()))?;
     let source = repo.source_tree(rev)?;
+    // Before git sees the trees, too.
+    guard::admit(repo, source, &root, options)?;
     let owned = repo.source_tree(None)?;
     let changes = if owned == source { Vec::new() } else { compare_trees(repo, owned, source)? };
     replace(repo, source, &root, options, &Removal::new(&root, &repo.index()?, changes, options), progress)
@@ -287,6 +297,7 @@ struct Run<'a> {
     n_bytes: AtomicU64,
     is_partial: AtomicBool,
     is_damaged: AtomicBool,
+    is_refused: AtomicBool,
 }
 
 /// Files that are complete under their temporary names.
@@ -303,6 +314,8 @@ struct Staged {
     name: Vec<u8>,
     path: Vec<u8>,
     metadata: Metadata,
+    /// The file itself, if it is to get flags once it has its name.
+    file: Option<File>,
 }
 
 impl Run<'_> {
@@ -387,7 +400,7 @@ impl Run<'_> {
             && !job.is_new
             && !self.options.dry_run
         {
-            remove_leftovers(dir)?;
+            self.or_warn(path, remove_leftovers(dir).context(|| "cannot clear what a killed run left"))?;
         }
         // A directory that this run made needs its metadata, also if it only leads to what was asked for or comes from a plain clone.
         if self.is_selected(path) && listing.is_recorded || job.is_new {
@@ -504,11 +517,12 @@ impl Run<'_> {
 
     /// Stages an entry, to be renamed with the rest of its batch.
     fn replace(&self, spot: &Spot<'_>, item: &Item, stored: &Stored, old: Option<&File>, batch: &mut Batch) -> Result<()> {
-        let (temp, n_bytes) = self.stage(spot, item, stored, old)?;
+        let (temp, n_bytes, file) = self.stage(spot, item, stored, old)?;
         self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
         batch.n_bytes += n_bytes;
         let (dir, name, path) = (spot.dir.clone(), spot.name.to_vec(), spot.path.to_vec());
-        batch.files.push(Staged { dir, temp, name, path, metadata: item.metadata.clone() });
+        let file = file.filter(|_| !item.metadata.flags.and(Flags::LOCKING).is_empty());
+        batch.files.push(Staged { dir, temp, name, path, metadata: item.metadata.clone(), file });
         if batch.is_full() { self.flush(batch) } else { Ok(()) }
     }
 
@@ -529,7 +543,8 @@ impl Run<'_> {
         if is_right {
             return Ok(true);
         }
-        if !changes_at_once(want, &differences) {
+        // Who can change names there can give us another file for it, or have given this one a name elsewhere.
+        if !changes_at_once(want, &differences) || !spot.dir.is_ours_alone()? {
             return Ok(false);
         }
         self.step(spot.path, Action::Metadata);
@@ -560,34 +575,52 @@ impl Run<'_> {
         Ok(metadata::differences(want, &have))
     }
 
-    /// Makes the entry complete under a temporary name; returns that name and the bytes written.
-    fn stage(&self, spot: &Spot<'_>, item: &Item, stored: &Stored, old: Option<&File>) -> Result<(Vec<u8>, u64)> {
+    /// Makes the entry complete under a temporary name; returns that name, the bytes written, and a regular file open.
+    fn stage(&self, spot: &Spot<'_>, item: &Item, stored: &Stored, old: Option<&File>) -> Result<(Vec<u8>, u64, Option<File>)> {
         let ids = metadata::owner(&item.metadata, &self.names)?;
-        let mut file = None;
-        let temp = match stored {
-            Stored::Small(_) | Stored::Large(_) => {
-                let (temp, created) = spot.dir.create_temp()?;
-                file = Some(created);
-                temp
-            }
-            Stored::Link(target) => spot.dir.create_temp_symlink(target)?,
-            Stored::Node => spot.dir.create_temp_node(item.metadata.kind, item.metadata.rdev.unwrap_or_default())?,
-        };
-        let filled = match &file {
-            Some(file) => self.fill(file, item, stored, old).and_then(|n_bytes| {
-                self.skipped(spot.path, metadata::apply_to_file(file, &item.metadata, ids)?);
-                self.set_early_flags(file, spot.path, item.metadata.flags)?;
-                Ok(n_bytes)
-            }),
-            None => metadata::apply_to_entry(spot.dir, &temp, &item.metadata, ids).map(|skipped| {
-                self.skipped(spot.path, skipped);
-                0
-            }),
-        };
-        if filled.is_err() {
-            spot.dir.remove_file(&temp)?;
+        if matches!(stored, Stored::Link(_) | Stored::Node) {
+            return Ok((self.stage_node(spot, item, stored, ids)?, 0, None));
         }
-        Ok((temp, filled?))
+        let (temp, file) = spot.dir.create_temp()?;
+        let filled = self.fill(&file, item, stored, old).and_then(|n_bytes| {
+            self.skipped(spot.path, metadata::apply_to_file(&file, &item.metadata, ids)?);
+            self.set_early_flags(&file, spot.path, item.metadata.flags)?;
+            Ok(n_bytes)
+        });
+        match filled {
+            Ok(n_bytes) => Ok((temp, n_bytes, Some(file))),
+            Err(error) => spot.dir.remove_file(&temp).and(Err(error)),
+        }
+    }
+
+    /// Makes a symlink or a node complete under a temporary name.
+    ///
+    /// These have no handle before they have a name: where others can change names, they are made where nobody else can reach.
+    fn stage_node(&self, spot: &Spot<'_>, item: &Item, stored: &Stored, ids: (u32, u32)) -> Result<Vec<u8>> {
+        if spot.dir.is_ours_alone()? {
+            return self.make_node(spot.dir, spot.path, item, stored, ids);
+        }
+        let (private_name, private) = spot.dir.make_private()?;
+        let made = self.make_node(&private, spot.path, item, stored, ids);
+        let moved = made.and_then(|temp| {
+            let adopted = spot.dir.adopt(&private, &temp);
+            adopted.or_else(|error| private.remove_file(&temp).and(Err(error)))
+        });
+        // Its name may stand for something else by now, which is not ours to remove.
+        let _ = spot.dir.remove_dir(&private_name);
+        moved
+    }
+
+    fn make_node(&self, dir: &Dir, path: &[u8], item: &Item, stored: &Stored, ids: (u32, u32)) -> Result<Vec<u8>> {
+        let temp = match stored {
+            Stored::Link(target) => dir.create_temp_symlink(target)?,
+            _ => dir.create_temp_node(item.metadata.kind, item.metadata.rdev.unwrap_or_default())?,
+        };
+        match metadata::apply_to_entry(dir, &temp, &item.metadata, ids) {
+            Ok(skipped) => self.skipped(path, skipped),
+            Err(error) => return dir.remove_file(&temp).and(Err(error)),
+        }
+        Ok(temp)
     }
 
     /// Writes the content into an empty file; returns its length.
@@ -621,7 +654,8 @@ impl Run<'_> {
         for staged in batch.files.drain(..) {
             let result = self.publish(&staged);
             if result.is_err() {
-                staged.dir.remove_file(&staged.temp)?;
+                // What can't be removed, because it is something else by now, is met as a leftover next time.
+                let _ = staged.dir.remove_file(&staged.temp);
             }
             self.or_warn(&staged.path, result)?;
         }
@@ -637,14 +671,14 @@ impl Run<'_> {
     }
 
     fn publish(&self, staged: &Staged) -> Result<()> {
-        let Staged { dir, temp, name, metadata, path } = staged;
+        let Staged { dir, temp, name, metadata, path, file } = staged;
         if let Err(error) = dir.rename(temp, name) {
             // Perhaps an immutable file is in the way.
             clear_flags(dir, name)?;
             dir.rename(temp, name).map_err(|_| error)?;
         }
-        if !metadata.flags.and(Flags::LOCKING).is_empty() && metadata.kind == FileKind::File {
-            self.skipped(path, metadata::apply_flags(&dir.open_file(name)?, metadata.flags)?);
+        if let Some(file) = file {
+            self.skipped(path, metadata::apply_flags(file, metadata.flags)?);
         }
         Ok(())
     }
@@ -760,6 +794,13 @@ impl Run<'_> {
         };
         let (first_parent, first_name) = split(first);
         let first_dir = self.target.open_path(first_parent)?;
+        if !can_share(&first_dir, &dir, link.item.metadata.flags)? {
+            self.skipped(
+                &link.path,
+                vec!["is a file of its own now: somebody else can change the names of what it was linked to".into()],
+            );
+            return self.link_one(None, link);
+        }
         let leader = first_dir
             .stat(first_name)?
             .ok_or_else(|| Error::new(Kind::NotFound, "the first member of its links is not there"))?;
@@ -860,8 +901,9 @@ impl Run<'_> {
                 Err(error.wrap(format!("cannot restore '{}'", path.escape_ascii())))
             }
             Err(error) => {
-                self.progress.warn(path, format!("{error:#}"));
+                self.progress.warn(path, error.told());
                 self.is_damaged.fetch_or(error.kind() == Kind::Corrupt, Ordering::Relaxed);
+                self.is_refused.fetch_or(matches!(error.reason(), Some(Reason::Index | Reason::Meta)), Ordering::Relaxed);
                 self.is_partial.store(true, Ordering::Relaxed);
                 self.failed.lock().expect(POISONED).insert(path.to_vec());
                 Ok(())
@@ -952,7 +994,9 @@ impl Stored {
         let bytes = repo.objects.blob(&oid)?;
         Ok(match item.metadata.kind {
             FileKind::Symlink => Self::Link(bytes),
-            _ if ChunkIndex::is_index(&bytes) => Self::Large(ChunkIndex::decode(&bytes)?),
+            _ if ChunkIndex::is_index(&bytes) => {
+                Self::Large(ChunkIndex::decode(&bytes).map_err(|error| error.or_refused(Reason::Index))?)
+            }
             _ => Self::Small(bytes),
         })
     }
@@ -1027,12 +1071,28 @@ fn write_around(file: &File, bytes: &[u8], holes: &[(u64, u64)]) -> Result<()> {
     Ok(file.set_len(end)?)
 }
 
-/// Removes the temporary files that a run which was killed left in `dir`.
+/// Says whether a file in `first` can get a second name in `dir`: whoever can change the names in one must be able to in the other, or anyone at all
+/// could slip in a file of his own, or have the flags of one taken away that is not his.
+fn can_share(first: &Dir, dir: &Dir, flags: Flags) -> Result<bool> {
+    let is_one_owners = || -> Result<bool> { Ok(first.stat_self()?.uid == dir.stat_self()?.uid) };
+    Ok(first.is_ours_alone()? && dir.is_ours_alone()? || flags.is_empty() && is_one_owners()?)
+}
+
+/// Removes the temporary files that a run which was killed left in `dir`, and private directories with what is in them.
 fn remove_leftovers(dir: &Dir) -> Result<()> {
-    for entry in dir.entries()? {
-        let is_dir = || dir.stat(&entry.name).is_ok_and(|stat| stat.is_some_and(|stat| stat.kind == FileKind::Dir));
-        if safepath::is_temp_name(&entry.name) && !is_dir() {
-            dir.remove_file(&entry.name)?;
+    for entry in dir.entries()?.into_iter().filter(|entry| safepath::is_temp_name(&entry.name)) {
+        let is_dir = dir.stat(&entry.name).is_ok_and(|stat| stat.is_some_and(|stat| stat.kind == FileKind::Dir));
+        match is_dir.then(|| dir.open_dir(&entry.name)) {
+            None => dir.remove_file(&entry.name)?,
+            Some(Ok(private)) if private.is_private()? => {
+                private
+                    .entries()?
+                    .iter()
+                    .filter(|inner| safepath::is_temp_name(&inner.name))
+                    .try_for_each(|inner| private.remove_file(&inner.name))?;
+                let _ = dir.remove_dir(&entry.name); // if there is more in it, it is not ours
+            }
+            Some(_) => (),
         }
     }
     Ok(())
@@ -1041,7 +1101,14 @@ fn remove_leftovers(dir: &Dir) -> Result<()> {
 /// Takes away the inode flags that forbid to replace the regular file `name`; anything else has none.
 fn clear_flags(dir: &Dir, name: &[u8]) -> Result<()> {
     match dir.stat(name)? {
-        Some(stat) if stat.kind == FileKind::File => metadata::clear_flags(&dir.open_file(name)?).map(drop),
+        Some(stat) if stat.kind == FileKind::File => {
+            let file = dir.open_file(name)?;
+            // Where others can change names, one of its names may be that of a file which is none of theirs.
+            match safepath::stat_fd(&file)?.nlink == 1 || dir.is_ours_alone()? {
+                true => metadata::clear_flags(&file).map(drop),
+                false => Ok(()),
+            }
+        }
         _ => Ok(()),
     }
 }

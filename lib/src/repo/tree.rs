@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Repo;
 use super::scan::join;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Reason, Result};
 use crate::git::object::{DIR, EXECUTABLE, FILE, GITLINK, SYMLINK};
 use crate::git::{Oid, TreeEntry, name};
 use crate::metadata::{DirMetadata, GitKind, Metadata};
@@ -93,10 +93,10 @@ impl Node {
                     submodules.push(entry_name);
                     return Ok(());
                 }
-                mode => return Err(Error::new(Kind::Refused, format!("'{}' has mode {mode:o}", entry_name.escape_ascii()))),
+                mode => return Err(Error::refused(Reason::Mode, format!("'{}' has mode {mode:o}", entry_name.escape_ascii()))),
             };
             if contents.insert(entry_name.clone(), (entry.oid, git)).is_some() {
-                return Err(Error::new(Kind::Refused, format!("'{}' is stored twice", entry_name.escape_ascii())));
+                return Err(Error::refused(Reason::TreeOrder, format!("'{}' is stored twice", entry_name.escape_ascii())));
             }
             Ok(())
         };
@@ -117,10 +117,8 @@ impl Node {
             } else {
                 let entry_name = name::unescape(&entry.name)?;
                 if !entry.is_dir() {
-                    return Err(Error::new(
-                        Kind::Refused,
-                        format!("'{}' stands where only metadata may", entry.name.escape_ascii()),
-                    ));
+                    let what = format!("'{}' stands where only metadata may", entry.name.escape_ascii());
+                    return Err(Error::refused(Reason::TreeName, what));
                 }
                 add(entry, entry_name, |node| &mut node.meta)?;
             }
@@ -130,7 +128,7 @@ impl Node {
         let files = items(&metadata, contents)?;
         // A directory of which only metadata of deeper ones is left is not there.
         if let Some(both) = files.keys().find(|entry_name| dirs.contains_key(*entry_name)) {
-            return Err(Error::new(Kind::Refused, format!("'{}' is both a file and a directory", both.escape_ascii())));
+            return Err(Error::refused(Reason::TreeOrder, format!("'{}' is both a file and a directory", both.escape_ascii())));
         }
         Ok(Listing { metadata, is_recorded, files, dirs, submodules })
     }

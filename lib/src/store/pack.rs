@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::durable::{self, Temp};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::id::{ChunkId, PackId};
 
 /// Longest chunk, in plain bytes.
@@ -156,12 +156,16 @@ impl RecordHeader {
         }
         let (plain_len, stored_len) = (le32(bytes, 8), le32(bytes, 12));
         if plain_len as usize > MAX_CHUNK {
-            return Err(corrupt(format!("record claims {plain_len} bytes, at most {MAX_CHUNK} are possible")));
+            let what = format!("record claims {plain_len} bytes, at most {MAX_CHUNK} are possible");
+            return Err(corrupt(what).with_reason(Reason::ChunkLength));
         }
         let codec = match bytes[4] {
             0 if stored_len == plain_len => Codec::Plain,
             1 if stored_len < plain_len => Codec::Zstd,
-            0 | 1 => return Err(corrupt(format!("record claims {stored_len} stored bytes for {plain_len}"))),
+            0 | 1 => {
+                let what = format!("record claims {stored_len} stored bytes for {plain_len}");
+                return Err(corrupt(what).with_reason(Reason::ChunkLength));
+            }
             other => return Err(Error::new(Kind::Unsupported, format!("record has unknown codec {other}; use a newer program"))),
         };
         let checksum = bytes[48..64].try_into().expect("BUG: 16 bytes");
@@ -235,7 +239,7 @@ pub(super) fn open_record<'a>(bytes: &'a [u8], entry: &TocEntry) -> Result<(Reco
     let (header, stored) = split_record(bytes, entry)?;
     match checksum(stored) == header.checksum {
         true => Ok((header, stored)),
-        false => Err(corrupt("stored bytes do not match their checksum")),
+        false => Err(corrupt("stored bytes do not match their checksum").with_reason(Reason::ChunkHash)),
     }
 }
 
@@ -243,7 +247,8 @@ pub(super) fn open_record<'a>(bytes: &'a [u8], entry: &TocEntry) -> Result<(Reco
 fn split_record<'a>(bytes: &'a [u8], entry: &TocEntry) -> Result<(RecordHeader, &'a [u8])> {
     let header = RecordHeader::decode(bytes)?;
     if (header.id, header.plain_len, header.stored_len) != (entry.id, entry.plain_len, entry.stored_len) {
-        return Err(corrupt(format!("here lies chunk '{}' of {} bytes instead", header.id, header.plain_len)));
+        let what = format!("here lies chunk '{}' of {} bytes instead", header.id, header.plain_len);
+        return Err(corrupt(what).with_reason(Reason::ChunkHash));
     }
     let stored = bytes[RECORD_HEADER_LEN..].get(..header.stored_len as usize);
     Ok((header, stored.ok_or_else(|| corrupt("record is cut short"))?))
@@ -258,7 +263,7 @@ pub(super) fn unpack(bytes: &[u8], entry: &TocEntry, out: &mut Vec<u8>) -> Resul
     match header.codec {
         // The id is the hash of the stored bytes here, and the checksum the start of the id.
         Codec::Plain if ChunkId::of(stored) != header.id || header.id.as_bytes()[..16] != header.checksum => {
-            Err(corrupt("stored bytes do not match their checksum"))
+            Err(corrupt("stored bytes do not match their checksum").with_reason(Reason::ChunkHash))
         }
         Codec::Plain => {
             out.extend_from_slice(stored);
@@ -283,15 +288,17 @@ fn decompress(stored: &[u8], header: &RecordHeader, out: &mut Vec<u8>) -> Result
     let plain_len = header.plain_len as usize;
     // One byte more than declared, so that a longer frame is told from a right one.
     out.reserve_exact(plain_len + 1);
-    let n = CONTEXT
-        .with_borrow_mut(|context| context.decompress_to_buffer(stored, out))
-        .map_err(|error| corrupt(format!("stored bytes are not a zstd frame of {plain_len} bytes: {error}")))?;
+    let n = CONTEXT.with_borrow_mut(|context| context.decompress_to_buffer(stored, out)).map_err(|error| {
+        let what = format!("stored bytes are not a zstd frame of {plain_len} bytes: {error}");
+        corrupt(what).with_reason(Reason::DecompressLimit)
+    })?;
     if n != plain_len {
-        return Err(corrupt(format!("stored bytes hold {n} plain bytes instead of {plain_len}")));
+        let what = format!("stored bytes hold {n} plain bytes instead of {plain_len}");
+        return Err(corrupt(what).with_reason(Reason::ChunkLength));
     }
     match ChunkId::of(out) == header.id {
         true => Ok(()),
-        false => Err(corrupt("plain bytes do not match the chunk id")),
+        false => Err(corrupt("plain bytes do not match the chunk id").with_reason(Reason::ChunkHash)),
     }
 }
 

@@ -355,6 +355,41 @@ fn lengths_that_lie_are_refused_before_anything_is_allocated() {
     }
 }
 
+/// A zstd frame that asks for a window of 2^31 bytes and is 200 times the letter a.
+const WIDE_FRAME: [u8; 10] = *b"\x28\xb5\x2f\xfd\x00\xa8\x43\x06\x00\x61";
+/// One that needs the dictionary 7.
+const DICTIONARY_FRAME: [u8; 11] = *b"\x28\xb5\x2f\xfd\x01\x58\x07\x43\x06\x00\x61";
+
+#[test]
+fn a_hostile_frame_gets_no_more_memory_than_its_chunk_may_have() {
+    let bomb = zstd::bulk::compress(&vec![0; 256 << 20], 1).unwrap();
+    assert!(bomb.len() < 100_000);
+    let max = MAX_CHUNK as u32;
+    let cases: &[(&str, &[u8], u32, Option<&str>)] = &[
+        ("256 MiB that say they are 16", &bomb, max, Some("decompress-limit")),
+        ("256 MiB that say they are more than a chunk", &bomb, max + 1, Some("chunk-length")),
+        ("256 MiB that say they are 4 GiB", &bomb, u32::MAX, Some("chunk-length")),
+        ("a window that nobody has room for", &WIDE_FRAME, 200, None),
+        ("a dictionary", &DICTIONARY_FRAME, 200, Some("decompress-limit")),
+        ("a second frame", &[A_FRAME, A_FRAME].concat(), 200, Some("decompress-limit")),
+        ("a second frame that is announced", &[A_FRAME, A_FRAME].concat(), 400, Some("chunk-hash")),
+        ("cut short", &A_FRAME[..17], 200, Some("decompress-limit")),
+        ("no frame", b"no frame at all", 200, Some("decompress-limit")),
+        ("shorter than announced", &A_FRAME, 201, Some("chunk-length")),
+        ("right", &A_FRAME, 200, None),
+    ];
+    for &(name, stored, plain_len, expected) in cases {
+        let (id, stored_len) = (ChunkId::of(&[b'a'; 200]), stored.len() as u32);
+        let header = RecordHeader { id, codec: Codec::Zstd, plain_len, stored_len, checksum: pack::checksum(stored) };
+        let mut plain = Vec::new();
+        let entry = pack::TocEntry { id, offset: 0, stored_len, plain_len };
+        let outcome = pack::unpack(&[&header.encode()[..], stored].concat(), &entry, &mut plain);
+        let reason = outcome.map_err(|error| error.reason().map(crate::error::Reason::id)).err();
+        assert_eq!(reason, expected.map(Some), "{name}");
+        assert!(plain.capacity() <= MAX_CHUNK + 1 && (expected.is_none() || plain.is_empty()), "{name}: {}", plain.capacity());
+    }
+}
+
 // ---- damage and repair
 
 #[test]
