@@ -10,6 +10,7 @@ mod crash;
 mod fixtures;
 mod fuzz;
 mod packages;
+mod race;
 mod test;
 
 use std::ffi::OsString;
@@ -20,7 +21,8 @@ use command::{Failure, Result};
 const USAGE: &str = "\
 usage: cargo xtask <verb>
 
-  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, acceptance
+  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, race,
+                                     acceptance
   acceptance [--full] [--keep] [--gdo PROGRAM] [--scratch DIR] [--list] [NAME...]
                                      the program against real trees; --full uses the sizes that the promises are made for
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
@@ -30,7 +32,9 @@ usage: cargo xtask <verb>
   fuzz [--seconds N] [TARGET...]     every decoder under hostile input, 60 seconds each; needs the nightly toolchain
   crash [--full] [--sample N] [--verb V]... [--mode M]... [--fs F]... [--at N] [--without-sync] [--threads N] [--json]
         [--jobs N] [--gdo PROGRAM] [--scratch DIR]
-                                     verbs stopped at their Nth mutating system call in every way, as a markdown table";
+                                     verbs stopped at their Nth mutating system call in every way, as a markdown table
+  race [--full] [--scratch DIR] [OPERATION...]
+                                     a user who swaps names against what root does in that user's directory, as a markdown table";
 
 type Verb = fn(Vec<OsString>) -> Result<ExitCode>;
 
@@ -42,6 +46,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("bench", bench::main),
     ("fuzz", fuzz::main),
     ("crash", crash::main),
+    ("race", race::main),
 ];
 
 fn main() -> ExitCode {
