@@ -29,6 +29,9 @@ impl PathSet {
 
     /// Says whether `path` is one of the paths or below one.
     pub fn covers(&self, path: &[u8]) -> bool {
+        if self.named.contains(&b""[..]) {
+            return true; // a deep path is long, and so would be looking for each directory above it
+        }
         let mut rest = path;
         loop {
             if self.named.contains(rest) {
