@@ -61,3 +61,13 @@ fn git_writes_no_file_beside_the_repository() {
         world.ok(command);
     }
 }
+
+#[test]
+fn git_knows_who_commits_as_a_snapshot_does() {
+    let world = World::new();
+    world.write("f", "1\n");
+    world.snapshot();
+    let commit = world.ok(&["git", "commit-tree", "-m", "again", "HEAD^{tree}"]);
+    let author = |rev: &str| world.ok(&["git", "log", "-1", "--format=%an <%ae>", rev]);
+    assert_eq!(author(commit.trim()), author("HEAD"));
+}
