@@ -1,6 +1,7 @@
 //! Measures how fast the objects of a repository are read, in pack order: `read_speed GIT_DIR [THREADS]`.
 //!
 //! Prints wall and CPU seconds, and the peak of resident memory.
+#![allow(clippy::disallowed_methods)]
 
 use std::path::Path;
 use std::process::Command;

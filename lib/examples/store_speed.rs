@@ -1,4 +1,5 @@
 //! Measures the chunk store: `cargo run --release --example store_speed -- DIR`. DIR gets some GB and is left as it was found.
+#![allow(clippy::disallowed_methods)]
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,11 +1,15 @@
 //! Files of our own (repository, store, state) that are whole or absent after a power cut, and locks that die with their holder.
+//!
+//! All paths to such files go through here: whoever else hands a path to the kernel is stopped by `clippy.toml`. What is read must be a regular file,
+//! so that nothing planted in its place makes us wait. What is written never goes through a symlink.
+#![allow(clippy::disallowed_methods)]
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::{self, File, Metadata};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 
 use crate::error::{Context, Error, Kind, Result};
 
@@ -19,6 +23,7 @@ pub fn publish(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 }
 
 /// A file being written under a temporary name; removed when dropped unless it was published.
+#[derive(Debug)]
 pub struct Temp {
     /// The open file.
     pub file: File,
@@ -31,18 +36,34 @@ impl Temp {
     pub fn beside(path: &Path, mode: u32) -> Result<Self> {
         use std::hash::{BuildHasher, RandomState};
         let number = RandomState::new().hash_one(path);
-        let temp = path.with_file_name(format!("{}{number:016x}", String::from_utf8_lossy(crate::safepath::TEMP_PREFIX)));
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temp)
-            .context(|| format!("cannot create '{}'", temp.display()))?;
+        Self::at(path.with_file_name(format!("{}{number:016x}", String::from_utf8_lossy(crate::safepath::TEMP_PREFIX))), mode)
+    }
+
+    /// Creates the empty file `lock` itself with mode `mode`: git's protocol, by which whoever made it may replace what it locks.
+    ///
+    /// One that is there already is an error of the kind [`Kind::Locked`].
+    pub fn as_lock(lock: &Path, mode: u32) -> Result<Self> {
+        Self::at(lock.to_owned(), mode)
+    }
+
+    fn at(path: PathBuf, mode: u32) -> Result<Self> {
+        let file = match File::options().read(true).write(true).create_new(true).mode(mode).open(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(Error::new(Kind::Locked, format!("'{}' is there already", path.display())));
+            }
+            other => other.context(|| format!("cannot create '{}'", path.display()))?,
+        };
+        let temp = Self { file, path, is_published: false };
         // The mode counts as asked for, whatever the umask is.
-        file.set_permissions(fs::Permissions::from_mode(mode))
-            .context(|| format!("cannot set the mode of '{}'", temp.display()))?;
-        Ok(Self { file, path: temp, is_published: false })
+        temp.file
+            .set_permissions(fs::Permissions::from_mode(mode))
+            .context(|| format!("cannot set the mode of '{}'", temp.path.display()))?;
+        Ok(temp)
+    }
+
+    /// Returns where the file is, for a program that is to change it there.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Syncs the content, gives the file its name, and returns once both would survive a power cut.
@@ -68,6 +89,125 @@ impl Drop for Temp {
         }
     }
 }
+
+/// Opens the regular file `path` for reading; anything else in its place is refused, and does not make us wait.
+///
+/// Neither this nor what follows names the path in its errors: the caller says what it wanted there. What is missing is of the kind
+/// [`Kind::NotFound`].
+pub fn open(path: &Path) -> Result<File> {
+    check_regular(open_any(path)?)
+}
+
+fn open_any(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32).open(path)
+}
+
+fn check_regular(file: File) -> Result<File> {
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(Error::new(Kind::Refused, "not a regular file")),
+    }
+}
+
+/// Reads the regular file `path`.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    read_all(open_any(path)?)
+}
+
+/// Reads the regular file `path`; one that is missing, also because there is a file in the place of a directory, is `None`.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match open_any(path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        other => read_all(other?).map(Some),
+    }
+}
+
+fn read_all(file: File) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    check_regular(file)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Returns what the kernel tells of the file or directory `path`.
+pub fn look(path: &Path) -> Result<Metadata> {
+    Ok(fs::metadata(path)?)
+}
+
+/// Says whether there is anything at `path`, be it a symlink that leads nowhere.
+pub fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Says whether `path` is a regular file.
+pub fn is_file(path: &Path) -> bool {
+    path.is_file()
+}
+
+/// Says whether `path` is a directory.
+pub fn is_dir(path: &Path) -> bool {
+    path.is_dir()
+}
+
+/// What lies in a directory of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its path.
+    pub path: PathBuf,
+    /// Whether it is a directory itself; a symlink is none, wherever it leads.
+    pub is_dir: bool,
+}
+
+/// Lists the directory `path`, in no order.
+pub fn list(path: &Path) -> Result<Vec<Listed>> {
+    let listed = |entry: std::io::Result<fs::DirEntry>| -> std::io::Result<Listed> {
+        let entry = entry?;
+        Ok(Listed { is_dir: entry.file_type()?.is_dir(), path: entry.path() })
+    };
+    Ok(fs::read_dir(path)?.map(listed).collect::<std::io::Result<_>>()?)
+}
+
+/// Returns the absolute path of `path` without symlinks, which tells whether two paths are one.
+pub fn real_path(path: &Path) -> Result<PathBuf> {
+    Ok(path.canonicalize()?)
+}
+
+/// Removes the file `path`; one that is not there is no error. Its name is gone for good only after [`sync_dir`].
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context(|| format!("cannot remove '{}'", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Moves the file `path` into the directory `dir`, where it keeps its name, and returns once that would survive a power cut.
+pub fn move_into(path: &Path, dir: &Path) -> Result<()> {
+    let target = dir.join(path.file_name().unwrap_or_default());
+    fs::rename(path, &target).context(|| format!("cannot move '{}' to '{}'", path.display(), target.display()))?;
+    sync_dir(dir)?;
+    sync_dir(parent(path))
+}
+
+/// Appends `bytes` to the file `path`, which is made if it is missing; nothing is synced, as it matters only while the machine runs.
+pub fn append_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let what = || format!("cannot write '{}'", path.display());
+    let mut file = File::options().append(true).create(true).mode(0o600).custom_flags(NO_SYMLINK).open(path).context(what)?;
+    file.write_all(bytes).context(what)
+}
+
+/// Makes the file `path` empty, and makes it if it is missing; nothing is synced.
+pub fn empty_unsynced(path: &Path) -> Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(NO_SYMLINK);
+    options.open(path).map(drop).context(|| format!("cannot write '{}'", path.display()))
+}
+
+/// Lets nobody but the owner into the directory `path`.
+pub fn make_private(path: &Path) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .context(|| format!("cannot set the mode of '{}'", path.display()))
+}
+
+const NO_SYMLINK: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
 
 /// Returns once the names in the directory `path` would survive a power cut.
 pub fn sync_dir(path: &Path) -> Result<()> {
@@ -120,10 +260,13 @@ impl Lock {
 
     fn take(path: &Path, operation: FlockOperation) -> Result<Self> {
         let what = || format!("cannot lock '{}'", path.display());
-        let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).context(what)?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_SYMLINK);
+        let file = options.open(path).context(what)?;
         match rustix::fs::flock(&file, operation) {
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let holder = fs::read_to_string(path).unwrap_or_default();
+                let mut holder = String::new();
+                let _ = (&file).take(MAX_NOTE).read_to_string(&mut holder);
                 let holder = holder.trim();
                 let holder = if holder.is_empty() { "another run" } else { holder };
                 Err(Error::new(Kind::Locked, format!("'{}' is locked by {holder}; try again when it is done", path.display())))
@@ -140,6 +283,9 @@ impl Lock {
         }
     }
 }
+
+/// The longest note of a lock's holder that is read, in bytes.
+const MAX_NOTE: u64 = 200;
 
 fn parent(path: &Path) -> &Path {
     match path.parent() {

@@ -5,6 +5,9 @@
 //!
 //! Nothing in this library prints, prompts, exits or reads the environment: the caller passes in what it read.
 #![deny(unsafe_code)]
+// The list is in `clippy.toml`.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod error;
 pub mod id;

@@ -1,10 +1,11 @@
 //! Paths in a managed tree: held directory handles, one component at a time, no symlink followed.
 //!
-//! Only this module and `durable` hand a name of a managed tree to the kernel. Every call takes an open
+//! Only this module and `durable` hand a path to the kernel (`clippy.toml` keeps it so), and only this one a name of a managed tree. Every call takes an open
 //! directory and one component, so that nobody who renames directories or plants symlinks while we run can
 //! lead us elsewhere, and the length of a path does not matter (reliability study 1.4).
 //!
 //! Names are bytes. Each is checked when it comes in: not empty, not `.` or `..`, no `/`, no NUL, at most 255 bytes.
+#![allow(clippy::disallowed_methods)]
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -12,9 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
@@ -266,13 +265,6 @@ impl Dir {
         Ok(rustix::fs::renameat(&self.0, from, &self.0, to)?)
     }
 
-    /// Swaps two entries of this directory in one step.
-    pub fn exchange(&self, a: &[u8], b: &[u8]) -> Result<()> {
-        check_name(a)?;
-        check_name(b)?;
-        Ok(rustix::fs::renameat_with(&self.0, a, &self.0, b, RenameFlags::EXCHANGE)?)
-    }
-
     /// Removes a name that is not a directory; one that is not there is no error.
     pub fn remove_file(&self, name: &[u8]) -> Result<()> {
         self.remove(name, AtFlags::empty())
@@ -289,37 +281,6 @@ impl Dir {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
-    }
-
-    /// Sets owner and group of the entry `name` itself.
-    pub fn set_owner(&self, name: &[u8], uid: u32, gid: u32) -> Result<()> {
-        check_name(name)?;
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        Ok(rustix::fs::chownat(&self.0, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
-    }
-
-    /// Sets the permission bits of the entry `name` itself, which must not be a symlink.
-    pub fn set_mode(&self, name: &[u8], mode: u16) -> Result<()> {
-        let handle = self.open_handle(name)?;
-        if stat_fd(&handle)?.kind == FileKind::Symlink {
-            return Err(Error::new(Kind::Refused, "a symlink has no mode (it changed while it was looked at)"));
-        }
-        Ok(rustix::fs::chmod(proc_path(handle.as_fd()), Mode::from_raw_mode(mode.into()))?)
-    }
-
-    /// Sets the modification time of the entry `name` itself; the access time stays.
-    pub fn set_mtime(&self, name: &[u8], mtime: Time) -> Result<()> {
-        check_name(name)?;
-        Ok(rustix::fs::utimensat(&self.0, name, &timestamps(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
-    }
-
-    /// Returns the path by which `l*xattr` calls reach the entry `name` itself through this held directory.
-    pub fn proc_path(&self, name: &[u8]) -> Result<Vec<u8>> {
-        check_name(name)?;
-        let mut path = proc_path(self.0.as_fd()).into_bytes();
-        path.push(b'/');
-        path.extend_from_slice(name);
-        Ok(path)
     }
 
     /// Returns once every change of this directory's names would survive a power cut.
@@ -492,7 +453,6 @@ mod tests {
         assert!(root.open_file(b"filelink").is_err());
         assert_eq!(root.stat(b"filelink").unwrap().unwrap().kind, FileKind::Symlink);
         assert!(root.open_handle(b"filelink").is_ok());
-        assert!(root.set_mode(b"filelink", 0o777).is_err());
     }
 
     #[test]

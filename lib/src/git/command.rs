@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use super::config::{Config, METADATA_DRIVER_KEY, metadata_driver};
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
 /// A repository on which the git program is run.
@@ -34,7 +35,7 @@ impl Git {
     /// Opens the repository at `git_dir` and refuses a configuration that could run programs or lose data.
     pub fn open(git_dir: &Path) -> Result<(Self, Config)> {
         let git_dir = std::path::absolute(git_dir).context(|| format!("cannot open repository '{}'", git_dir.display()))?;
-        if !git_dir.join("HEAD").is_file() {
+        if !durable::is_file(&git_dir.join("HEAD")) {
             return Err(Error::new(
                 Kind::NotFound,
                 format!("'{}' is not a repository; make one with 'gdo init'", git_dir.display()),
@@ -152,6 +153,7 @@ pub(super) fn list_config(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Returns git with the environment and the options that every call has.
+#[allow(clippy::disallowed_methods)] // the one place
 fn clean_command() -> Command {
     let mut command = Command::new("git");
     command.env_clear().envs(ENVIRONMENT.iter().copied());

@@ -4,12 +4,12 @@
 //! (`include.path`) or another host (`url.*`); so what is not listed is refused, not only what is known to be bad.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::io::Write;
+use std::path::Path;
 
 use super::command::{Git, list_config};
-use crate::durable;
+use crate::durable::{self, Temp};
 use crate::error::{Context, Error, Kind, Result};
-use crate::safepath::TEMP_PREFIX;
 
 /// The settings of one repository; every key was checked.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,7 @@ impl Config {
         let path = git.git_dir().join("config");
         let what = || format!("cannot use the configuration '{}'", path.display());
         for other in ["commondir", "config.worktree"] {
-            if git.git_dir().join(other).symlink_metadata().is_ok() {
+            if durable::is_there(&git.git_dir().join(other)) {
                 let message = format!("'{}' would bring in other settings; remove it", git.git_dir().join(other).display());
                 return Err(Error::new(Kind::Refused, message));
             }
@@ -77,16 +77,16 @@ impl Git {
     pub fn set_config(&self, key: &str, value: &str) -> Result<()> {
         check(key, Some(value.as_bytes()))?;
         let path = self.git_dir().join("config");
-        let copy = self.git_dir().join(format!("{}config", String::from_utf8_lossy(TEMP_PREFIX)));
-        let edited = fs::copy(&path, &copy).map_err(Error::from).and_then(|_| {
-            let options: [&OsStr; 6] =
-                ["config".as_ref(), "--file".as_ref(), copy.as_ref(), "--replace-all".as_ref(), key.as_ref(), value.as_ref()];
-            self.run(&options)?;
-            Ok(fs::read(&copy)?)
-        });
-        // What can't be removed is met as a leftover by the next run.
-        let _ = fs::remove_file(&copy);
-        durable::publish(&path, &edited.context(|| format!("cannot set '{key}' in '{}'", path.display()))?, 0o600)
+        let edited = self.edited_config(&path, key, value).context(|| format!("cannot set '{key}' in '{}'", path.display()))?;
+        durable::publish(&path, &edited, 0o600)
+    }
+
+    fn edited_config(&self, path: &Path, key: &str, value: &str) -> Result<Vec<u8>> {
+        let mut copy = Temp::beside(path, 0o600)?;
+        copy.file.write_all(&durable::read(path)?)?;
+        let [file, key, value]: [&OsStr; 3] = [copy.path().as_ref(), key.as_ref(), value.as_ref()];
+        self.run(&["config".as_ref(), "--file".as_ref(), file, "--replace-all".as_ref(), key, value])?;
+        durable::read(copy.path())
     }
 }
 

@@ -1,13 +1,11 @@
 //! Removing what a killed git or a killed run of ours left in the repository.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use super::command::Git;
 use super::pack::KEEP_NOTE;
-use crate::durable::Lock;
-use crate::error::{Context, Result};
+use crate::durable::{self, Listed, Lock};
+use crate::error::{Context, Kind, Result};
 use crate::safepath::TEMP_PREFIX;
 
 impl Git {
@@ -27,18 +25,16 @@ impl Git {
 
 fn clear(dir: &Path, is_deep: bool) -> Result<usize> {
     let what = || format!("cannot clear stale locks in '{}'", dir.display());
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+    let entries = match durable::list(dir) {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(0),
         other => other.context(what)?,
     };
     let mut count = 0;
-    for entry in entries {
-        let entry = entry.context(what)?;
-        let path = entry.path();
-        if entry.file_type().context(what)?.is_dir() {
+    for Listed { path, is_dir } in entries {
+        if is_dir {
             count += if is_deep { clear(&path, true)? } else { 0 };
         } else if is_leftover(&path) {
-            fs::remove_file(&path).context(what)?;
+            durable::remove(&path).context(what)?;
             count += 1;
         }
     }
@@ -52,19 +48,22 @@ fn is_leftover(path: &Path) -> bool {
         || name == b"gc.pid" && !is_held_by_git(path)
         || name.starts_with(TEMP_PREFIX)
         // Someone else's guard says something else, and stays.
-        || name.ends_with(b".keep") && fs::read(path).is_ok_and(|note| note == KEEP_NOTE)
+        || name.ends_with(b".keep") && durable::read(path).is_ok_and(|note| note == KEEP_NOTE)
 }
 
 /// Says whether the process that a `gc.pid` names may be a git: git itself takes any process with that number for one, even a dead one.
 fn is_held_by_git(path: &Path) -> bool {
-    let Ok(note) = fs::read_to_string(path) else { return true };
+    let text = |path: &Path| durable::read(path).ok().and_then(|note| String::from_utf8(note).ok());
+    let Some(note) = text(path) else { return true };
     let Some(status) = note.split(' ').next().map(|number| Path::new("/proc").join(number).join("stat")) else { return true };
     // As in '42 (git) S 1': dead is Z.
-    fs::read_to_string(status).is_ok_and(|status| status.contains(" (git) ") && !status.contains(") Z "))
+    text(&status).is_some_and(|status| status.contains(" (git) ") && !status.contains(") Z "))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

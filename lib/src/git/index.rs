@@ -6,17 +6,17 @@
 //!
 //! The disk cache follows git's rules, so that `git status` finds our entries clean: see [`CachedStat`] and [`Index::is_racy`].
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use sha1dc::Hasher;
 
 use super::object::oid_from;
 use super::{Oid, name};
-use crate::durable::sync_dir;
+use crate::durable::{self, Temp};
 use crate::error::{Context, Error, Kind, Result};
 use crate::safepath::Stat;
 
@@ -106,8 +106,8 @@ impl Index {
     /// Reads the index file at `path`; a missing one is empty.
     pub fn read(path: &Path) -> Result<Self> {
         let what = || format!("cannot read index '{}'", path.display());
-        let mut file = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+        let mut file = match durable::open(path) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(Self::default()),
             other => other.context(what)?,
         };
         let stat = file.metadata().context(what)?;
@@ -305,45 +305,28 @@ impl IndexBuilder {
 
 /// Git's lock on the index of one repository: whoever made `index.lock` may replace the index.
 #[derive(Debug)]
-pub struct IndexLock {
-    file: File,
-    lock: PathBuf,
-    is_done: bool,
-}
+pub struct IndexLock(Temp);
 
 impl IndexLock {
     /// Takes the lock, or fails at once.
     pub fn take(git_dir: &Path) -> Result<Self> {
         let lock = git_dir.join("index.lock");
-        match File::options().write(true).create_new(true).mode(0o600).open(&lock) {
-            Ok(file) => Ok(Self { file, lock, is_done: false }),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::new(
+        match Temp::as_lock(&lock, 0o600) {
+            Err(error) if error.kind() == Kind::Locked => Err(Error::new(
                 Kind::Locked,
                 format!("'{}' exists: git is changing the index; try again when it is done", lock.display()),
             )),
-            Err(error) => Err(error).context(|| format!("cannot create '{}'", lock.display())),
+            other => other.map(Self),
         }
     }
 
     /// Replaces the index file, durably, and gives the lock back.
     pub fn write(mut self, index: &Index) -> Result<[u8; 20]> {
-        let path = self.lock.with_extension("");
+        let path = self.0.path().with_extension("");
         let what = || format!("cannot write index '{}'", path.display());
-        let checksum = write_to(&mut self.file, index).context(what)?;
-        self.file.sync_all().context(what)?;
-        fs::rename(&self.lock, &path).context(what)?;
-        self.is_done = true;
-        sync_dir(path.parent().expect("BUG: an index has a directory"))?;
+        let checksum = write_to(&mut self.0.file, index).context(what)?;
+        self.0.publish(&path).context(what)?;
         Ok(checksum)
-    }
-}
-
-impl Drop for IndexLock {
-    fn drop(&mut self) {
-        if !self.is_done {
-            // Best effort: healing removes what stays.
-            let _ = fs::remove_file(&self.lock);
-        }
     }
 }
 
@@ -566,6 +549,9 @@ fn corrupt(at: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
     use super::*;
     use crate::git::{Git, Identity};
     use crate::safepath::Dir;

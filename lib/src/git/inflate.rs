@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use flate2::{Decompress, FlushDecompress, Status};
 
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
 /// A file open for reading at any position, by any thread.
@@ -37,7 +38,7 @@ impl Source {
     /// Opens `path`; an error of the kind `NotFound` means that it is not there.
     pub fn open(path: &Path, id: SourceId) -> Result<Self> {
         let what = || format!("cannot open '{}'", path.display());
-        let file = File::open(path).context(what)?;
+        let file = durable::open(path).context(what)?;
         let length = file.metadata().context(what)?.len();
         Ok(Self { id, path: path.to_owned(), file, length })
     }

@@ -1,13 +1,11 @@
 //! Making a repository: the same files in the same state everywhere, whatever templates the host has.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::command::Git;
 use super::{config, refs};
 use crate::durable;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 impl Git {
     /// Makes an empty repository at `git_dir` with `branch` as its first branch, readable by the owner only.
@@ -17,14 +15,13 @@ impl Git {
         let head = format!("refs/heads/{branch}");
         refs::check_ref_name(&head)?;
         let git_dir = std::path::absolute(git_dir)?;
-        if git_dir.join("HEAD").symlink_metadata().is_ok() {
+        if durable::is_there(&git_dir.join("HEAD")) {
             let message = format!("'{}' already is a repository", git_dir.display());
             return Err(Error::new(Kind::Refused, message));
         }
         durable::create_dir_all(&git_dir, 0o700)?;
         // It holds what only root may read, also where the directory was there before.
-        fs::set_permissions(&git_dir, Permissions::from_mode(0o700))
-            .context(|| format!("cannot set the mode of '{}'", git_dir.display()))?;
+        durable::make_private(&git_dir)?;
         for dir in ["objects/info", "objects/pack", "refs/heads", "refs/tags", "info"] {
             durable::create_dir_all(&git_dir.join(dir), 0o700)?;
         }
@@ -45,6 +42,8 @@ const SPARSE_CHECKOUT: &[u8] = b"/*\n!/.git-devops/\n";
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -1,11 +1,10 @@
 //! Loose objects: each deflated in a file of its own, named by the object.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::inflate::{Reader, Source, SourceId};
 use super::{ObjectKind, Oid};
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
 /// The loose objects of one object directory.
@@ -18,12 +17,11 @@ pub(super) struct Loose {
 
 impl Loose {
     /// Looks at the object directory `dir`.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub fn open(dir: &Path) -> Result<Self> {
         let mut fans = vec![false; 256];
-        for entry in fs::read_dir(dir)? {
-            if let Some(fan) =
-                entry?.file_name().to_str().filter(|name| name.len() == 2).and_then(|name| u8::from_str_radix(name, 16).ok())
-            {
+        for listed in durable::list(dir)? {
+            let name = listed.path.file_name().and_then(|name| name.to_str());
+            if let Some(fan) = name.filter(|name| name.len() == 2).and_then(|name| u8::from_str_radix(name, 16).ok()) {
                 fans[usize::from(fan)] = true;
             }
         }
@@ -32,7 +30,7 @@ impl Loose {
 
     /// Says whether `oid` is here.
     pub fn contains(&self, oid: &Oid) -> bool {
-        self.path(oid).is_some_and(|path| path.is_file())
+        self.path(oid).is_some_and(|path| durable::is_file(&path))
     }
 
     /// Returns the kind and the content of `oid`, or `None` if it is not here.

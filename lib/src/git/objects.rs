@@ -5,8 +5,6 @@
 //! after the directories were listed anew.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
@@ -16,6 +14,7 @@ use super::loose::Loose;
 use super::object::{CommitData, ObjectKind, TreeEntry, decode_tree, object_id};
 use super::packed::{Pack, Shared};
 use super::{Oid, object};
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
 /// The object database of one repository; shared by reference between threads.
@@ -37,7 +36,7 @@ impl Objects {
     /// Opens the object database of the repository at `git_dir`.
     pub fn open(git_dir: &Path) -> Result<Self> {
         let dir = git_dir.join("objects");
-        fs::read_dir(&dir).context(|| format!("cannot open object database '{}'", dir.display()))?;
+        durable::list(&dir).context(|| format!("cannot open object database '{}'", dir.display()))?;
         let listing = RwLock::new(Arc::new(Listing::read(&dir, &Listing::default())));
         Ok(Self { dir, listing, lister: Mutex::new(()), shared: Shared::default(), idle: Mutex::new(Vec::new()) })
     }
@@ -219,7 +218,7 @@ impl Listing {
         for dir in &dirs {
             match Loose::open(dir) {
                 Ok(loose) => listing.loose.push(loose),
-                Err(error) => listing.note(Error::from(error).wrap(format!("cannot list '{}'", dir.display()))),
+                Err(error) => listing.note(error.wrap(format!("cannot list '{}'", dir.display()))),
             }
             // A gc may replace packs while we list them; then those that replace them are there already.
             let is_stable = (0..MAX_LISTINGS).any(|_| listing.add_packs(dir, old, &mut n_bytes));
@@ -233,7 +232,7 @@ impl Listing {
     /// Returns `dir` and the object directories that it and they name as alternates.
     fn add_alternates(&mut self, dir: &Path) -> Vec<PathBuf> {
         let mut dirs = vec![(dir.to_owned(), 0)];
-        let mut seen: HashSet<_> = fs::canonicalize(dir).into_iter().collect();
+        let mut seen: HashSet<_> = durable::real_path(dir).into_iter().collect();
         let mut at = 0;
         while at < dirs.len() {
             let (dir, depth) = dirs[at].clone();
@@ -245,13 +244,13 @@ impl Listing {
                 Vec::new()
             });
             for alternate in named {
-                match fs::canonicalize(&alternate) {
+                match durable::real_path(&alternate) {
                     Ok(real) if !seen.insert(real.clone()) => (),
                     Ok(real) if depth < MAX_ALTERNATE_DEPTH => dirs.push((real, depth + 1)),
                     Ok(_) => self.note(Error::new(Kind::Unsupported, format!("'{}' is nested too deep", path.display()))),
                     Err(error) => {
                         let what = format!("cannot use '{}', which '{}' names", alternate.display(), path.display());
-                        self.note(Error::from(error).wrap(what));
+                        self.note(error.wrap(what));
                     }
                 }
             }
@@ -264,9 +263,9 @@ impl Listing {
         let dir = dir.join("pack");
         let paths = match list_packs(&dir) {
             Ok(paths) => paths,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
+            Err(error) if error.kind() == Kind::NotFound => return true,
             Err(error) => {
-                self.note(Error::from(error).wrap(format!("cannot list '{}'", dir.display())));
+                self.note(error.wrap(format!("cannot list '{}'", dir.display())));
                 return true;
             }
         };
@@ -320,7 +319,7 @@ const MAX_INDEX_BYTES: u64 = 32 << 20;
 
 fn add_pack(path: &Path, old: &Listing, budget: u64) -> Result<Listed> {
     let what = || format!("cannot open '{}'", path.display());
-    let meta = path.metadata().context(what)?;
+    let meta = durable::look(path).context(what)?;
     let identity = (meta.dev(), meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec());
     let known = old.packs.iter().find(|listed| listed.path == path && listed.identity == identity);
     let pack = match known {
@@ -331,8 +330,8 @@ fn add_pack(path: &Path, old: &Listing, budget: u64) -> Result<Listed> {
 }
 
 /// Returns the indexes in `dir` beside which there is a pack, in a fixed order.
-fn list_packs(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let names: HashSet<PathBuf> = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
+fn list_packs(dir: &Path) -> Result<Vec<PathBuf>> {
+    let names: HashSet<PathBuf> = durable::list(dir)?.into_iter().map(|listed| listed.path).collect();
     let is_pack =
         |path: &&PathBuf| path.extension().is_some_and(|ext| ext == "idx") && names.contains(&path.with_extension("pack"));
     let mut paths: Vec<_> = names.iter().filter(is_pack).cloned().collect();
@@ -343,15 +342,15 @@ fn list_packs(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// Reads the object directories that the file at `path` names; relative ones are below `dir`.
 fn read_alternates(path: &Path, dir: &Path) -> Result<Vec<PathBuf>> {
     use std::os::unix::ffi::OsStrExt;
-    let length = match path.metadata() {
+    let length = match durable::look(path) {
         Ok(meta) => meta.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
+        Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
     if length > MAX_ALTERNATES {
         return Err(Error::new(Kind::Refused, "it is too long"));
     }
-    let text = fs::read(path)?;
+    let text = durable::read(path)?;
     let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && !line.starts_with(b"#"));
     lines
         .map(|line| match line {

@@ -4,7 +4,7 @@
 //! pack keeps `git gc --prune=now` from removing what nothing refers to yet.
 
 use std::cell::RefCell;
-use std::fs;
+use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -14,7 +14,7 @@ use sha1dc::Hasher;
 
 use super::object::{CommitData, ObjectKind, object_id, oid_from};
 use super::{Objects, Oid};
-use crate::durable::{Temp, sync_dir};
+use crate::durable::{self, Temp, sync_dir};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Takes objects from any number of threads and appends the new ones to a pack on the disk.
@@ -42,7 +42,7 @@ impl<'a> PackWriter<'a> {
     /// Starts a pack in the repository at `git_dir`; objects that `objects` already holds are not written again.
     pub fn new(git_dir: &Path, objects: &'a Objects) -> Result<Self> {
         let dir = git_dir.join("objects/pack");
-        dir.metadata().context(|| format!("cannot write packs into '{}'", dir.display()))?;
+        durable::look(&dir).context(|| format!("cannot write packs into '{}'", dir.display()))?;
         objects.refresh();
         Ok(Self { objects, git_dir: git_dir.to_owned(), dir, pack: Mutex::new(Pack::default()) })
     }
@@ -122,8 +122,7 @@ impl Kept {
     /// Takes the guard away: a ref points at the objects now, durably.
     pub fn release(mut self) -> Result<()> {
         self.is_released = true;
-        let path = self.pack.with_extension("keep");
-        fs::remove_file(&path).context(|| format!("cannot remove '{}'", path.display()))
+        durable::remove(&self.pack.with_extension("keep"))
     }
 }
 
@@ -131,7 +130,7 @@ impl Drop for Kept {
     fn drop(&mut self) {
         if !self.is_released {
             // Best effort: healing removes what stays.
-            let _ = fs::remove_file(self.pack.with_extension("keep"));
+            let _ = durable::remove(&self.pack.with_extension("keep"));
         }
     }
 }
@@ -267,7 +266,7 @@ impl Pack {
         let published = temp.publish_unsynced(&pack).and_then(|()| index.publish_unsynced(&idx)).and_then(|()| sync_dir(dir));
         if let Err(error) = published {
             // Best effort: half a pair is garbage, and the whole pair is referred to by nobody.
-            let _ = (fs::remove_file(&idx), fs::remove_file(&pack));
+            let _ = (durable::remove(&idx), durable::remove(&pack));
             return Err(error);
         }
         Ok(Some(kept))
@@ -276,8 +275,9 @@ impl Pack {
 
 /// Writes a guard whose note would survive a power cut: one that is empty could be anybody's, and would stay for ever.
 fn write_guard(keep: &Path) -> Result<()> {
-    let written = fs::File::create(keep).and_then(|mut file| file.write_all(KEEP_NOTE).and_then(|()| file.sync_all()));
-    written.context(|| format!("cannot write '{}'", keep.display()))
+    let mut temp = Temp::beside(keep, 0o600)?;
+    temp.file.write_all(KEEP_NOTE).context(|| format!("cannot write '{}'", keep.display()))?;
+    temp.publish_unsynced(keep)
 }
 
 /// Keeps positions in records and in stored names apart within 32 bits.
@@ -292,7 +292,7 @@ fn header(n_objects: u32) -> [u8; HEADER_LEN as usize] {
 }
 
 /// Sets the number of objects and appends the checksum, which covers that number: hence the second reading.
-fn seal(file: &mut fs::File, n_objects: u32) -> Result<[u8; 20]> {
+fn seal(file: &mut File, n_objects: u32) -> Result<[u8; 20]> {
     file.seek(SeekFrom::Start(0))?;
     file.write_all(&header(n_objects))?;
     file.seek(SeekFrom::Start(0))?;
@@ -317,7 +317,7 @@ fn digest(hasher: Hasher) -> Result<[u8; 20]> {
 }
 
 /// Writes a pack index, version 2, of records sorted by their names.
-fn write_index(file: &mut fs::File, records: &[Record], pack_trailer: [u8; 20]) -> Result<()> {
+fn write_index(file: &mut File, records: &[Record], pack_trailer: [u8; 20]) -> Result<()> {
     let mut out = Hashing { inner: BufWriter::with_capacity(BUFFER, file), hasher: Hasher::new() };
     out.put(b"\xfftOc\0\0\0\x02")?;
     let mut count = 0;
@@ -409,6 +409,8 @@ fn encode_header(kind: ObjectKind, mut size: u64, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::git::{Git, Signature};
 

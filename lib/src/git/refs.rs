@@ -1,8 +1,5 @@
 //! Refs: read here, moved by the git program, and synced so that a move said to be done survives a power cut.
 
-use std::fs;
-use std::io;
-
 use super::Oid;
 use super::command::Git;
 use crate::durable;
@@ -86,7 +83,7 @@ impl Git {
         if let Err(error) = self.run(args) {
             let kind = match self.read_ref(name) {
                 Ok(now) if now != old => Kind::Conflict,
-                _ if self.git_dir().join(format!("{name}.lock")).exists() => Kind::Locked,
+                _ if durable::is_there(&self.git_dir().join(format!("{name}.lock"))) => Kind::Locked,
                 _ => error.kind(),
             };
             return Err(error.with_kind(kind).wrap(format!("cannot move ref '{name}'; it stays where it is")));
@@ -104,25 +101,19 @@ impl Git {
 
     fn read_loose(&self, name: &str) -> Result<Option<Loose>> {
         let path = self.git_dir().join(name);
-        match fs::read(&path) {
-            Ok(bytes) => decode_loose(&bytes).map(Some).ok_or_else(|| corrupt(name)),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error).context(|| format!("cannot read ref '{name}'")),
+        if durable::is_dir(&path) {
+            return Ok(None); // 'refs/heads/a' where there is a branch 'a/b'
+        }
+        match durable::read_if_there(&path).context(|| format!("cannot read ref '{name}'"))? {
+            Some(bytes) => decode_loose(&bytes).map(Some).ok_or_else(|| corrupt(name)),
+            None => Ok(None),
         }
     }
 
     fn read_packed(&self, name: &str) -> Result<Option<Oid>> {
-        match fs::read(self.git_dir().join("packed-refs")) {
-            Ok(bytes) => find_packed(&bytes, name.as_bytes()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context(|| "cannot read 'packed-refs'"),
+        match durable::read_if_there(&self.git_dir().join("packed-refs")).context(|| "cannot read 'packed-refs'")? {
+            Some(bytes) => find_packed(&bytes, name.as_bytes()),
+            None => Ok(None),
         }
     }
 }
@@ -185,6 +176,8 @@ fn corrupt(name: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::git::Identity;
 

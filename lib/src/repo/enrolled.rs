@@ -36,10 +36,7 @@ pub fn enrol(store: &Path, git_dir: &Path) -> Result<()> {
 pub fn list(store: &Path) -> Result<Vec<PathBuf>> {
     let path = store.join(FILE);
     let what = || format!("cannot read '{}', which tells whose chunks are in the store", path.display());
-    let text = match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.context(what)?,
-    };
+    let text = durable::read_if_there(&path).context(what)?.unwrap_or_default();
     let lines = text.split(|&b| b == b'\n').filter(|line| !line.is_empty());
     let paths: Vec<PathBuf> = lines.map(|line| PathBuf::from(std::ffi::OsString::from_vec(line.to_vec()))).collect();
     match paths.iter().find(|path| !path.is_absolute()) {
@@ -51,10 +48,9 @@ pub fn list(store: &Path) -> Result<Vec<PathBuf>> {
 /// Removes the temporary files that an init which was killed left at the top of the store: they are made under the lock, or before there is a store.
 pub(super) fn clear_leftovers(store: &Path, _held: &Lock) -> Result<()> {
     let what = || format!("cannot clear '{}'", store.display());
-    for entry in std::fs::read_dir(store).context(what)? {
-        let entry = entry.context(what)?;
-        if entry.file_name().as_bytes().starts_with(TEMP_PREFIX) {
-            std::fs::remove_file(entry.path()).context(what)?;
+    for listed in durable::list(store).context(what)? {
+        if listed.path.file_name().is_some_and(|name| name.as_bytes().starts_with(TEMP_PREFIX)) {
+            durable::remove(&listed.path).context(what)?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use gix_glob::pattern::Case;
 use gix_ignore::Search;
 use gix_ignore::search::Ignore;
 
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
 /// What a run leaves out, as the caller asked for it.
@@ -39,12 +40,10 @@ impl Excludes {
         let patterns = options.patterns.iter().map(|pattern| OsString::from_vec(pattern.clone()));
         let explicit = Search::from_overrides(patterns, Ignore::default());
         let mut standing = Search::default();
-        match std::fs::read(info_exclude) {
-            Ok(text) => standing.add_patterns_buffer(&text, info_exclude, None, Ignore::default()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+        let what = || format!("cannot read '{}'", info_exclude.display());
+        if let Some(text) = durable::read_if_there(info_exclude).context(what)? {
+            standing.add_patterns_buffer(&text, info_exclude, None, Ignore::default()).context(what)?;
         }
-        .context(|| format!("cannot read '{}'", info_exclude.display()))?;
         if let Some(name) = options.if_present.iter().find(|name| name.is_empty() || name.contains(&b'/')) {
             let name = name.escape_ascii();
             return Err(Error::new(Kind::Usage, format!("'{name}' cannot mark a directory: give a file name without a slash")));

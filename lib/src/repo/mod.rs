@@ -80,7 +80,7 @@ impl Places {
     /// Returns the places of the repository that `start` lies in: the first `.git` of ours, or system instance, in it or above it.
     pub fn discover(start: &Path) -> Option<Self> {
         let both = |dir: &Path| [Self::of_directory(dir), Self::system(dir)];
-        start.ancestors().flat_map(both).find(|places| places.state.is_dir() && places.git_dir.is_dir())
+        start.ancestors().flat_map(both).find(|places| durable::is_dir(&places.state) && durable::is_dir(&places.git_dir))
     }
 
     /// Says whether these are the places of a system instance.
@@ -173,8 +173,8 @@ impl Repo {
     ///
     /// A `.git` that is not ours is refused. A run that was cut short is simply repeated.
     pub fn init(places: &Places, branch: &str) -> Result<()> {
-        let is_ours = places.state.is_dir();
-        let has_head = places.git_dir.join("HEAD").exists();
+        let is_ours = durable::is_dir(&places.state);
+        let has_head = durable::is_there(&places.git_dir.join("HEAD"));
         if has_head && !is_ours {
             let message = format!(
                 "'{}' is a git repository of its own; name another place with --git-dir, or move it away first",
@@ -206,7 +206,7 @@ impl Repo {
 
     /// Opens the repository at `places`; the store that its configuration names counts, if it names one.
     pub fn open(places: Places) -> Result<Self> {
-        if !places.git_dir.join("HEAD").exists() || !places.state.is_dir() {
+        if !durable::is_there(&places.git_dir.join("HEAD")) || !durable::is_dir(&places.state) {
             let message = format!("'{}' is not a repository of git-devops; make one with 'gdo init'", places.git_dir.display());
             return Err(Error::new(Kind::NotFound, message));
         }
@@ -228,12 +228,7 @@ impl Repo {
         let n_damaged = self.store.repair(progress)?.len();
         if n_damaged > 0 {
             // What the work tree still has is read again, so that lost chunks come back.
-            match std::fs::remove_file(self.places.state.join(INDEX_NOTE)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).context(|| "cannot forget what the work tree looked like");
-                }
-                _ => (),
-            }
+            durable::remove(&self.places.state.join(INDEX_NOTE)).context(|| "cannot forget what the work tree looked like")?;
         }
         Ok(n_damaged)
     }
@@ -250,7 +245,7 @@ impl Repo {
     pub fn index(&self) -> Result<Index> {
         let path = self.index_path();
         match self.head()? {
-            Some(head) if !path.exists() => self.index_of(&self.objects.commit(&head)?.tree),
+            Some(head) if !durable::is_there(&path) => self.index_of(&self.objects.commit(&head)?.tree),
             _ => {
                 let mut index = Index::read(&path)?;
                 if self.noted_index() != Some(index.checksum()) {
@@ -272,7 +267,7 @@ impl Repo {
     ///
     /// Stock git takes a file for clean whose content is, and notes its times: an index that git wrote says nothing about owners and modes.
     fn noted_index(&self) -> Option<[u8; 20]> {
-        std::fs::read(self.places.state.join(INDEX_NOTE)).ok()?.try_into().ok()
+        durable::read(&self.places.state.join(INDEX_NOTE)).ok()?.try_into().ok()
     }
 
     fn index_of(&self, tree: &Oid) -> Result<Index> {

@@ -1,6 +1,5 @@
 //! Checking what is stored, and putting damaged packs aside.
 
-use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -80,12 +79,9 @@ impl Store {
         let quarantine = self.layout().root.join("quarantine");
         for path in &damaged {
             durable::create_dir_all(&quarantine, 0o700)?;
-            let name = path.file_name().expect("BUG: a pack has a name");
-            fs::rename(path, quarantine.join(name)).context(|| format!("cannot move '{}' to quarantine", path.display()))?;
-            durable::sync_dir(path.parent().expect("BUG: a pack lies in a directory"))?;
+            durable::move_into(path, &quarantine)?;
         }
         if !damaged.is_empty() {
-            durable::sync_dir(&quarantine)?;
             index::rebuild(self.layout())?;
             self.close_packs();
             self.refresh()?;
@@ -174,7 +170,7 @@ impl Store {
             missing.remove(&pack.id);
         }
         // A pack that was published after we listed them is no loss.
-        missing.retain(|pack| !pack::path_of(&self.layout().packs(), *pack).exists());
+        missing.retain(|pack| !durable::is_there(&pack::path_of(&self.layout().packs(), *pack)));
         Ok(missing
             .into_iter()
             .map(|pack| Finding {
@@ -191,7 +187,7 @@ impl Store {
 /// Reads a whole pack into `bytes`; no honest writer makes one larger than the cap.
 fn read_pack(path: &Path, bytes: &mut Vec<u8>) -> Result<()> {
     let what = || format!("cannot read chunk pack '{}'", path.display());
-    let mut file = fs::File::open(path).context(what)?;
+    let mut file = durable::open(path).context(what)?;
     let len = file.metadata().context(what)?.len();
     if len > pack::MAX_PACK {
         return Err(pack::corrupt(format!("pack has {len} bytes, at most {} are possible", pack::MAX_PACK)).wrap(what()));

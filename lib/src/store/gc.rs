@@ -5,14 +5,13 @@
 //! is removed, or gave it back after its ref had moved, and the chunk is marked.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::time::SystemTime;
 
 use super::index::{self, Index, PackOnDisk};
 use super::lease::{exclude_leases, forget_leases, lock_list, remove_leftovers, was_leased};
 use super::pack::{self, PackWriter, SealedPack, TocEntry};
 use super::segment::SegmentId;
-use super::{Finding, Location, Store, is_index_damage, remove_file, segment};
+use super::{Finding, Location, Store, is_index_damage, segment};
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
@@ -171,7 +170,7 @@ impl Store {
 
     fn copy_live(&self, view: &View, marks: &Marks, pack: &PackOnDisk, written: &mut Written) -> Result<u64> {
         let path = pack::path_of(&self.layout().packs(), pack.id);
-        let file = fs::File::open(&path).context(|| format!("cannot read chunk pack '{}'", path.display()))?;
+        let file = durable::open(&path).context(|| format!("cannot read chunk pack '{}'", path.display()))?;
         let mut copied = 0;
         for entry in index::read_toc(&path)? {
             if !self.is_needed(view, marks, pack.id, &entry)? {
@@ -209,7 +208,7 @@ impl Store {
         let is_indexed = match self.publish_without(view, &gone, new_segments) {
             Err(error) if error.kind() == Kind::NoSpace => {
                 // No room for a new index: do without one until there is. Readers that need it meanwhile wait for us.
-                remove_file(&layout.list())?;
+                durable::remove(&layout.list())?;
                 durable::sync_dir(&layout.index())?;
                 false
             }
@@ -219,7 +218,7 @@ impl Store {
             remove_segments(self, &[])?;
         }
         for pack in dead {
-            remove_file(&pack::path_of(&layout.packs(), pack.id))?;
+            durable::remove(&pack::path_of(&layout.packs(), pack.id))?;
         }
         match is_indexed {
             true => remove_segments(self, &index::read_list(layout)?),
@@ -415,7 +414,7 @@ fn remove_segments(store: &Store, listed: &[SegmentId]) -> Result<()> {
     let listed: Vec<_> = listed.iter().map(|id| segment::path_of(&store.layout().index(), *id)).collect();
     for path in super::list_dir(&store.layout().index())? {
         if path.extension().is_some_and(|extension| extension == "segment") && !listed.contains(&path) {
-            remove_file(&path)?;
+            durable::remove(&path)?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The index of the store: a list of segments. Derived from the packs; whatever is wrong with it, it is rebuilt.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::lease::lock_list;
 use super::pack::{self, TocEntry, corrupt};
 use super::segment::{self, Builder, Entry, Segment, SegmentId};
-use super::{Layout, Location, list_dir, remove_file};
+use super::{Layout, Location, list_dir};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
@@ -111,7 +111,7 @@ pub(super) fn location(segment: &Segment, entry: &Entry) -> Location {
 
 fn stamp(layout: &Layout) -> Result<Stamp> {
     let path = layout.list();
-    let metadata = fs::metadata(&path).context(|| format!("cannot look at '{}'", path.display()))?;
+    let metadata = durable::look(&path).context(|| format!("cannot look at '{}'", path.display()))?;
     Ok((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
@@ -119,11 +119,11 @@ fn stamp(layout: &Layout) -> Result<Stamp> {
 pub(super) fn read_list(layout: &Layout) -> Result<Vec<SegmentId>> {
     let path = layout.list();
     let what = || format!("cannot read '{}'", path.display());
-    let len = fs::metadata(&path).context(what)?.len();
+    let len = durable::look(&path).context(what)?.len();
     if len > MAX_LIST {
         return Err(corrupt(format!("segment list is {len} bytes long, at most {MAX_LIST} are possible")).wrap(what()));
     }
-    decode_list(&fs::read(&path).context(what)?).context(what)
+    decode_list(&durable::read(&path).context(what)?).context(what)
 }
 
 /// Returns the text that lists `segments`.
@@ -219,7 +219,7 @@ pub(super) fn merge_segments(layout: &Layout) -> Result<()> {
             return Ok(());
         }
         for id in old.into_iter().filter(|id| Some(*id) != merged) {
-            remove_file(&segment::path_of(&layout.index(), id))?;
+            durable::remove(&segment::path_of(&layout.index(), id))?;
         }
     }
 }
@@ -257,7 +257,7 @@ pub(super) fn rebuild(layout: &Layout) -> Result<()> {
         replace_list(layout, &segments)?;
     }
     for id in before.into_iter().filter(|id| !rebuilt.contains(id)) {
-        remove_file(&segment::path_of(&layout.index(), id))?;
+        durable::remove(&segment::path_of(&layout.index(), id))?;
     }
     merge_segments(layout)
 }
@@ -299,7 +299,7 @@ pub(super) fn list_packs(layout: &Layout) -> Result<Vec<PackOnDisk>> {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if let Some(id) = name.strip_suffix(".pack").and_then(|name| name.parse().ok()) {
                 let what = || format!("cannot look at '{}'", path.display());
-                let metadata = fs::metadata(&path).context(what)?;
+                let metadata = durable::look(&path).context(what)?;
                 packs.push(PackOnDisk { id, len: metadata.len(), modified: metadata.modified().context(what)? });
             }
         }
@@ -322,7 +322,7 @@ pub(super) fn read_trailer(path: &Path) -> Result<pack::Trailer> {
 }
 
 fn open_at_trailer(path: &Path) -> Result<(File, u64, pack::Trailer)> {
-    let file = File::open(path)?;
+    let file = durable::open(path)?;
     let len = file.metadata()?.len();
     let at = len.checked_sub(pack::TRAILER_LEN as u64).ok_or_else(|| corrupt("pack is cut short"))?;
     let mut raw = [0; pack::TRAILER_LEN];
@@ -335,9 +335,9 @@ fn open_at_trailer(path: &Path) -> Result<(File, u64, pack::Trailer)> {
 fn read_toc_or_salvage(path: &Path) -> Result<Vec<TocEntry>> {
     match read_toc(path) {
         Err(error) if error.kind() == Kind::Corrupt => {
-            let len = fs::metadata(path).context(|| format!("cannot look at '{}'", path.display()))?.len();
+            let len = durable::look(path).context(|| format!("cannot look at '{}'", path.display()))?.len();
             let bytes = match len <= pack::MAX_PACK {
-                true => fs::read(path).context(|| format!("cannot read chunk pack '{}'", path.display()))?,
+                true => durable::read(path).context(|| format!("cannot read chunk pack '{}'", path.display()))?,
                 false => Vec::new(),
             };
             Ok(pack::salvage(&bytes))

@@ -2,15 +2,13 @@
 //!
 //! All locks are the kernel's: they end with the process that holds them, however it ends.
 
-use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use super::Layout;
 use super::index::read_list;
 use super::segment;
-use crate::durable::Lock;
+use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
 
 /// A promise that no chunk leaves the store: held from before the first lookup until a ref reaches what was stored.
@@ -74,22 +72,21 @@ fn wait_for(take: impl Fn() -> Result<Lock>, refused: impl FnOnce() -> String) -
 
 /// Makes the file of leases one byte longer, so that a garbage collection sees that there was one.
 fn note_lease(path: &Path) -> Result<()> {
-    let what = || format!("cannot write '{}'", path.display());
-    File::options().append(true).create(true).open(path).context(what)?.write_all(b".").context(what)
+    durable::append_unsynced(path, b".")
 }
 
 /// Forgets the leases noted so far; the caller excludes leases.
 pub(super) fn forget_leases(layout: &Layout) -> Result<()> {
-    fs::write(layout.leases(), b"").context(|| format!("cannot write '{}'", layout.leases().display()))
+    durable::empty_unsynced(&layout.leases())
 }
 
 /// Says whether a lease was taken since [`forget_leases`].
 pub(super) fn was_leased(layout: &Layout) -> Result<bool> {
     let path = layout.leases();
-    match fs::metadata(&path) {
+    match durable::look(&path) {
         Ok(metadata) => Ok(metadata.len() != 0),
         // Somebody removed the file by hand: nobody knows.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) if error.kind() == Kind::NotFound => Ok(true),
         Err(error) => Err(error).context(|| format!("cannot look at '{}'", path.display())),
     }
 }
@@ -97,20 +94,20 @@ pub(super) fn was_leased(layout: &Layout) -> Result<bool> {
 /// Removes temporary files and unlisted segments; the caller excludes leases, so nobody can be writing them.
 pub(super) fn remove_leftovers(layout: &Layout) -> Result<()> {
     for path in super::list_dir(&layout.tmp())? {
-        super::remove_file(&path)?;
+        durable::remove(&path)?;
     }
     let Ok(listed) = read_list(layout) else { return Ok(()) };
     let listed: Vec<_> = listed.iter().map(|id| segment::path_of(&layout.index(), *id)).collect();
     for path in super::list_dir(&layout.index())? {
         if path.extension().is_some_and(|e| e == "segment") && !listed.contains(&path) {
-            super::remove_file(&path)?;
+            durable::remove(&path)?;
         }
     }
     // The list itself is published from a temporary file beside it.
     for path in super::list_dir(&layout.index())? {
         let name = path.file_name().map(|name| name.as_encoded_bytes().to_vec()).unwrap_or_default();
         if name.starts_with(crate::safepath::TEMP_PREFIX) {
-            super::remove_file(&path)?;
+            durable::remove(&path)?;
         }
     }
     Ok(())

@@ -20,8 +20,7 @@ mod tests;
 mod writer;
 
 use std::cell::RefCell;
-use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -90,7 +89,7 @@ impl Store {
     /// A directory with anything else in it is refused.
     pub fn create(dir: &Path) -> Result<Self> {
         let layout = Layout { root: dir.to_owned() };
-        if !layout.format().exists() {
+        if !durable::is_there(&layout.format()) {
             create_layout(&layout).context(|| format!("cannot create a chunk store in '{}'", dir.display()))?;
         }
         Self::open(dir)
@@ -101,7 +100,7 @@ impl Store {
         let layout = Layout { root: dir.to_owned() };
         let what = || format!("cannot open chunk store '{}'", dir.display());
         let mut format = Vec::new();
-        let file = File::open(layout.format()).context(what)?;
+        let file = durable::open(&layout.format()).context(what)?;
         std::io::Read::read_to_end(&mut std::io::Read::take(file, 256), &mut format).context(what)?;
         decode_format(&format).context(what)?;
         let inner = Inner { layout, index: RwLock::default(), rebuilding: Mutex::default(), open_packs: Mutex::default() };
@@ -275,7 +274,7 @@ impl Store {
         let file = self.open_pack(place.pack, &path).context(what)?;
         with_scratch(entry.record_len(), |record| {
             match file.read_exact_at(record, place.offset.into()) {
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(pack::corrupt("the pack ends before")),
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(pack::corrupt("the pack ends before")),
                 other => Ok(other?),
             }?;
             pack::unpack(record, &entry, out)
@@ -312,7 +311,7 @@ impl Store {
             let used = open.remove(i);
             open.push(used);
         } else {
-            let file = Arc::new(File::open(path)?);
+            let file = Arc::new(durable::open(path)?);
             if open.len() == OPEN_PACKS {
                 open.remove(0);
             }
@@ -426,13 +425,5 @@ fn create_layout(layout: &Layout) -> Result<()> {
 /// Returns the paths of what lies in the directory `path`.
 fn list_dir(path: &Path) -> Result<Vec<PathBuf>> {
     let what = || format!("cannot list '{}'", path.display());
-    fs::read_dir(path).context(what)?.map(|entry| Ok(entry.context(what)?.path())).collect()
-}
-
-/// Removes a file; one that is not there is no error.
-fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context(|| format!("cannot remove '{}'", path.display())),
-        _ => Ok(()),
-    }
+    Ok(durable::list(path).context(what)?.into_iter().map(|listed| listed.path).collect())
 }

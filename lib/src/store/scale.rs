@@ -1,5 +1,6 @@
 //! The store under limits: many chunks in little memory, a full disk, a killed writer. Each runs in a process of its own.
 
+use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::pack::{check_version, corrupt, hash_at, le32, le64};
-use crate::durable::Temp;
+use crate::durable::{self, Temp};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
 
@@ -213,7 +213,7 @@ impl Segment {
     pub fn open(dir: &Path, id: SegmentId) -> Result<Self> {
         let path = path_of(dir, id);
         let what = || format!("cannot open index segment '{}'", path.display());
-        let file = File::open(&path).context(what)?;
+        let file = durable::open(&path).context(what)?;
         let len = file.metadata().context(what)?.len();
         let at = len.checked_sub(TRAILER_LEN as u64).ok_or_else(|| corrupt("index segment is cut short")).context(what)?;
         let mut raw = [0; TRAILER_LEN];
