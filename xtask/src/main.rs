@@ -9,6 +9,7 @@ mod compare;
 mod crash;
 mod fixtures;
 mod fuzz;
+mod instructions;
 mod packages;
 mod test;
 
@@ -25,9 +26,11 @@ usage: cargo xtask <verb>
                                      the program against real trees; --full uses the sizes that the promises are made for
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
   fixture NAME DIR                   one of the trees that the tests use; without NAME: lists them
-  bench [--quick] [--write] [--only SET] [--media BYTES] [--gdo PROGRAM] [--scratch DIR]
-                                     the program beside restic, borg, tar and cp, as a markdown table
+  bench [--quick] [--write] [--only SET]... [--tool NAME]... [--rounds N] [--gdo PROGRAM] [--scratch DIR]
+                                     the program beside those that people use for the same, as markdown tables; --only and --tool
+                                     take a part of a name, --write puts the tables into docs/performance.md
   fuzz [--seconds N] [TARGET...]     every decoder under hostile input, 60 seconds each; needs the nightly toolchain
+  instructions [--write] [NAME...]   what the hot paths cost in instructions, compared with what they cost when it was last written down
   crash [--full] [--sample N] [--verb V]... [--mode M]... [--fs F]... [--at N] [--without-sync] [--threads N] [--json]
         [--jobs N] [--gdo PROGRAM] [--scratch DIR]
                                      verbs stopped at their Nth mutating system call in every way, as a markdown table";
@@ -41,6 +44,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("fixture", fixtures::main),
     ("bench", bench::main),
     ("fuzz", fuzz::main),
+    ("instructions", instructions::main),
     ("crash", crash::main),
 ];
 
