@@ -11,8 +11,8 @@ use crate::ui::Ui;
 
 /// Stop owning paths, and remove them from the disk unless --cached
 ///
-/// What differs from its stored state is not removed from the disk, unless --force. In a directory that is owned as a whole the next snapshot takes a
-/// file again that is still there, unless 'info/exclude' in the repository names it.
+/// What differs from its stored state is not removed from the disk, unless --force. What --cached leaves there is not taken again by a snapshot, until
+/// it, or a directory above it, is named to 'gdo add' or 'gdo snapshot'.
 #[derive(clap::Args)]
 pub struct RmArgs {
     /// Files and directories

@@ -23,7 +23,7 @@ pub use capture::{holes, of_entry, of_file};
 pub use flags::Flags;
 pub use merge::{Merged, merge};
 pub use names::{Names, owner};
-pub use text::{Entries, encode_entry, encode_header};
+pub use text::{Entries, encode_entry, encode_header, escaped, unescaped};
 
 /// Longest value of an extended attribute, in bytes: the kernel's limit.
 pub const MAX_XATTR_VALUE: usize = 65536;

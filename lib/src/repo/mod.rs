@@ -16,6 +16,7 @@ pub mod scan;
 pub mod stage;
 pub mod status;
 pub mod tree;
+pub mod unowned;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -350,7 +351,7 @@ impl Repo {
 
     /// Writes the content of the file at `path` in the commit `rev` to `out`; memory does not grow with the file.
     pub fn cat(&self, rev: &str, path: &[u8], out: &mut dyn Write) -> Result<()> {
-        let shown = path.escape_ascii();
+        let shown = scan::shown(path);
         let (dir, entry_name) = scan::split(path);
         let node = tree::Node::root(self, self.tree_of(rev)?)?.descend(self, dir)?;
         let item = node.map(|node| node.list(self)).transpose()?.and_then(|mut listing| listing.files.remove(entry_name));
@@ -368,7 +369,7 @@ impl Repo {
 
     /// Reads the metadata file `oid` of the directory `dir`.
     pub fn read_dir_metadata(&self, oid: &Oid, dir: &[u8]) -> Result<DirMetadata> {
-        let what = || format!("cannot read the metadata of directory '{}' (object {oid})", dir.escape_ascii());
+        let what = || format!("cannot read the metadata of directory '{}' (object {oid})", scan::shown(dir));
         DirMetadata::decode(&self.objects.blob(oid).context(what)?).context(what)
     }
 

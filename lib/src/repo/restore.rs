@@ -14,7 +14,7 @@ use super::Repo;
 use super::pathset::PathSet;
 use super::remove::remove_file;
 use super::scan::{Change, What, join, split};
-use super::status::compare_trees;
+use super::status::compare_work_trees;
 use super::tree::{Item, Listing, Node};
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::ChunkIndex;
@@ -164,7 +164,7 @@ pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, 
     let root = Dir::open(&repo.places.work_tree).context(|| format!("cannot open '{}'", repo.places.work_tree.display()))?;
     let source = repo.source_tree(rev)?;
     let owned = repo.source_tree(None)?;
-    let changes = if owned == source { Vec::new() } else { compare_trees(repo, owned, source)? };
+    let changes = if owned == source { Vec::new() } else { compare_work_trees(repo, owned, source)? };
     replace(repo, source, &root, options, &Removal::new(&root, &repo.index()?, changes, options), progress)
 }
 

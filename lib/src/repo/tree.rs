@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Repo;
-use super::scan::join;
+use super::scan::{join, shown};
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::object::{DIR, EXECUTABLE, FILE, GITLINK, SYMLINK};
 use crate::git::{Oid, TreeEntry, name};
@@ -69,7 +69,7 @@ impl Node {
 
     /// Reads what the directory holds; refuses names that no work tree can have.
     pub fn list(&self, repo: &Repo) -> Result<Listing> {
-        self.list_unchecked(repo).context(|| format!("cannot read stored directory '{}'", self.path.escape_ascii()))
+        self.list_unchecked(repo).context(|| format!("cannot read stored directory '{}'", shown(&self.path)))
     }
 
     fn list_unchecked(&self, repo: &Repo) -> Result<Listing> {
