@@ -144,7 +144,7 @@ fn work_path(work_tree: &Path, cwd: &Path, path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Takes `.` and `..` out of an absolute path, by its letters alone.
-fn plain(path: &Path) -> PathBuf {
+pub fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::from("/");
     for component in path.components() {
         match component {

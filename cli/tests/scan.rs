@@ -100,6 +100,36 @@ fn gc_asks_whoever_ever_put_a_chunk_into_the_store() {
 }
 
 #[test]
+fn a_repository_that_was_moved_is_asked_in_its_new_place() {
+    let world = World::new();
+    world.sh("gdo --store ../shared init ../other && cd ../other && head -c 300000 /dev/urandom >big && gdo snapshot -q");
+    world.sh("gdo --store ../shared init && cd .. && mv other moved && cd moved && gdo gc && cd ../tree && gdo gc --prune now");
+    world.sh("gdo -C ../moved check && rm ../moved/big && gdo -C ../moved restore");
+}
+
+#[test]
+fn gc_waits_for_a_repository_that_is_gone_until_it_is_forgotten() {
+    let world = World::new();
+    world.sh("gdo --store ../shared init ../other && cd ../other && head -c 300000 /dev/urandom >big && gdo snapshot -q");
+    world.sh("gdo --store ../shared init; echo 1 >f; gdo snapshot -q");
+    let is_kept = || world.sh("find ../shared/packs -name '*.pack' | wc -l").trim() == "1";
+    // It is there: nobody makes its chunks go.
+    assert_eq!(world.gdo(&["gc", "--forget", "../other"]).code, 65);
+    world.sh("mv ../other ../unmounted");
+    let run = world.gdo(&["gc", "--prune", "now"]);
+    assert_eq!(run.code, 9, "{}", run.err);
+    let advice = format!("gdo gc --forget {}", world.path("../other/.git").display()).replace("tree/../", "");
+    assert!(run.err.contains(&advice), "{}", run.err);
+    assert_eq!(world.gdo(&["gc", "--forget", "../another"]).code, 9);
+    assert!(world.ok(&["gc", "-n", "--forget", "../other"]).starts_with("would remove 1 chunk packs") && is_kept());
+    assert_eq!(world.gdo(&["gc"]).code, 9, "a dry run forgets nothing");
+    assert!(is_kept());
+    world.ok(&["gc", "--forget", "../other"]);
+    assert!(!is_kept());
+    world.ok(&["gc"]);
+}
+
+#[test]
 fn only_names_of_our_own_temporary_files_are_passed_over() {
     let world = World::new();
     world.write(".gdo-tmp-notes", "1");
@@ -181,5 +211,5 @@ fn what_a_killed_run_left_in_the_state_goes_with_the_next_one() {
     world.write("f", "1");
     world.write(".git/devops/state/.gdo-tmp-0123456789abcdef", "half");
     world.snapshot();
-    assert_eq!(world.sh("ls -A .git/devops/state"), "index-checksum\nlock\n");
+    assert_eq!(world.sh("ls -A .git/devops/state"), "enrolled\nindex-checksum\nlock\n");
 }

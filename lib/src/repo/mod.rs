@@ -197,7 +197,7 @@ impl Repo {
         places.store = places.configured_store(&config);
         durable::create_private_dir(&places.store)?;
         Store::create(&places.store)?;
-        enrolled::enrol(&places.store, &places.git_dir)?;
+        enrolled::enrol(&places)?;
         if places.is_store_named {
             let store = places.store.to_string_lossy();
             Git::open(&places.git_dir)?.0.set_config("devops.store", &store)?;
