@@ -33,7 +33,11 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &LsArgs) -> Result<()> {
         Some(path) => global.work_paths(&repo.places, std::slice::from_ref(path))?.remove(0),
         None => Vec::new(),
     };
-    let root = Node::root(&repo, repo.tree_of(&args.rev)?)?;
+    let tree = repo.tree_of(&args.rev).map_err(|error| match &args.path {
+        None => global.or_path(&repo, "gdo ls HEAD", std::slice::from_ref(&args.rev), error),
+        Some(_) => error,
+    })?;
+    let root = Node::root(&repo, tree)?;
     let not_found = || Error::new(Kind::NotFound, format!("'{}' is not in '{}'", path.escape_ascii(), args.rev));
     match root.clone().descend(&repo, &path)? {
         Some(node) => list(ui, &repo, &node, args),

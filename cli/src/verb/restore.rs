@@ -7,10 +7,9 @@ use git_devops::repo::restore::{self, Action, RestoreOptions};
 use git_devops::safepath::Dir;
 use serde_json::{Value, json};
 
-use super::changes::shown_path;
 use crate::exit;
 use crate::places::GlobalArgs;
-use crate::ui::{Ui, bytes, json_path};
+use crate::ui::{Ui, bytes, json_path, shown_path};
 
 /// Write stored files back, with everything that was recorded about them
 ///

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use git_devops::error::Result;
 use git_devops::repo::remove::{RemoveOptions, remove};
 
-use super::changes::{letter, shown_path, to_json};
+use super::changes::{letter, to_json};
 use crate::places::GlobalArgs;
-use crate::ui::Ui;
+use crate::ui::{Ui, shown_path};
 
 /// Stop owning paths, and remove them from the disk unless --cached
 ///
