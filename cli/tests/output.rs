@@ -20,12 +20,23 @@ fn whoever_closes_our_output_ends_us_quietly() {
         "git show",
         "completions bash",
         "chunk large",
+        "restore -n --json --target ../target",
     ] {
         let said = world.sh(&format!("rm -f ../code; {{ code=0; sleep 0.05; gdo {verb} 2>../said || code=$?; echo $code >../code; }} | true; while ! test -s ../code; do sleep 0.01; done; cat ../code ../said"));
         assert_eq!(said, "141\n", "{verb}");
     }
     // What cannot be said to anyone is no panic.
     world.sh("{ code=0; sleep 0.05; gdo --json cat HEAD:none 2>&1 || code=$?; echo $code >../code; } | true; sleep 0.3; test $(cat ../code) = 9");
+}
+
+#[test]
+fn a_dry_run_tells_what_would_be_made_in_a_target_that_is_not_there() {
+    let world = World::new();
+    world.sh("mkdir d; echo 1 >d/a; ln d/a d/b; mkfifo node; gdo snapshot -q");
+    let steps = world.ok(&["restore", "-qn", "--target", "../new/target"]);
+    assert_eq!(steps, "create .\ncreate d\ncreate d/a\ncreate d/b\ncreate node\n");
+    assert!(!world.exists("../new"));
+    assert_eq!(world.ok(&["restore", "-qn", "--target", "../new/target", "d/b"]), "create .\ncreate d\ncreate d/b\n");
 }
 
 #[test]

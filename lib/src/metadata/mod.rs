@@ -18,7 +18,7 @@ mod merge;
 mod names;
 mod text;
 
-pub use apply::{apply_flags, apply_flags_before_content, apply_to_entry, apply_to_file, clear_flags};
+pub use apply::{add_flags, apply_flags, apply_flags_before_content, apply_to_entry, apply_to_file, clear_flags, locking_flags};
 pub use capture::{holes, of_entry, of_file};
 pub use flags::Flags;
 pub use merge::{Merged, merge};

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod enrolled;
 pub mod exclude;
 pub mod gc;
+mod lifted;
 mod pathset;
 pub mod remove;
 pub mod restore;
@@ -353,7 +354,7 @@ impl Repo {
     pub fn cat(&self, rev: &str, path: &[u8], out: &mut dyn Write) -> Result<()> {
         let shown = scan::shown(path);
         let (dir, entry_name) = scan::split(path);
-        let node = tree::Node::root(self, self.tree_of(rev)?)?.descend(self, dir)?;
+        let node = tree::StoredDir::root(self, self.tree_of(rev)?)?.descend(self, dir)?;
         let item = node.map(|node| node.list(self)).transpose()?.and_then(|mut listing| listing.files.remove(entry_name));
         let item = item.ok_or_else(|| Error::new(Kind::NotFound, format!("'{shown}' is not a file in '{rev}'")))?;
         let Some(oid) = item.content else {

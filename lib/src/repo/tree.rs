@@ -12,7 +12,7 @@ use crate::safepath;
 
 /// One directory of a stored tree: up to three git trees that mirror each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Node {
+pub struct StoredDir {
     /// The path, relative to the work tree; empty for the root.
     pub path: Vec<u8>,
     plain: Option<Oid>,
@@ -29,7 +29,7 @@ pub struct Listing {
     /// Entries that are not directories, by name.
     pub files: BTreeMap<Vec<u8>, Item>,
     /// Directories, by name.
-    pub dirs: BTreeMap<Vec<u8>, Node>,
+    pub dirs: BTreeMap<Vec<u8>, StoredDir>,
     /// Names of submodules, which have no content here.
     pub submodules: Vec<Vec<u8>>,
 }
@@ -43,7 +43,7 @@ pub struct Item {
     pub metadata: Metadata,
 }
 
-impl Node {
+impl StoredDir {
     /// Returns the root directory of what the git tree `tree` stands for.
     pub fn root(repo: &Repo, tree: Oid) -> Result<Self> {
         let below = |tree: Option<Oid>, name: &[u8]| -> Result<Option<Oid>> {
