@@ -5,6 +5,7 @@
 
 pub mod attributes;
 pub mod check;
+mod content;
 pub mod diff;
 pub mod enrolled;
 pub mod exclude;

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::Read;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::Repo;
+use super::content::{Content, write_around};
 use super::lifted::Lifted;
 use super::pathset::PathSet;
 use super::remove::remove_file;
@@ -18,9 +18,7 @@ use super::scan::{Change, What, join, shown, split};
 use super::status::compare_work_trees;
 use super::tree::{Item, Listing, StoredDir};
 use crate::error::{Context, Error, Kind, Result};
-use crate::file::index::ChunkIndex;
 use crate::file::read;
-use crate::file::write::{ChunkSink, cut_file};
 use crate::git::index::Index;
 use crate::git::{Oid, name};
 use crate::metadata::{self, Flags, Metadata, Names};
@@ -522,7 +520,7 @@ impl Run<'_> {
             }
             Some(stat) => {
                 if stored.is_kind(item, stat.kind) {
-                    let (has_content, file) = stored.is_in(spot, &stat, item, content)?;
+                    let (has_content, file) = stored.is_in(spot.dir, spot.name, &stat, item, content)?;
                     if has_content && self.only_metadata(spot, item, &stat, file.as_ref())? {
                         return Ok(());
                     }
@@ -791,7 +789,7 @@ impl Run<'_> {
             let spot = Spot { dir: &dir, name, path: &first.path };
             let stored = Content::of(self.repo, &first.item)?;
             Ok(stored.is_kind(&first.item, stat.kind) && {
-                let (has_content, file) = stored.is_in(&spot, &stat, &first.item, &mut Vec::new())?;
+                let (has_content, file) = stored.is_in(&dir, name, &stat, &first.item, &mut Vec::new())?;
                 has_content && self.differences(&spot, &first.item, &stat, file.as_ref())?.is_empty()
             })
         };
@@ -1014,59 +1012,6 @@ impl Item {
     }
 }
 
-/// The content of an entry, as far as it is needed to compare and to write it.
-enum Content {
-    Small(Vec<u8>),
-    Large(ChunkIndex),
-    Link(Vec<u8>),
-    Node,
-}
-
-impl Content {
-    fn of(repo: &Repo, item: &Item) -> Result<Self> {
-        let Some(oid) = item.content else { return Ok(Self::Node) };
-        let bytes = repo.objects.blob(&oid)?;
-        Ok(match item.metadata.kind {
-            FileKind::Symlink => Self::Link(bytes),
-            _ if ChunkIndex::is_index(&bytes) => Self::Large(ChunkIndex::decode(&bytes)?),
-            _ => Self::Small(bytes),
-        })
-    }
-
-    fn is_kind(&self, item: &Item, kind: FileKind) -> bool {
-        match self {
-            Self::Small(_) | Self::Large(_) => kind == FileKind::File,
-            Self::Link(_) => kind == FileKind::Symlink,
-            Self::Node => kind == item.metadata.kind,
-        }
-    }
-
-    /// Says whether an entry of the right type has this content; a regular file is returned open.
-    fn is_in(&self, spot: &Spot<'_>, stat: &Stat, item: &Item, buffer: &mut Vec<u8>) -> Result<(bool, Option<File>)> {
-        match self {
-            Self::Link(target) => Ok((spot.dir.read_link(spot.name)? == *target, None)),
-            Self::Node => {
-                let is_device = matches!(stat.kind, FileKind::Char | FileKind::Block);
-                Ok((!is_device || item.metadata.rdev == Some(stat.rdev), None))
-            }
-            Self::Small(bytes) => {
-                let file = spot.dir.open_file(spot.name)?;
-                let is_same = stat.size == bytes.len() as u64 && {
-                    buffer.clear();
-                    (&file).take(stat.size + 1).read_to_end(buffer)?;
-                    *buffer == *bytes && holes_of(&file, stat)? == item.metadata.holes
-                };
-                Ok((is_same, Some(file)))
-            }
-            Self::Large(index) => {
-                let file = spot.dir.open_file(spot.name)?;
-                let is_same = stat.size == index.size && has_same_chunks(index, &file, stat)?;
-                Ok((is_same, Some(file)))
-            }
-        }
-    }
-}
-
 /// Says whether an entry gets from what differs to what is wanted in one system call, so that nobody can meet a mixture.
 fn changes_at_once(want: &Metadata, differences: &[&str]) -> bool {
     // A new owner takes setuid, setgid and capabilities away, which come back by other calls.
@@ -1076,31 +1021,6 @@ fn changes_at_once(want: &Metadata, differences: &[&str]) -> bool {
         ["mode" | "mtime" | "flags"] => true,
         _ => false,
     }
-}
-
-fn has_same_chunks(index: &ChunkIndex, file: &File, stat: &Stat) -> Result<bool> {
-    let holes = holes_of(file, stat)?;
-    let found = cut_file(file, stat.size, &holes, &index.chunker, ChunkSink::Discard, 2, &Progress::default())?;
-    Ok(found == *index)
-}
-
-fn holes_of(file: &File, stat: &Stat) -> Result<Vec<(u64, u64)>> {
-    if stat.blocks.saturating_mul(512) < stat.size { metadata::holes(file, stat.size) } else { Ok(Vec::new()) }
-}
-
-/// Writes a small file and leaves its holes.
-fn write_around(file: &File, bytes: &[u8], holes: &[(u64, u64)]) -> Result<()> {
-    use std::os::unix::fs::FileExt;
-    let mut at = 0;
-    let end = bytes.len() as u64;
-    for &(hole, len) in holes.iter().chain([&(end, 0)]) {
-        if hole < at || hole > end || len > end - hole {
-            return Err(Error::new(Kind::Corrupt, "its recorded holes do not fit its size"));
-        }
-        file.write_all_at(&bytes[at as usize..hole as usize], at)?;
-        at = hole + len;
-    }
-    Ok(file.set_len(end)?)
 }
 
 /// Takes away the inode flags that forbid to replace the regular file `name`; anything else has none.
