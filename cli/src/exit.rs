@@ -10,6 +10,8 @@ pub const DIFFERENCES: u8 = 1;
 pub const PARTIAL: u8 = 3;
 /// Stored data is damaged.
 pub const INTEGRITY: u8 = 8;
+/// Whoever read our standard output closed it: what a shell reports of a program that `SIGPIPE` killed.
+pub const CLOSED: u8 = 141;
 /// Our own mistake.
 pub const BUG: u8 = 70;
 

@@ -172,6 +172,7 @@ pub fn hand_over(ui: &mut Ui, repo: &Repo, command: &[OsString]) -> Result<()> {
         false => git.command(command),
     };
     let status = command.status().context(|| "cannot run git; is it installed?")?;
-    ui.exit_with(status.code().unwrap_or(crate::exit::BUG.into()) as u8);
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
+    ui.exit_with(status.code().or(signal).unwrap_or(crate::exit::BUG.into()) as u8);
     Ok(())
 }

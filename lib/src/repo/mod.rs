@@ -5,10 +5,12 @@
 
 pub mod attributes;
 pub mod check;
+mod content;
 pub mod diff;
 pub mod enrolled;
 pub mod exclude;
 pub mod gc;
+mod lifted;
 mod pathset;
 pub mod remove;
 pub mod restore;
@@ -16,6 +18,7 @@ pub mod scan;
 pub mod stage;
 pub mod status;
 pub mod tree;
+pub mod unowned;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -196,7 +199,7 @@ impl Repo {
         places.store = places.configured_store(&config);
         durable::create_private_dir(&places.store)?;
         Store::create(&places.store)?;
-        enrolled::enrol(&places.store, &places.git_dir)?;
+        enrolled::enrol(&places)?;
         if places.is_store_named {
             let store = places.store.to_string_lossy();
             Git::open(&places.git_dir)?.0.set_config("devops.store", &store)?;
@@ -350,9 +353,9 @@ impl Repo {
 
     /// Writes the content of the file at `path` in the commit `rev` to `out`; memory does not grow with the file.
     pub fn cat(&self, rev: &str, path: &[u8], out: &mut dyn Write) -> Result<()> {
-        let shown = path.escape_ascii();
+        let shown = scan::shown(path);
         let (dir, entry_name) = scan::split(path);
-        let node = tree::Node::root(self, self.tree_of(rev)?)?.descend(self, dir)?;
+        let node = tree::StoredDir::root(self, self.tree_of(rev)?)?.descend(self, dir)?;
         let item = node.map(|node| node.list(self)).transpose()?.and_then(|mut listing| listing.files.remove(entry_name));
         let item = item.ok_or_else(|| Error::new(Kind::NotFound, format!("'{shown}' is not a file in '{rev}'")))?;
         let Some(oid) = item.content else {
@@ -368,7 +371,7 @@ impl Repo {
 
     /// Reads the metadata file `oid` of the directory `dir`.
     pub fn read_dir_metadata(&self, oid: &Oid, dir: &[u8]) -> Result<DirMetadata> {
-        let what = || format!("cannot read the metadata of directory '{}' (object {oid})", dir.escape_ascii());
+        let what = || format!("cannot read the metadata of directory '{}' (object {oid})", scan::shown(dir));
         DirMetadata::decode(&self.objects.blob(oid).context(what)?).context(what)
     }
 

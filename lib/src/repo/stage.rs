@@ -45,7 +45,7 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     let _lock = repo.lock()?;
     let index = repo.index()?;
     // The store may have been named on the command line or by hand in the configuration: whoever cleans it up must know of us before a chunk is in it.
-    enrolled::enrol(&repo.places.store, &repo.places.git_dir)?;
+    enrolled::enrol(&repo.places)?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
     let chunks = repo.store.writer(WriteOptions { level: repo.settings.level })?;
     let has_failed = AtomicBool::new(false);
