@@ -5,9 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use git_devops::error::{Context, Error, Kind, Result};
+use git_devops::repo::witness::{self, Witnessed};
 use git_devops::repo::{Places, Repo};
 
-use crate::ui::usage;
+use crate::ui::{shown, usage};
 
 /// Options of every verb.
 #[derive(clap::Args)]
@@ -38,7 +39,9 @@ pub struct GlobalArgs {
 impl GlobalArgs {
     /// Opens the repository that the call means.
     pub fn repo(&self) -> Result<Repo> {
-        Repo::open(self.places()?)
+        let repo = Repo::open(self.places()?)?;
+        tell_healed(&repo.witnessed);
+        Ok(repo)
     }
 
     /// Returns the directory that relative paths start from.
@@ -129,6 +132,13 @@ impl GlobalArgs {
     pub fn work_paths(&self, places: &Places, paths: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
         let cwd = self.cwd()?;
         paths.iter().map(|path| work_path(&places.work_tree, &cwd, path, self.root.is_some())).collect()
+    }
+}
+
+/// Says on standard error what of HEAD, configuration and refs was damaged and was put back.
+pub fn tell_healed(witnessed: &Witnessed) {
+    for found in &witnessed.healed {
+        eprintln!("warning: {}", shown(witness::told(found).as_bytes()));
     }
 }
 

@@ -172,6 +172,10 @@ pub fn hand_over(ui: &mut Ui, repo: &Repo, command: &[OsString]) -> Result<()> {
         false => git.command(command),
     };
     let status = command.status().context(|| "cannot run git; is it installed?")?;
+    if status.success() {
+        // Git keeps no log of some of what it may have done, such as moving HEAD to another branch.
+        repo.accept_refs()?;
+    }
     let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
     ui.exit_with(status.code().or(signal).unwrap_or(crate::exit::BUG.into()) as u8);
     Ok(())

@@ -98,7 +98,7 @@ pub(super) fn initial() -> String {
 \trepositoryFormatVersion = 0
 \tbare = true
 \tfileMode = true
-\tlogAllRefUpdates = true
+\tlogAllRefUpdates = always
 \tfsync = all
 \tfsyncMethod = fsync
 \tautocrlf = false

@@ -96,6 +96,17 @@ fn change(store: &Path, edit: impl FnOnce(&mut Vec<PathBuf>)) -> Result<()> {
     durable::publish(&store.join(FILE), &text, 0o600)
 }
 
+/// Returns where the list of a store is.
+pub(super) fn path(store: &Path) -> PathBuf {
+    store.join(FILE)
+}
+
+/// Says whether the list of a store ends as a writer ends it.
+pub(super) fn ends_well(store: &Path) -> Result<bool> {
+    let text = durable::read(&path(store)).context(|| format!("cannot read '{}'", path(store).display()))?;
+    Ok(text.ends_with(b"\n"))
+}
+
 /// Removes the temporary files that an init which was killed left at the top of the store: they are made under the lock, or before there is a store.
 pub(super) fn clear_leftovers(store: &Path, _held: &Lock) -> Result<()> {
     let what = || format!("cannot clear '{}'", store.display());

@@ -30,7 +30,7 @@ pub struct CleanUp {
 ///
 /// An index that can't be read, or a repository that can't be asked, stops it before a chunk is removed.
 pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<GcReport> {
-    let _lock = repo.lock()?;
+    let lock = repo.lock()?;
     let forgotten = forgotten(repo, &what.forget)?;
     if !what.dry_run {
         enrolled::enrol(&repo.places)?;
@@ -38,7 +38,7 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<GcReport> 
         progress.stage("cleaning up git objects", 0, 0);
         let prune = format!("--prune={}", what.prune);
         repo.git.run(&["gc", "--quiet", "--no-cruft", &prune])?;
-        repo.objects.refresh();
+        repo.note_refs(&lock)?;
     }
     let others = others(repo, &forgotten)?;
     progress.stage("looking for live chunks", 0, 0);

@@ -11,6 +11,7 @@ pub mod enrolled;
 pub mod exclude;
 pub mod gc;
 mod lifted;
+pub mod mend;
 mod pathset;
 pub mod remove;
 pub mod restore;
@@ -19,6 +20,7 @@ pub mod stage;
 pub mod status;
 pub mod tree;
 pub mod unowned;
+pub mod witness;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,11 +32,11 @@ use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::git::{CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, Objects, Oid, PackWriter, name, write_tree};
 use crate::metadata::DirMetadata;
-use crate::progress::Progress;
 use crate::safepath::{self, FileKind};
 use crate::store::Store;
 
 pub use attributes::Attributes;
+use witness::Witnessed;
 
 /// Where the parts of one instance are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +157,11 @@ impl Settings {
 /// The file in the state that holds the checksum of the last index we wrote.
 const INDEX_NOTE: &str = "index-checksum";
 
+/// Returns the note about an index with this checksum: behind it stand 12 bytes of its own BLAKE3, so that a note that rotted is none.
+fn encode_note(checksum: [u8; 20]) -> Vec<u8> {
+    [&checksum[..], &blake3::hash(&checksum).as_bytes()[..12]].concat()
+}
+
 /// An open repository.
 pub struct Repo {
     /// Where its parts are.
@@ -169,6 +176,8 @@ pub struct Repo {
     pub objects: Objects,
     /// Its chunks.
     pub store: Store,
+    /// What of HEAD, configuration and refs was not as it was left when the repository was opened.
+    pub witnessed: Witnessed,
 }
 
 impl Repo {
@@ -177,6 +186,9 @@ impl Repo {
     /// A `.git` that is not ours is refused. A run that was cut short is simply repeated.
     pub fn init(places: &Places, branch: &str) -> Result<()> {
         let is_ours = durable::is_dir(&places.state);
+        if is_ours && witness::is_known(&places.state) {
+            witness::heal_files(places)?;
+        }
         let has_head = durable::is_there(&places.git_dir.join("HEAD"));
         if has_head && !is_ours {
             let message = format!(
@@ -204,36 +216,39 @@ impl Repo {
             let store = places.store.to_string_lossy();
             Git::open(&places.git_dir)?.0.set_config("devops.store", &store)?;
         }
-        durable::sync_filesystem(&places.git_dir)
+        durable::sync_filesystem(&places.git_dir)?;
+        witness::begin(&places, &lock)
     }
 
     /// Opens the repository at `places`; the store that its configuration names counts, if it names one.
+    ///
+    /// HEAD, configuration and refs that are not as they were left are put back where the witnesses agree, which [`Repo::witnessed`] tells; where they
+    /// do not, that is an error.
     pub fn open(places: Places) -> Result<Self> {
-        if !durable::is_there(&places.git_dir.join("HEAD")) || !durable::is_dir(&places.state) {
+        let repo = Self::open_to_check(places)?;
+        repo.witnessed.must_be_settled()?;
+        Ok(repo)
+    }
+
+    /// Opens the repository like [`Repo::open`], but also where HEAD or refs are in doubt.
+    pub fn open_to_check(places: Places) -> Result<Self> {
+        let is_there = durable::is_dir(&places.state)
+            && (durable::is_there(&places.git_dir.join("HEAD")) || witness::is_known(&places.state));
+        if !is_there {
             let message = format!("'{}' is not a repository of git-devops; make one with 'gdo init'", places.git_dir.display());
             return Err(Error::new(Kind::NotFound, message));
         }
-        let (git, config) = Git::open(&places.git_dir)?;
         let mut places = places;
+        places.git_dir = std::path::absolute(&places.git_dir)?;
+        let mut witnessed = witness::heal_files(&places)?;
+        let (git, config) = Git::open(&places.git_dir)?;
         places.store = places.configured_store(&config);
         let settings = Settings::read(&config)?;
         let objects = Objects::open(&places.git_dir)?;
+        witness::heal_refs(&places, &objects, &mut witnessed)?;
         let store = Store::open(&places.store)?;
         let git = git.with_work_tree(&places.work_tree);
-        Ok(Self { places, settings, config, git, objects, store })
-    }
-
-    /// Moves damaged chunk packs out of the way, after copying what is sound in them; returns how much was found damaged.
-    ///
-    /// A chunk that is lost can be stored again afterwards: the next snapshot of a file that has it does.
-    pub fn repair(&self, progress: &Progress) -> Result<usize> {
-        let _lock = self.lock()?;
-        let n_damaged = self.store.repair(progress)?.len();
-        if n_damaged > 0 {
-            // What the work tree still has is read again, so that lost chunks come back.
-            durable::remove(&self.places.state.join(INDEX_NOTE)).context(|| "cannot forget what the work tree looked like")?;
-        }
-        Ok(n_damaged)
+        Ok(Self { places, settings, config, git, objects, store, witnessed })
     }
 
     /// Takes the lock that every change of this instance needs, and clears away what a run that was killed left of git's own locks.
@@ -251,6 +266,13 @@ impl Repo {
             Some(head) if !durable::is_there(&path) => self.index_of(&self.objects.commit(&head)?.tree),
             _ => {
                 let mut index = Index::read(&path)?;
+                if self.is_index_stale(&index)? {
+                    let message = format!(
+                        "index '{}' is not the one that was written last, though nobody wrote it; 'gdo check --repair' makes it anew from HEAD",
+                        path.display()
+                    );
+                    return Err(Error::new(Kind::Corrupt, message));
+                }
                 if self.noted_index() != Some(index.checksum()) {
                     index.doubt();
                 }
@@ -263,14 +285,24 @@ impl Repo {
     pub fn write_index(&self, index: &Index) -> Result<()> {
         let checksum = index.write(&self.places.git_dir)?;
         // Whoever is killed before this line only has to look at everything once more.
-        durable::publish(&self.places.state.join(INDEX_NOTE), &checksum, 0o600)
+        durable::publish(&self.places.state.join(INDEX_NOTE), &encode_note(checksum), 0o600)
     }
 
     /// Returns the checksum of the last index that we wrote.
     ///
     /// Stock git takes a file for clean whose content is, and notes its times: an index that git wrote says nothing about owners and modes.
     fn noted_index(&self) -> Option<[u8; 20]> {
-        durable::read(&self.places.state.join(INDEX_NOTE)).ok()?.try_into().ok()
+        let note = durable::read(&self.places.state.join(INDEX_NOTE)).ok()?;
+        let checksum = *note.first_chunk()?;
+        (note == encode_note(checksum)).then_some(checksum)
+    }
+
+    /// Says whether the index is another than the one that we noted, but under a time that is not newer than the note: then no program wrote it.
+    fn is_index_stale(&self, index: &Index) -> Result<bool> {
+        let is_noted = self.noted_index().is_none_or(|noted| noted == index.checksum());
+        let time = |path: &Path| durable::look(path).ok()?.modified().ok();
+        let (written, noted) = (time(&self.index_path()), time(&self.places.state.join(INDEX_NOTE)));
+        Ok(!is_noted && written.is_some_and(|written| noted.is_some_and(|noted| written <= noted)))
     }
 
     fn index_of(&self, tree: &Oid) -> Result<Index> {
