@@ -11,6 +11,7 @@ mod fixtures;
 mod fuzz;
 mod instructions;
 mod packages;
+mod rot;
 mod test;
 
 use std::ffi::OsString;
@@ -21,7 +22,7 @@ use command::{Failure, Result};
 const USAGE: &str = "\
 usage: cargo xtask <verb>
 
-  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, acceptance
+  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, rot, acceptance
   acceptance [--full] [--keep] [--gdo PROGRAM] [--scratch DIR] [--list] [NAME...]
                                      the program against real trees; --full uses the sizes that the promises are made for
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
@@ -33,7 +34,9 @@ usage: cargo xtask <verb>
   instructions [--write] [NAME...]   what the hot paths cost in instructions, compared with what they cost when it was last written down
   crash [--full] [--sample N] [--verb V]... [--mode M]... [--fs F]... [--at N] [--without-sync] [--threads N] [--json]
         [--jobs N] [--gdo PROGRAM] [--scratch DIR]
-                                     verbs stopped at their Nth mutating system call in every way, as a markdown table";
+                                     verbs stopped at their Nth mutating system call in every way, as a markdown table
+  rot [--full] [--only FILES] [--without-data] [--json] [--jobs N] [--gdo PROGRAM] [--scratch DIR]
+                                     every stored file damaged in every way: found, harmless, repaired, as a markdown table";
 
 type Verb = fn(Vec<OsString>) -> Result<ExitCode>;
 
@@ -46,6 +49,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("fuzz", fuzz::main),
     ("instructions", instructions::main),
     ("crash", crash::main),
+    ("rot", rot::main),
 ];
 
 fn main() -> ExitCode {
