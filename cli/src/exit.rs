@@ -12,6 +12,9 @@ pub const PARTIAL: u8 = 3;
 pub const INTEGRITY: u8 = 8;
 /// Input that is not acted on; the rest was done, if that is possible.
 pub const REFUSED: u8 = 65;
+
+/// Whoever read our standard output closed it: what a shell reports of a program that `SIGPIPE` killed.
+pub const CLOSED: u8 = 141;
 /// Our own mistake.
 pub const BUG: u8 = 70;
 

@@ -5,9 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use git_devops::error::{Context, Error, Kind, Result};
+use git_devops::repo::witness::{self, Witnessed};
 use git_devops::repo::{Places, Repo};
 
-use crate::ui::usage;
+use crate::ui::{shown, usage};
 
 /// Options of every verb.
 #[derive(clap::Args)]
@@ -24,7 +25,7 @@ pub struct GlobalArgs {
     /// The chunk store [env: GIT_DEVOPS_STORE]
     #[arg(long, value_name = "DIR", global = true)]
     pub store: Option<PathBuf>,
-    /// Use the system instance below DIR ('/' is the running system)
+    /// Use the system instance below DIR ('/' is the running system); absolute paths then begin at DIR
     #[arg(long, value_name = "DIR", global = true)]
     pub root: Option<PathBuf>,
     /// Print the result as JSON
@@ -38,7 +39,9 @@ pub struct GlobalArgs {
 impl GlobalArgs {
     /// Opens the repository that the call means.
     pub fn repo(&self) -> Result<Repo> {
-        Repo::open(self.places()?)
+        let repo = Repo::open(self.places()?)?;
+        tell_healed(&repo.witnessed);
+        Ok(repo)
     }
 
     /// Returns the directory that relative paths start from.
@@ -110,10 +113,32 @@ impl GlobalArgs {
         places
     }
 
+    /// Returns the `error` that came of the revisions `revs` to `command`; if a path was given for the last one, that says how it is given.
+    pub fn or_path(&self, repo: &Repo, command: &str, revs: &[String], error: Error) -> Error {
+        let Some((path, before)) = revs.split_last() else { return error };
+        let is_path = || -> Result<bool> {
+            let stored = self.work_paths(&repo.places, &[PathBuf::from(path)])?.remove(0);
+            let is_on_disk = repo.places.work_tree.join(as_path(&stored)).symlink_metadata().is_ok();
+            Ok(repo.git.resolve(path).is_err() && (is_on_disk || repo.is_stored(&repo.index()?, &stored)))
+        };
+        if error.kind() != Kind::NotFound || !is_path().unwrap_or(false) {
+            return error;
+        }
+        let form = [&[command.to_owned()], before, &["--".to_owned(), path.clone()]].concat().join(" ");
+        usage(format!("'{path}' is a path, and a revision is meant here; write '{form}'"))
+    }
+
     /// Returns what `paths` are called in the work tree of `places`.
     pub fn work_paths(&self, places: &Places, paths: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
         let cwd = self.cwd()?;
-        paths.iter().map(|path| work_path(&places.work_tree, &cwd, path)).collect()
+        paths.iter().map(|path| work_path(&places.work_tree, &cwd, path, self.root.is_some())).collect()
+    }
+}
+
+/// Says on standard error what of HEAD, configuration and refs was damaged and was put back.
+pub fn tell_healed(witnessed: &Witnessed) {
+    for found in &witnessed.healed {
+        eprintln!("warning: {}", shown(witness::told(found).as_bytes()));
     }
 }
 
@@ -126,10 +151,15 @@ fn existing(dir: &Path) -> Result<PathBuf> {
 }
 
 /// Returns what `path`, as a person named it in `cwd`, is called in the work tree; relative to the work tree itself if `cwd` is outside.
-fn work_path(work_tree: &Path, cwd: &Path, path: &Path) -> Result<Vec<u8>> {
+///
+/// With `is_root` the work tree stands for a whole system, and an absolute path that does not lead into it begins at its top.
+fn work_path(work_tree: &Path, cwd: &Path, path: &Path, is_root: bool) -> Result<Vec<u8>> {
     let root = existing(work_tree)?;
     let base = if cwd.starts_with(&root) { cwd } else { &root };
-    let full = plain(&base.join(path));
+    let mut full = plain(&base.join(path));
+    if is_root && path.is_absolute() && !full.starts_with(&root) {
+        full = plain(&root.join(full.strip_prefix("/").expect("BUG: it is absolute")));
+    }
     let outside = || usage(format!("'{}' is outside of the work tree '{}'", path.display(), work_tree.display()));
     let relative = match full.strip_prefix(&root) {
         Ok(relative) => relative.to_owned(),
@@ -144,7 +174,7 @@ fn work_path(work_tree: &Path, cwd: &Path, path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Takes `.` and `..` out of an absolute path, by its letters alone.
-fn plain(path: &Path) -> PathBuf {
+pub fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::from("/");
     for component in path.components() {
         match component {
@@ -173,6 +203,9 @@ mod tests {
         let root = temp.path().canonicalize().unwrap();
         std::fs::create_dir(root.join("etc")).unwrap();
         std::os::unix::fs::symlink("nowhere", root.join("link")).unwrap();
+        for (path, want) in [("/", ""), ("/etc/hosts", "etc/hosts"), ("/..", ""), (root.join("etc").to_str().unwrap(), "etc")] {
+            assert_eq!(work_path(&root, Path::new("/"), Path::new(path), true).unwrap(), want.as_bytes(), "{path}");
+        }
         for (cwd, path, want) in [
             (root.join("etc"), "hosts", Some("etc/hosts")),
             (root.join("etc"), ".", Some("etc")),
@@ -182,7 +215,7 @@ mod tests {
             (PathBuf::from("/"), "etc/hosts", Some("etc/hosts")),
             (PathBuf::from("/"), "/usr", None),
         ] {
-            let found = work_path(&root, &cwd, Path::new(path)).ok().map(|path| String::from_utf8(path).unwrap());
+            let found = work_path(&root, &cwd, Path::new(path), false).ok().map(|path| String::from_utf8(path).unwrap());
             assert_eq!(found.as_deref(), want, "{path}");
         }
     }

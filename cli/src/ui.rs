@@ -20,7 +20,7 @@ pub struct Ui {
     is_json: bool,
     is_quiet: bool,
     exit: u8,
-    out: std::io::BufWriter<std::io::Stdout>,
+    out: std::io::BufWriter<Out>,
     progress: Arc<Progress>,
     ticker: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
 }
@@ -32,7 +32,7 @@ impl Ui {
             is_json,
             is_quiet,
             exit: exit::OK,
-            out: std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout()),
+            out: std::io::BufWriter::with_capacity(64 * 1024, Out { stream: std::io::stdout(), is_closed: false }),
             progress: Arc::default(),
             ticker: None,
         }
@@ -83,7 +83,7 @@ impl Ui {
         self.stop_ticker();
         let warnings = self.progress.take_warnings();
         for warning in &warnings {
-            eprintln!("warning: '{}': {}", shown(&warning.path), shown_message(&warning.message));
+            complain(format_args!("warning: '{}': {}", shown_path(&warning.path), shown_message(&warning.message)));
         }
         warnings.iter().map(|warning| json!({"path": json_path(&warning.path), "message": warning.message})).collect()
     }
@@ -94,15 +94,18 @@ impl Ui {
         let result = result.and_then(|()| self.out.flush().context(|| "cannot write to standard output"));
         match result {
             Ok(()) => ExitCode::from(self.exit),
+            // Nobody reads on, as in 'gdo cat HEAD:log | head': no failure that anyone wants to hear of.
+            Err(_) if self.out.get_ref().is_closed => ExitCode::from(exit::CLOSED),
             Err(error) => {
                 self.warnings();
                 let _ = self.out.flush();
                 let code = exit::code(error.kind());
                 if self.is_json {
                     let id = error.reason().map(Reason::id);
-                    println!("{}", json!({"error": format!("{error:#}"), "id": id, "exit_code": code}));
+                    let _ = writeln!(self.out, "{}", json!({"error": format!("{error:#}"), "id": id, "exit_code": code}));
+                    let _ = self.out.flush();
                 }
-                eprintln!("error: {}", shown(error.told().as_bytes()));
+                complain(format_args!("error: {}", shown(error.told().as_bytes())));
                 ExitCode::from(code)
             }
         }
@@ -114,6 +117,36 @@ impl Ui {
             let _ = thread.join();
         }
     }
+}
+
+/// Standard output, which knows whether its reader has gone.
+struct Out {
+    stream: std::io::Stdout,
+    is_closed: bool,
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let done = self.stream.write(bytes);
+        self.note(done)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let done = self.stream.flush();
+        self.note(done)
+    }
+}
+
+impl Out {
+    fn note<T>(&mut self, done: std::io::Result<T>) -> std::io::Result<T> {
+        self.is_closed |= done.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe);
+        done
+    }
+}
+
+/// Prints a line to standard error; whether anyone reads it changes nothing.
+pub fn complain(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Draws the counters until told to stop.
@@ -156,6 +189,11 @@ pub fn shown(bytes: &[u8]) -> String {
 /// Returns a message of ours for the terminal: what is escaped in it already stays as it is, and nothing else in it does anything.
 fn shown_message(message: &str) -> String {
     shown(message.as_bytes()).replace("\\\\", "\\")
+}
+
+/// Returns a path of the work tree as [`shown`] does; the top is '.'.
+pub fn shown_path(path: &[u8]) -> String {
+    if path.is_empty() { ".".to_owned() } else { shown(path) }
 }
 
 /// Returns a path for JSON: a string, or, where it is not UTF-8, an object with the bytes in base 16.

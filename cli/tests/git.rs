@@ -61,3 +61,28 @@ fn git_writes_no_file_beside_the_repository() {
         world.ok(command);
     }
 }
+
+#[test]
+fn git_knows_who_commits_as_a_snapshot_does() {
+    let world = World::new();
+    world.write("f", "1\n");
+    world.snapshot();
+    let commit = world.ok(&["git", "commit-tree", "-m", "again", "HEAD^{tree}"]);
+    let author = |rev: &str| world.ok(&["git", "log", "-1", "--format=%an <%ae>", rev]);
+    assert_eq!(author(commit.trim()), author("HEAD"));
+}
+
+#[test]
+fn an_index_that_stock_git_wrote_hides_no_change_of_metadata() {
+    let world = World::new();
+    world.write("f", "x\n");
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    world.snapshot();
+    std::thread::sleep(std::time::Duration::from_millis(1100)); // git distrusts what is as young as its index
+    // Git finds the content clean, and notes the new times.
+    world.sh("chmod 600 f; git --git-dir .git -c core.bare=false --work-tree . status --short");
+    assert!(world.ok(&["status"]).contains("m f"));
+    // It is our note that tells whose index it is: with a forged one the change is hidden.
+    world.sh("tail -c 20 .git/index >.git/devops/state/index-checksum");
+    assert!(!world.ok(&["status"]).contains("m f"));
+}

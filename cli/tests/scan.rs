@@ -100,6 +100,36 @@ fn gc_asks_whoever_ever_put_a_chunk_into_the_store() {
 }
 
 #[test]
+fn a_repository_that_was_moved_is_asked_in_its_new_place() {
+    let world = World::new();
+    world.sh("gdo --store ../shared init ../other && cd ../other && head -c 300000 /dev/urandom >big && gdo snapshot -q");
+    world.sh("gdo --store ../shared init && cd .. && mv other moved && cd moved && gdo gc && cd ../tree && gdo gc --prune now");
+    world.sh("gdo -C ../moved check && rm ../moved/big && gdo -C ../moved restore");
+}
+
+#[test]
+fn gc_waits_for_a_repository_that_is_gone_until_it_is_forgotten() {
+    let world = World::new();
+    world.sh("gdo --store ../shared init ../other && cd ../other && head -c 300000 /dev/urandom >big && gdo snapshot -q");
+    world.sh("gdo --store ../shared init; echo 1 >f; gdo snapshot -q");
+    let is_kept = || world.sh("find ../shared/packs -name '*.pack' | wc -l").trim() == "1";
+    // It is there: nobody makes its chunks go.
+    assert_eq!(world.gdo(&["gc", "--forget", "../other"]).code, 65);
+    world.sh("mv ../other ../unmounted");
+    let run = world.gdo(&["gc", "--prune", "now"]);
+    assert_eq!(run.code, 9, "{}", run.err);
+    let advice = format!("gdo gc --forget {}", world.path("../other/.git").display()).replace("tree/../", "");
+    assert!(run.err.contains(&advice), "{}", run.err);
+    assert_eq!(world.gdo(&["gc", "--forget", "../another"]).code, 9);
+    assert!(world.ok(&["gc", "-n", "--forget", "../other"]).starts_with("would remove 1 chunk packs") && is_kept());
+    assert_eq!(world.gdo(&["gc"]).code, 9, "a dry run forgets nothing");
+    assert!(is_kept());
+    world.ok(&["gc", "--forget", "../other"]);
+    assert!(!is_kept());
+    world.ok(&["gc"]);
+}
+
+#[test]
 fn only_names_of_our_own_temporary_files_are_passed_over() {
     let world = World::new();
     world.write(".gdo-tmp-notes", "1");
@@ -113,4 +143,73 @@ fn only_names_of_our_own_temporary_files_are_passed_over() {
     world.ok(&["restore"]);
     assert_eq!(world.read("f"), "1");
     assert!(world.exists(".gdo-tmp-notes") && !world.exists(".gdo-tmp-0123456789abcdef"));
+}
+
+#[test]
+fn what_rm_cached_gave_up_is_not_taken_again_until_it_or_what_holds_it_is_named() {
+    for (given_up, again) in
+        [("d/f", "d/f"), ("d/f", "d"), ("d/sub", "d/sub"), ("d/sub", "d/sub/x"), ("d/sub", "."), ("top", "top"), ("d/fifo", "d")]
+    {
+        let world = World::new();
+        world.sh("mkdir -p d/sub; mkfifo d/fifo");
+        for path in ["d/f", "d/g", "d/sub/x", "top"] {
+            world.write(path, "1");
+        }
+        world.snapshot();
+        let all = world.ok(&["ls", "-R", "-z"]);
+        world.ok(&["rm", "--cached", given_up]);
+        world.snapshot();
+        let rest = world.ok(&["ls", "-R", "-z"]);
+        assert!(rest.len() < all.len() && world.exists(given_up), "{given_up}");
+        world.sh("touch d d/sub d/f top; rm .git/index"); // also when everything is looked at anew
+        world.snapshot();
+        assert_eq!(world.ok(&["ls", "-R", "-z"]), rest, "{given_up}");
+        assert_eq!(world.ok(&["status", "-z"]), "", "{given_up}");
+        world.ok(&["snapshot", again]);
+        assert_eq!(world.ok(&["ls", "-R", "-z"]), all, "{given_up} by {again}");
+        world.sh("gdo git fsck --strict");
+    }
+}
+
+#[test]
+fn in_a_directory_that_was_given_up_only_what_is_named_is_owned() {
+    let world = World::new();
+    world.write("d/sub/x", "1");
+    world.write("d/sub/deep/x", "1");
+    world.snapshot();
+    world.ok(&["rm", "--cached", "d/sub"]);
+    world.ok(&["snapshot", "d/sub/deep"]);
+    world.write("d/new", "1");
+    world.write("d/sub/new", "1");
+    world.write("d/sub/deep/new", "1");
+    world.snapshot();
+    assert_eq!(world.stored(), ["d/new", "d/sub/deep/new", "d/sub/deep/x"]);
+    // Given up again, with all that was taken back.
+    world.ok(&["rm", "--cached", "d/sub"]);
+    world.snapshot();
+    assert_eq!(world.stored(), ["d/new"]);
+    world.ok(&["add", "-n", "d/sub"]);
+    world.snapshot();
+    assert_eq!(world.stored(), ["d/new"]);
+}
+
+#[test]
+fn a_file_that_is_called_like_our_list_is_not_taken_for_it() {
+    let world = World::new();
+    world.write("f", "1");
+    world.write(".git-devops/unowned", "precious");
+    world.snapshot();
+    world.ok(&["rm", "--cached", "f"]);
+    world.snapshot();
+    world.ok(&["restore", "--source", "HEAD~1"]);
+    assert_eq!(world.read(".git-devops/unowned"), "precious");
+}
+
+#[test]
+fn what_a_killed_run_left_in_the_state_goes_with_the_next_one() {
+    let world = World::new();
+    world.write("f", "1");
+    world.write(".git/devops/state/.gdo-tmp-0123456789abcdef", "half");
+    world.snapshot();
+    assert_eq!(world.sh("ls -A .git/devops/state"), "enrolled\nindex-checksum\nlock\n");
 }

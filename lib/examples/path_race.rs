@@ -389,7 +389,7 @@ fn restore_all(world: &World) -> Result<Box<dyn FnMut() -> Round + '_>> {
     let target = Dir::open(&world.top.join("tree"))?;
     Ok(Box::new(move || {
         let progress = Progress::default();
-        let restored = restore(&world.repo, world.tree, &target, &RestoreOptions::default(), &progress).unwrap();
+        let restored = restore(&world.repo, world.tree, Some(&target), &RestoreOptions::default(), &progress).unwrap();
         Round { tries: restored.n_seen, escapes: 0 }
     }))
 }

@@ -187,6 +187,16 @@ pub fn move_into(path: &Path, dir: &Path) -> Result<()> {
     sync_dir(parent(path))
 }
 
+/// Moves the file `path` to `target`, and returns once that would survive a power cut; one that is not there is no error.
+pub fn move_to(path: &Path, target: &Path) -> Result<()> {
+    match fs::rename(path, target) {
+        Err(error) if error.kind() == ErrorKind::NotFound && is_dir(parent(target)) => return Ok(()),
+        other => other.context(|| format!("cannot move '{}' to '{}'", path.display(), target.display()))?,
+    }
+    sync_dir(parent(target))?;
+    sync_dir(parent(path))
+}
+
 /// Appends `bytes` to the file `path`, which is made if it is missing; nothing is synced, as it matters only while the machine runs.
 pub fn append_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     let what = || format!("cannot write '{}'", path.display());

@@ -9,8 +9,10 @@ mod compare;
 mod crash;
 mod fixtures;
 mod fuzz;
+mod instructions;
 mod packages;
 mod race;
+mod rot;
 mod test;
 
 use std::ffi::OsString;
@@ -21,18 +23,22 @@ use command::{Failure, Result};
 const USAGE: &str = "\
 usage: cargo xtask <verb>
 
-  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, race,
+  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, rot, race,
                                      acceptance
   acceptance [--full] [--keep] [--gdo PROGRAM] [--scratch DIR] [--list] [NAME...]
                                      the program against real trees; --full uses the sizes that the promises are made for
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
   fixture NAME DIR                   one of the trees that the tests use; without NAME: lists them
-  bench [--quick] [--write] [--only SET] [--media BYTES] [--gdo PROGRAM] [--scratch DIR]
-                                     the program beside restic, borg, tar and cp, as a markdown table
+  bench [--quick] [--write] [--only SET]... [--tool NAME]... [--rounds N] [--gdo PROGRAM] [--scratch DIR]
+                                     the program beside those that people use for the same, as markdown tables; --only and --tool
+                                     take a part of a name, --write puts the tables into docs/performance.md
   fuzz [--seconds N] [TARGET...]     every decoder under hostile input, 60 seconds each; needs the nightly toolchain
+  instructions [--write] [NAME...]   what the hot paths cost in instructions, compared with what they cost when it was last written down
   crash [--full] [--sample N] [--verb V]... [--mode M]... [--fs F]... [--at N] [--without-sync] [--threads N] [--json]
         [--jobs N] [--gdo PROGRAM] [--scratch DIR]
                                      verbs stopped at their Nth mutating system call in every way, as a markdown table
+  rot [--full] [--only FILES] [--without-data] [--json] [--jobs N] [--gdo PROGRAM] [--scratch DIR]
+                                     every stored file damaged in every way: found, harmless, repaired, as a markdown table
   race [--full] [--scratch DIR] [OPERATION...]
                                      a user who swaps names against what root does in that user's directory, as a markdown table";
 
@@ -45,8 +51,10 @@ const VERBS: &[(&str, Verb)] = &[
     ("fixture", fixtures::main),
     ("bench", bench::main),
     ("fuzz", fuzz::main),
+    ("instructions", instructions::main),
     ("crash", crash::main),
     ("race", race::main),
+    ("rot", rot::main),
 ];
 
 fn main() -> ExitCode {

@@ -31,9 +31,6 @@ pub const TEST: &[Need] = &[
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
 
-/// What `cargo xtask bench` uses besides.
-pub const BENCH: &[Need] = &[("restic", "restic"), ("borg", "borgbackup")];
-
 /// Makes sure that every program is there: installs on Debian as root, and elsewhere fails naming them.
 pub fn install(needs: &[&[Need]]) -> Result {
     let missing = missing(needs);

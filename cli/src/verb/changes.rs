@@ -6,7 +6,7 @@ use git_devops::repo::stage::Recorded;
 use serde_json::{Value, json};
 
 use crate::exit;
-use crate::ui::{Ui, bytes, json_path, shown};
+use crate::ui::{Ui, bytes, json_path, shown_path};
 
 /// Returns the letter that stands for a kind of change.
 pub fn letter(what: What) -> char {
@@ -16,11 +16,6 @@ pub fn letter(what: What) -> char {
         What::Metadata => 'm',
         What::Deleted => 'D',
     }
-}
-
-/// Returns a path for a line of output; the root is '.'.
-pub fn shown_path(path: &[u8]) -> String {
-    if path.is_empty() { ".".to_owned() } else { shown(path) }
 }
 
 /// Returns changes as JSON.

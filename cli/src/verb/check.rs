@@ -1,7 +1,11 @@
 //! `gdo check`
 
+use std::path::PathBuf;
+
 use git_devops::error::Result;
+use git_devops::repo::Repo;
 use git_devops::repo::check::check;
+use git_devops::repo::mend::{self, Repaired};
 use serde_json::{Value, json};
 
 use crate::exit;
@@ -17,19 +21,38 @@ pub struct CheckArgs {
     /// Read all stored data
     #[arg(long)]
     data: bool,
-    /// Move damaged chunk packs out of the way, after copying what is sound in them; what is lost can then be stored again
+    /// Put aside what is damaged, after copying what is sound in it, and make anew what can be derived
     #[arg(long)]
     repair: bool,
+    /// Take what is lost from here: another repository, another chunk store, or a directory or file that still has the content
+    #[arg(long, value_name = "SOURCE", requires = "repair")]
+    from: Vec<PathBuf>,
+    /// Take HEAD, configuration and refs for right as they are now
+    #[arg(long, conflicts_with = "repair")]
+    accept: bool,
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CheckArgs) -> Result<()> {
-    let repo = global.repo()?;
-    let progress = ui.progress();
+    let places = global.places()?;
     if args.repair {
-        let damaged = repo.repair(&progress)?;
+        crate::places::tell_healed(&mend::prepare(&places)?);
+    }
+    let mut repo = Repo::open_to_check(places)?;
+    let progress = ui.progress();
+    if args.accept {
+        repo.accept_refs()?;
+        repo = Repo::open_to_check(repo.places)?;
+    }
+    if args.repair {
+        crate::places::tell_healed(&repo.witnessed);
+        let cwd = global.cwd()?;
+        let from: Vec<PathBuf> = args.from.iter().map(|path| cwd.join(path)).collect();
+        let repaired = mend::repair(&repo, &from, &progress)?;
+        let Repaired { n_git_files, n_store_findings, n_objects, n_chunks } = repaired;
         ui.note(format_args!(
-            "repaired {damaged} findings in the chunk store; what was damaged is in its directory 'quarantine'"
+            "repaired: {n_git_files} findings in git's files, {n_store_findings} in the chunk store; {n_objects} objects and {n_chunks} chunks taken from elsewhere"
         ))?;
+        repo = Repo::open_to_check(repo.places)?;
     }
     let findings = check(&repo, args.data, &progress)?;
     ui.warnings();

@@ -27,24 +27,29 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CommitArgs) -> Result<()> {
     }
 }
 
-/// Returns who commits, now: `user.name` and `user.email` of the repository, or else the user and the host.
+/// Returns who commits, now.
 pub fn commit_info(repo: &Repo, message: String) -> Result<CommitInfo> {
-    let setting = |key: &str| repo.config.get(key).map(|value| String::from_utf8_lossy(value).into_owned());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
-    let user = std::env::var("USER").ok().filter(|user| !user.is_empty()).unwrap_or_else(|| "root".to_owned());
     let now = jiff::Zoned::now();
     let time = std::env::var("GIT_DEVOPS_TIME").ok().map(|time| time.parse()).transpose();
     let time = time.map_err(|_| crate::ui::usage("GIT_DEVOPS_TIME is not a number of seconds"))?;
     Ok(CommitInfo {
-        identity: Identity {
-            name: setting("user.name").unwrap_or_else(|| user.clone()),
-            email: setting("user.email").unwrap_or_else(|| format!("{user}@{host}")),
-        },
+        identity: identity(repo),
         time: time.unwrap_or_else(|| now.timestamp().as_second()),
         offset: now.offset().seconds() / 60,
         message: tidy(message).context(|| "cannot use the message")?,
     })
+}
+
+/// Returns who commits: `user.name` and `user.email` of the repository, or else the user and the host.
+pub fn identity(repo: &Repo) -> Identity {
+    let setting = |key: &str| repo.config.get(key).map(|value| String::from_utf8_lossy(value).into_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+    let user = std::env::var("USER").ok().filter(|user| !user.is_empty()).unwrap_or_else(|| "root".to_owned());
+    Identity {
+        name: setting("user.name").unwrap_or_else(|| user.clone()),
+        email: setting("user.email").unwrap_or_else(|| format!("{user}@{host}")),
+    }
 }
 
 /// Returns the message with one line end at its end; git takes none that is empty or has a NUL byte.

@@ -1,7 +1,9 @@
 //! `gdo completions`
 
+use std::io::Write;
+
 use clap::CommandFactory;
-use git_devops::error::Result;
+use git_devops::error::{Context, Result};
 
 use crate::ui::Ui;
 
@@ -16,7 +18,10 @@ pub struct CompletionsArgs {
 
 pub fn run(ui: &mut Ui, args: &CompletionsArgs) -> Result<()> {
     for name in ["gdo", "git-devops"] {
-        clap_complete::generate(args.shell, &mut crate::Cli::command(), name, ui.raw());
+        // The generator panics where it cannot write.
+        let mut text = Vec::new();
+        clap_complete::generate(args.shell, &mut crate::Cli::command(), name, &mut text);
+        ui.raw().write_all(&text).context(|| "cannot write to standard output")?;
     }
     Ok(())
 }

@@ -1,20 +1,26 @@
 //! `gdo gc`
 
+use std::path::PathBuf;
+
 use git_devops::error::Result;
-use git_devops::repo::gc::gc;
+use git_devops::repo::gc::{CleanUp, gc};
 use serde_json::json;
 
-use crate::places::GlobalArgs;
+use crate::places::{GlobalArgs, plain};
 use crate::ui::{Ui, bytes};
 
 /// Remove what nothing refers to any more
 ///
-/// Git's objects by git's own rules, then the chunks whose indexes are gone with them. A snapshot that runs at the same time loses nothing.
+/// Git's objects by git's own rules, then the chunks whose indexes are gone with them. A snapshot that runs at the same time loses nothing. All
+/// repositories that share the store are asked which chunks they need; if one is not there, no chunk is removed.
 #[derive(clap::Args)]
 pub struct GcArgs {
     /// Remove unreferenced objects older than DATE
     #[arg(long, value_name = "DATE", default_value = "2.weeks.ago")]
     prune: String,
+    /// Don't ask the repository of DIR any more, which is gone for good: its chunks may go; may be given several times
+    #[arg(long, value_name = "DIR")]
+    forget: Vec<PathBuf>,
     /// Tell what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -23,7 +29,9 @@ pub struct GcArgs {
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GcArgs) -> Result<()> {
     let repo = global.repo()?;
     let progress = ui.progress();
-    let report = gc(&repo, &args.prune, args.dry_run, &progress)?;
+    let cwd = global.cwd()?;
+    let forget: Vec<PathBuf> = args.forget.iter().map(|dir| plain(&cwd.join(dir))).collect();
+    let report = gc(&repo, &CleanUp { prune: args.prune.clone(), forget, dry_run: args.dry_run }, &progress)?;
     ui.warnings();
     let freed = report.removed_bytes.saturating_sub(report.copied_bytes);
     ui.json(|| {

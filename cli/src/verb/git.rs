@@ -7,6 +7,7 @@ use std::io::Write;
 use git_devops::error::{Context, Error, Kind, Result};
 use git_devops::repo::Repo;
 
+use super::commit::identity;
 use crate::places::GlobalArgs;
 use crate::ui::Ui;
 
@@ -160,7 +161,7 @@ fn refused_option<'a>(verb: &str, args: &'a [OsString]) -> Option<(Option<Cow<'a
 pub fn hand_over(ui: &mut Ui, repo: &Repo, command: &[OsString]) -> Result<()> {
     ui.raw().flush().context(|| "cannot write to standard output")?;
     let program = std::env::current_exe().context(|| "cannot tell where this program is")?;
-    let git = repo.git.clone().with_program(&program);
+    let git = repo.git.clone().with_program(&program).with_identity(identity(repo));
     let mut command = match command[0] == "merge-tree" {
         // A merge driver gets temporary files, which git would make in the work tree.
         true => {
@@ -171,6 +172,11 @@ pub fn hand_over(ui: &mut Ui, repo: &Repo, command: &[OsString]) -> Result<()> {
         false => git.command(command),
     };
     let status = command.status().context(|| "cannot run git; is it installed?")?;
-    ui.exit_with(status.code().unwrap_or(crate::exit::BUG.into()) as u8);
+    if status.success() {
+        // Git keeps no log of some of what it may have done, such as moving HEAD to another branch.
+        repo.accept_refs()?;
+    }
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
+    ui.exit_with(status.code().or(signal).unwrap_or(crate::exit::BUG.into()) as u8);
     Ok(())
 }

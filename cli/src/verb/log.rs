@@ -12,6 +12,8 @@ use crate::places::GlobalArgs;
 use crate::ui::Ui;
 
 /// Show the commits, the newest first
+///
+/// Paths follow after '--'.
 #[derive(clap::Args)]
 pub struct LogArgs {
     /// Where to begin [default: HEAD]
@@ -48,7 +50,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &LogArgs) -> Result<()> {
         command.push("-z".into());
     }
     // Resolved first, so that no revision is taken for an option, and a mistake gets our message.
-    command.push(repo.git.resolve(args.rev.as_deref().unwrap_or("HEAD"))?.to_string().into());
+    let rev = args.rev.as_deref().unwrap_or("HEAD");
+    let oid = repo.git.resolve(rev).map_err(|error| global.or_path(&repo, "gdo log", &[rev.to_owned()], error))?;
+    command.push(oid.to_string().into());
     command.push("--".into());
     command.extend(stored_paths(&paths));
     if !ui.is_json() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use git_devops::error::{Error, Kind, Result};
 use git_devops::metadata::Metadata;
 use git_devops::repo::Repo;
-use git_devops::repo::tree::{Item, Node};
+use git_devops::repo::tree::{Item, StoredDir};
 use serde_json::{Value, json};
 
 use crate::places::GlobalArgs;
@@ -33,7 +33,11 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &LsArgs) -> Result<()> {
         Some(path) => global.work_paths(&repo.places, std::slice::from_ref(path))?.remove(0),
         None => Vec::new(),
     };
-    let root = Node::root(&repo, repo.tree_of(&args.rev)?)?;
+    let tree = repo.tree_of(&args.rev).map_err(|error| match &args.path {
+        None => global.or_path(&repo, "gdo ls HEAD", std::slice::from_ref(&args.rev), error),
+        Some(_) => error,
+    })?;
+    let root = StoredDir::root(&repo, tree)?;
     let not_found = || Error::new(Kind::NotFound, format!("'{}' is not in '{}'", path.escape_ascii(), args.rev));
     match root.clone().descend(&repo, &path)? {
         Some(node) => list(ui, &repo, &node, args),
@@ -47,7 +51,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &LsArgs) -> Result<()> {
     }
 }
 
-fn list(ui: &mut Ui, repo: &Repo, node: &Node, args: &LsArgs) -> Result<()> {
+fn list(ui: &mut Ui, repo: &Repo, node: &StoredDir, args: &LsArgs) -> Result<()> {
     let listing = node.list(repo)?;
     let path_of = |name: &[u8]| if node.path.is_empty() { name.to_vec() } else { [&node.path[..], b"/", name].concat() };
     let mut names: Vec<&Vec<u8>> = listing.files.keys().chain(listing.dirs.keys()).collect();

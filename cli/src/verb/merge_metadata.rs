@@ -6,7 +6,7 @@ use git_devops::error::{Context, Result};
 use git_devops::{durable, metadata};
 
 use crate::exit;
-use crate::ui::Ui;
+use crate::ui::{Ui, complain, shown};
 
 /// Merge three versions of a metadata file, for git
 #[derive(clap::Args)]
@@ -28,7 +28,7 @@ pub fn run(ui: &mut Ui, args: &MergeMetadataArgs) -> Result<()> {
     durable::publish(&args.ours, &merged.bytes, 0o600)?;
     if !merged.conflicts.is_empty() {
         for name in &merged.conflicts {
-            eprintln!("conflict in the metadata of '{}' ({})", crate::ui::shown(name), args.path);
+            complain(format_args!("conflict in the metadata of '{}' ({})", shown(name), args.path));
         }
         ui.exit_with(exit::DIFFERENCES);
     }

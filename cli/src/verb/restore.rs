@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 
-use git_devops::error::{Context, Result};
+use git_devops::error::{Context, Kind, Result};
 use git_devops::repo::restore::{self, Action, RestoreOptions};
 use git_devops::safepath::Dir;
 use serde_json::{Value, json};
 
-use super::changes::shown_path;
 use crate::exit;
 use crate::places::GlobalArgs;
-use crate::ui::{Ui, bytes, json_path};
+use crate::ui::{Ui, bytes, json_path, shown_path};
 
 /// Write stored files back, with everything that was recorded about them
 ///
@@ -56,8 +55,11 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RestoreArgs) -> Result<()> {
             if !args.dry_run {
                 std::fs::create_dir_all(&target).context(|| format!("cannot make '{}'", target.display()))?;
             }
-            let dir = Dir::open(&target).context(|| format!("cannot open '{}'", target.display()))?;
-            restore::restore(&repo, repo.source_tree(args.source.as_deref())?, &dir, &options, &progress)?
+            let dir = match Dir::open(&target) {
+                Err(error) if args.dry_run && error.kind() == Kind::NotFound => None,
+                other => Some(other.context(|| format!("cannot open '{}'", target.display()))?),
+            };
+            restore::restore(&repo, repo.source_tree(args.source.as_deref())?, dir.as_ref(), &options, &progress)?
         }
     };
     let warnings = ui.warnings();

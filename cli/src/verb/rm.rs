@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use git_devops::error::Result;
 use git_devops::repo::remove::{RemoveOptions, remove};
 
-use super::changes::{letter, shown_path, to_json};
+use super::changes::{letter, to_json};
 use crate::places::GlobalArgs;
-use crate::ui::Ui;
+use crate::ui::{Ui, shown_path};
 
 /// Stop owning paths, and remove them from the disk unless --cached
 ///
-/// What differs from its stored state is not removed from the disk, unless --force. In a directory that is owned as a whole the next snapshot takes a
-/// file again that is still there, unless 'info/exclude' in the repository names it.
+/// What differs from its stored state is not removed from the disk, unless --force. What --cached leaves there is not taken again by a snapshot, until
+/// it, or a directory above it, is named to 'gdo add' or 'gdo snapshot'.
 #[derive(clap::Args)]
 pub struct RmArgs {
     /// Files and directories

@@ -23,7 +23,8 @@ pub struct ShowArgs {
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &ShowArgs) -> Result<()> {
     let repo = global.repo()?;
-    let oid = repo.git.resolve(&args.rev)?;
+    let oid = repo.git.resolve(&args.rev);
+    let oid = oid.map_err(|error| global.or_path(&repo, "gdo log --name-status", std::slice::from_ref(&args.rev), error))?;
     if ui.is_json() {
         let commit = repo.objects.commit(&oid)?;
         let before = match commit.parents.first().copied() {

@@ -7,11 +7,11 @@ use git_devops::repo::scan::Change;
 use git_devops::repo::status::status;
 use serde_json::json;
 
-use super::changes::{letter, shown_path, to_json};
+use super::changes::{letter, to_json};
 use super::scan_args::{ScanArgs, scope};
 use crate::exit;
 use crate::places::GlobalArgs;
-use crate::ui::Ui;
+use crate::ui::{Ui, shown_path};
 
 /// Show what differs from the last commit, in content and metadata
 ///

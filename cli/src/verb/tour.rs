@@ -1,11 +1,14 @@
 //! `gdo tour`
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use git_devops::durable::Lock;
 use git_devops::error::{Context, Error, Kind, Result};
 use serde_json::Value;
 
@@ -14,7 +17,7 @@ use crate::ui::{Ui, bytes, shown};
 /// Show what this does: two hosts, one stored and one brought up from it, in a scratch directory, in a minute
 ///
 /// Copies a real tree into a scratch directory, stores it as host 'alpha', restores it as host 'beta', stores that as well and compares: if even one
-/// bit of content or metadata differed, the trees of both would have different names. Then removes all of it again.
+/// bit of content or metadata differed, the trees of both would have different names. Then removes all of it again, also when it is interrupted.
 #[derive(clap::Args)]
 pub struct TourArgs {
     /// The tree to take [default: this machine's /etc and /usr/share/doc, and a disk image]
@@ -25,6 +28,9 @@ pub struct TourArgs {
     /// Leave the scratch directory for a look around
     #[arg(long)]
     keep: bool,
+    /// Remove the scratch directory DIR when standard input ends, unless it says to keep it
+    #[arg(long, value_name = "DIR", hide = true)]
+    sweep: Option<PathBuf>,
 }
 
 /// Length of the disk image that the tour makes, and of the data in it, in bytes.
@@ -32,19 +38,105 @@ const IMAGE_LEN: u64 = 512 << 20;
 const IMAGE_DATA: u64 = 64 << 20;
 
 pub fn run(ui: &mut Ui, args: &TourArgs) -> Result<()> {
+    if let Some(dir) = &args.sweep {
+        return sweep(dir);
+    }
+    let program = std::env::current_exe()?;
     let scratch = match &args.scratch {
-        Some(scratch) => std::path::absolute(scratch)?,
-        None => std::env::temp_dir().join(format!("gdo-tour-{}", std::process::id())),
+        Some(dir) => Scratch::make(&std::path::absolute(dir)?, &program)?,
+        None => {
+            remove_dead(&std::env::temp_dir());
+            Scratch::make(&std::env::temp_dir().join(format!("{SCRATCH_PREFIX}{}", std::process::id())), &program)?
+        }
     };
-    std::fs::create_dir(&scratch).context(|| format!("cannot make the scratch directory '{}'", scratch.display()))?;
-    let mut tour = Tour { ui, scratch: scratch.clone(), program: std::env::current_exe()?, times: Vec::new() };
+    let mut tour = Tour { ui, scratch: scratch.dir.clone(), program, times: Vec::new() };
     let result = tour.walk(args);
+    scratch.end(args.keep)?;
     if args.keep {
-        tour.ui.note(format_args!("\nkept: {}", scratch.display()))?;
-    } else {
-        std::fs::remove_dir_all(&scratch).context(|| format!("cannot remove '{}'", scratch.display()))?;
+        tour.ui.note(format_args!("\nkept: {}", tour.scratch.display()))?;
     }
     result
+}
+
+const SCRATCH_PREFIX: &str = "gdo-tour-";
+/// In a scratch directory: locked as long as its tour runs, and gone when it is to be kept.
+const SCRATCH_LOCK: &str = "lock";
+/// What the sweeper is told when the scratch directory is to stay.
+const KEEP: &[u8] = b"keep";
+
+/// The scratch directory, and the process that removes it when the tour ends, however it ends.
+struct Scratch {
+    dir: PathBuf,
+    sweeper: Child,
+    _lock: Lock,
+}
+
+impl Scratch {
+    fn make(dir: &Path, program: &Path) -> Result<Self> {
+        let what = || format!("cannot make the scratch directory '{}'", dir.display());
+        if is_dead(dir) {
+            std::fs::remove_dir_all(dir).context(what)?;
+        }
+        std::fs::DirBuilder::new().mode(0o700).create(dir).context(what)?;
+        // Locked before it has its name: whoever finds the file unlocked may take the tour for dead.
+        let lock = Lock::exclusive(&dir.join("lock.new"))?;
+        std::fs::rename(dir.join("lock.new"), dir.join(SCRATCH_LOCK)).context(what)?;
+        // In a process group of its own, so that Ctrl-C ends us and not it.
+        let mut command = Command::new(program);
+        command.arg("tour").arg("--sweep").arg(dir).stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
+        let sweeper = command.spawn().context(|| "cannot run the program itself")?;
+        Ok(Self { dir: dir.to_owned(), sweeper, _lock: lock })
+    }
+
+    fn end(mut self, keep: bool) -> Result<()> {
+        if let (Some(mut stdin), true) = (self.sweeper.stdin.take(), keep) {
+            stdin.write_all(KEEP)?;
+        }
+        let what = || format!("cannot remove '{}'", self.dir.display());
+        match self.sweeper.wait().context(what)?.success() {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Io, what())),
+        }
+    }
+}
+
+/// Waits until the tour in `dir` is over, then removes that directory, or, if it was told so, only the mark that a later tour would remove it by.
+fn sweep(dir: &Path) -> Result<()> {
+    let mut said = Vec::new();
+    std::io::stdin().read_to_end(&mut said)?;
+    let what = || format!("cannot remove '{}'", dir.display());
+    if said == KEEP {
+        return std::fs::remove_file(dir.join(SCRATCH_LOCK)).context(what);
+    }
+    // What an interrupted tour had started may go on writing for a moment.
+    for _ in 0..100 {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => std::thread::sleep(Duration::from_millis(100)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            other => return other.context(what),
+        }
+    }
+    std::fs::remove_dir_all(dir).context(what)
+}
+
+/// Removes the scratch directories of tours that were killed together with their sweepers, or ended by a power cut.
+fn remove_dead(temp_dir: &Path) {
+    for entry in std::fs::read_dir(temp_dir).into_iter().flatten().flatten() {
+        let number = entry.file_name().to_string_lossy().strip_prefix(SCRATCH_PREFIX).map(str::to_owned);
+        if number.is_some_and(|number| number.parse::<u32>().is_ok()) && is_dead(&entry.path()) {
+            // A later tour tries again.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Says whether `dir` surely is the scratch directory of a tour of this user that is no more: it has our lock, and nobody holds it.
+fn is_dead(dir: &Path) -> bool {
+    let is_own = |path: &Path, is_kind: fn(&std::fs::Metadata) -> bool| {
+        path.symlink_metadata().is_ok_and(|found| is_kind(&found) && found.uid() == rustix::process::geteuid().as_raw())
+    };
+    let lock = dir.join(SCRATCH_LOCK);
+    is_own(dir, std::fs::Metadata::is_dir) && is_own(&lock, std::fs::Metadata::is_file) && Lock::exclusive(&lock).is_ok()
 }
 
 struct Tour<'a> {

@@ -1,6 +1,6 @@
 //! From a file to its chunk index: read once, cut, hash, hand new chunks to the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +30,13 @@ pub enum ChunkSink<'a> {
         /// Raised when the store fails, so that the caller can tell its errors from those of the source.
         has_failed: &'a AtomicBool,
     },
+    /// Into the chunk store, if they are among those that are wanted.
+    Wanted {
+        /// The chunks to store.
+        wanted: &'a HashSet<ChunkId>,
+        /// Takes them.
+        writer: &'a Writer,
+    },
     /// Nowhere: only the index is wanted, to compare.
     Discard,
 }
@@ -40,7 +47,8 @@ impl ChunkSink<'_> {
             Self::Store { writer, has_failed } => {
                 writer.put(id, bytes).map(drop).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
             }
-            Self::Discard => Ok(()),
+            Self::Wanted { wanted, writer } if wanted.contains(&id) => writer.put(id, bytes).map(drop),
+            Self::Wanted { .. } | Self::Discard => Ok(()),
         }
     }
 }

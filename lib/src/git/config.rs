@@ -98,7 +98,7 @@ pub(super) fn initial() -> String {
 \trepositoryFormatVersion = 0
 \tbare = true
 \tfileMode = true
-\tlogAllRefUpdates = true
+\tlogAllRefUpdates = always
 \tfsync = all
 \tfsyncMethod = fsync
 \tautocrlf = false
@@ -120,9 +120,6 @@ pub(super) fn initial() -> String {
 [merge]
 \trenames = false
 \tdirectoryRenames = false
-[merge \"devops\"]
-\tname = chunk indexes are never merged
-\tdriver = {CHUNK_INDEX_DRIVER}
 [merge \"devops-meta\"]
 \tname = metadata, entry by entry
 \tdriver = {METADATA_DRIVER}
@@ -130,8 +127,6 @@ pub(super) fn initial() -> String {
     )
 }
 
-/// Fails always: two chunk indexes merged line by line would describe a file that never was.
-const CHUNK_INDEX_DRIVER: &str = "false";
 const METADATA_DRIVER: &str = "git-devops merge-metadata %O %A %B %P";
 pub(super) const METADATA_DRIVER_KEY: &str = "merge.devops-meta.driver";
 
@@ -154,7 +149,7 @@ const FIXED: &[(&str, &str)] = &[
     ("core.sparsecheckout", "true"),
     ("core.sparsecheckoutcone", "false"),
     ("transfer.fsckobjects", "true"),
-    ("merge.devops.driver", CHUNK_INDEX_DRIVER),
+    ("merge.devops.driver", "false"), // in older repositories; nothing ever selected it
     ("merge.devops-meta.driver", METADATA_DRIVER),
 ];
 

@@ -3,6 +3,7 @@
 //! Objects, trees and the index are read and written here, in this process; porcelain is the git program,
 //! started from [`command`] only. Nothing in this module writes a managed work tree.
 
+pub mod check;
 pub mod command;
 mod config;
 mod delta;
@@ -11,6 +12,7 @@ pub mod index;
 mod inflate;
 mod init;
 mod loose;
+pub mod mirror;
 pub mod name;
 pub mod object;
 pub mod objects;
@@ -23,6 +25,7 @@ mod tree;
 pub use command::{Git, Identity};
 pub use config::Config;
 pub use index::{CachedStat, Index, IndexBuilder, IndexEntry, IndexLock};
+pub use mirror::{Deviation, Mirror};
 pub use object::{CommitData, ObjectKind, Signature, TreeEntry};
 pub use objects::Objects;
 pub use pack::{Kept, PackWriter};

@@ -19,6 +19,8 @@ pub(super) struct Pack {
     id: SourceId,
     path: PathBuf,
     index: PackIndex,
+    /// Whether head and trailer may be damaged: then only the objects themselves count.
+    is_lenient: bool,
 }
 
 /// What the packs of a repository share: files and memory.
@@ -31,7 +33,17 @@ pub(super) struct Shared {
 impl Pack {
     /// Opens the pack with the index at `path`, all of it in memory if it is not longer than `budget`.
     pub fn open(path: &Path, budget: u64) -> Result<Self> {
-        Ok(Self { id: SourceId::new(), path: path.with_extension("pack"), index: PackIndex::open(path, budget)? })
+        Ok(Self {
+            id: SourceId::new(),
+            path: path.with_extension("pack"),
+            index: PackIndex::open(path, budget)?,
+            is_lenient: false,
+        })
+    }
+
+    /// Opens the pack with the index at `path`, to read what is sound in it, whatever its head and its trailer say.
+    pub fn open_damaged(path: &Path) -> Result<Self> {
+        Ok(Self { is_lenient: true, ..Self::open(path, 0)? })
     }
 
     /// Returns how many bytes the index takes in memory.
@@ -75,6 +87,9 @@ impl Pack {
         let corrupt = |why: &str| Error::new(Kind::Corrupt, why);
         if source.length() < HEAD + TRAILER {
             return Err(corrupt("it is cut short"));
+        }
+        if self.is_lenient {
+            return Ok(());
         }
         let (mut head, mut trailer) = ([0; HEAD as usize], [0; TRAILER as usize]);
         source.read(0, &mut head)?;

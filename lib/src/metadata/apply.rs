@@ -61,6 +61,17 @@ pub fn clear_flags(fd: impl AsFd) -> Result<Flags> {
     Ok(had.and(Flags::LOCKING))
 }
 
+/// Returns what forbids to replace or change an open file or directory.
+pub fn locking_flags(fd: impl AsFd) -> Result<Flags> {
+    Ok(flags(fd).context(|| "cannot read inode flags")?.and(Flags::LOCKING))
+}
+
+/// Sets `wanted` beside the flags that an open file or directory has.
+pub fn add_flags(fd: impl AsFd, wanted: Flags) -> Result<()> {
+    let have = flags(&fd).context(|| "cannot read inode flags")?;
+    set_flags(fd, have | wanted).context(|| "cannot set inode flags")
+}
+
 fn set_as_many_as_possible(fd: impl AsFd, wanted: Flags) -> Result<()> {
     let what = || "cannot set inode flags";
     if !is_flag_refused(set_flags(&fd, wanted)).context(what)? {

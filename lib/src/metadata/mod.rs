@@ -18,12 +18,12 @@ mod merge;
 mod names;
 mod text;
 
-pub use apply::{apply_flags, apply_flags_before_content, apply_to_entry, apply_to_file, clear_flags};
+pub use apply::{add_flags, apply_flags, apply_flags_before_content, apply_to_entry, apply_to_file, clear_flags, locking_flags};
 pub use capture::{holes, of_entry, of_file};
 pub use flags::Flags;
 pub use merge::{Merged, merge};
 pub use names::{Names, owner};
-pub use text::{Entries, encode_entry, encode_header};
+pub use text::{Entries, encode_entry, encode_header, escaped, unescaped};
 
 /// Longest value of an extended attribute, in bytes: the kernel's limit.
 pub const MAX_XATTR_VALUE: usize = 65536;

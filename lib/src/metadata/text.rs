@@ -165,6 +165,18 @@ pub(super) fn escaped_id(name: Option<&[u8]>, number: u32) -> String {
     String::from_utf8(out).expect("BUG: escaping left bytes that are not UTF-8")
 }
 
+/// Returns a name or a path as it stands in a line of text.
+pub fn escaped(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    escape(bytes, b"", &mut out);
+    out
+}
+
+/// Returns what [`escaped`] made of it; other ways to write the same are understood too, so the caller compares.
+pub fn unescaped(text: &[u8]) -> Result<Vec<u8>> {
+    unescape(text).map_err(|problem| Error::new(Kind::Corrupt, problem))
+}
+
 fn line_says_nothing(line: &[u8]) -> bool {
     !line.contains(&b' ')
 }

@@ -2,12 +2,16 @@
 
 use std::collections::HashSet;
 
-use super::Repo;
+use super::{Repo, enrolled};
+use crate::durable;
 use crate::error::{Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
-use crate::git::Oid;
+use crate::git::{Deviation, Index, Oid, mirror};
 use crate::progress::Progress;
+
+const CHUNK_REMEDY: &str =
+    "'gdo check --repair --from SOURCE' takes the chunk from another store, or from the file itself if it is still there";
 
 /// Something that is wrong, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +31,12 @@ pub struct Finding {
 /// An error means that the check itself could not be done; what it found is in the list.
 pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
+    check_places(repo, &mut findings)?;
     progress.stage("checking git objects", 0, 0);
+    for found in repo.git.check_files(read_data)? {
+        let (what, remedy) = (found.path.display().to_string(), found.role.remedy().into());
+        findings.push(Finding { what, offset: found.offset, problem: found.problem, remedy });
+    }
     fsck(repo, &mut findings)?;
     progress.stage("checking the chunk store", 0, 0);
     for found in repo.store.check(read_data, progress)? {
@@ -46,23 +55,90 @@ pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Fi
     Ok(findings)
 }
 
+/// Looks at what stands around the objects: HEAD, configuration, refs and their logs, git's index, the store's list of repositories.
+fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
+    let witnessed = &repo.witnessed;
+    let deviations = witnessed.healed.iter().chain(&witnessed.open).cloned();
+    for found in deviations.chain(mirror::examine_logs(repo.git.git_dir())?) {
+        let Deviation { path, offset, problem, remedy, .. } = found;
+        findings.push(Finding { what: path.display().to_string(), offset, problem, remedy });
+    }
+    let path = repo.index_path();
+    let problem = match Index::read(&path) {
+        Err(error) if error.kind() == Kind::Corrupt => Some(format!("{error:#}")),
+        Err(error) => return Err(error),
+        Ok(index) if repo.is_index_stale(&index)? => {
+            Some("this is not the index that was written last, as 'index-checksum' has it, and nobody wrote it".to_owned())
+        }
+        Ok(_) => None,
+    };
+    findings.extend(problem.map(|problem| Finding {
+        what: path.display().to_string(),
+        offset: None,
+        problem,
+        remedy: "'gdo check --repair' makes it anew from HEAD; what was staged and not committed has to be added again".into(),
+    }));
+    let own = enrolled::canonical(&repo.places.git_dir)?;
+    let list = enrolled::list(&repo.places.store);
+    let problem = match list {
+        Ok(list) if !list.contains(&own) => {
+            Some("this repository does not stand in it, so that another one's gc would remove its chunks".to_owned())
+        }
+        Ok(_) if !enrolled::ends_well(&repo.places.store)? => Some("its last line is cut short".to_owned()),
+        Ok(list) => list
+            .iter()
+            .find(|git_dir| !durable::is_dir(&git_dir.join("objects")))
+            .map(|git_dir| format!("it names '{}', where there is no repository", git_dir.display())),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    findings.extend(problem.map(|problem| Finding {
+        what: enrolled::path(&repo.places.store).display().to_string(),
+        offset: None,
+        problem,
+        remedy: "set it right by hand: one absolute path in each line, of each repository that uses the store; until then 'gdo gc' removes nothing. 'gdo init' adds the repository that it is run for".into(),
+    }));
+    Ok(())
+}
+
 fn fsck(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
     let output = repo.git.output(&["fsck", "--strict", "--no-dangling", "--no-progress"], b"")?;
     let said = [output.stdout, output.stderr].concat();
-    for line in String::from_utf8_lossy(&said).lines().filter(|line| !line.starts_with("notice:")) {
+    let said = String::from_utf8_lossy(&said);
+    let git_dir = repo.places.git_dir.display().to_string();
+    let mut lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("notice:")).collect();
+    if lines.is_empty() && !output.status.success() {
+        lines.push("failed without a word");
+    }
+    for line in lines {
         findings.push(Finding {
-            what: repo.places.git_dir.display().to_string(),
+            what: path_in(line, &git_dir).unwrap_or_else(|| git_dir.clone()),
             offset: None,
             problem: format!("git fsck: {line}"),
-            remedy: "fetch the object from another copy, or snapshot again: what the work tree still has is stored anew".into(),
+            remedy: "'gdo check --repair --from SOURCE' takes the object from another copy; or snapshot again: what the work tree still has is stored anew"
+                .into(),
         });
     }
     Ok(())
 }
 
+/// Returns the file below `git_dir` that a line of git's names.
+fn path_in(line: &str, git_dir: &str) -> Option<String> {
+    let at = line.find(&format!("{git_dir}/"))?;
+    let rest = &line[at..];
+    let end = rest[git_dir.len()..].find([' ', '\'', ')', ':', ',']).map_or(rest.len(), |end| git_dir.len() + end);
+    Some(rest[..end].to_owned())
+}
+
 /// Verifies that all chunks of all large files in all commits are there.
 fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) -> Result<()> {
     let mut missing = HashSet::new();
+    if let Err(error) = repo.git.all_blobs() {
+        // Git itself stops at some damage, which was named above.
+        let (what, problem) = (repo.places.git_dir.display().to_string(), format!("not all objects can be listed: {error:#}"));
+        let remedy = "'gdo check --repair', with '--from SOURCE' if there is another copy; then check again".into();
+        findings.push(Finding { what, offset: None, problem, remedy });
+        return Ok(());
+    }
     for_each_index(repo, &mut |oid, decoded| {
         progress.add(1, 0);
         let index = match decoded {
@@ -72,7 +148,7 @@ fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) ->
                     what: format!("git object {oid}"),
                     offset: None,
                     problem: format!("{error:#}"),
-                    remedy: "restore an earlier version of the file, or snapshot it again".into(),
+                    remedy: "'gdo check --repair --from SOURCE', or snapshot the file again if the work tree still has it".into(),
                 });
                 return Ok(());
             }
@@ -83,7 +159,7 @@ fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) ->
                     what: format!("git object {oid}"),
                     offset: None,
                     problem: format!("chunk {id} of this chunk index is not in the store"),
-                    remedy: "get the chunk from another copy, or snapshot the file again if the work tree still has it".into(),
+                    remedy: CHUNK_REMEDY.into(),
                 });
             }
             Ok(())
@@ -93,7 +169,7 @@ fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) ->
                 what: format!("git object {oid}"),
                 offset: None,
                 problem: format!("{error:#}"),
-                remedy: "get the chunk from another copy, or snapshot the file again if the work tree still has it".into(),
+                remedy: CHUNK_REMEDY.into(),
             }),
             other => other?,
         }
@@ -104,9 +180,10 @@ fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) ->
 /// Hands every chunk index that the repository has to `take`: those of all commits, also of what nothing refers to (any more, or yet).
 pub(super) fn for_each_index(repo: &Repo, take: &mut dyn FnMut(Oid, Result<ChunkIndex>) -> Result<()>) -> Result<()> {
     for oid in repo.git.all_blobs()? {
-        let blob = repo.objects.blob(&oid)?;
-        if ChunkIndex::is_index(&blob) {
-            take(oid, ChunkIndex::decode(&blob))?;
+        match repo.objects.blob(&oid) {
+            Ok(blob) if ChunkIndex::is_index(&blob) => take(oid, ChunkIndex::decode(&blob))?,
+            Ok(_) => (),
+            Err(error) => take(oid, Err(error))?,
         }
     }
     Ok(())

@@ -29,6 +29,8 @@ pub struct Prepared {
     pub a: Oid,
     /// The tree of the second side.
     pub b: Oid,
+    /// Whether something in the work tree could not be read; the warnings tell what.
+    pub is_partial: bool,
 }
 
 /// Returns the trees of two sides.
@@ -36,18 +38,21 @@ pub struct Prepared {
 /// For the work tree, small files that changed and new trees are written into the repository, where the next `gc` removes them; chunks of large files
 /// are not stored, only their indexes.
 pub fn prepare(repo: &Repo, a: &Side<'_>, b: &Side<'_>, progress: &Progress) -> Result<Prepared> {
-    Ok(Prepared { a: tree_of(repo, a, progress)?, b: tree_of(repo, b, progress)? })
+    let (a, is_a_partial) = tree_of(repo, a, progress)?;
+    let (b, is_b_partial) = tree_of(repo, b, progress)?;
+    Ok(Prepared { a, b, is_partial: is_a_partial || is_b_partial })
 }
 
-fn tree_of(repo: &Repo, side: &Side<'_>, progress: &Progress) -> Result<Oid> {
+/// Returns the tree of one side, and whether that is not all of it.
+fn tree_of(repo: &Repo, side: &Side<'_>, progress: &Progress) -> Result<(Oid, bool)> {
     match side {
-        Side::Revision(rev) => repo.tree_of(rev),
-        Side::Index => repo.source_tree(None),
+        Side::Revision(rev) => Ok((repo.tree_of(rev)?, false)),
+        Side::Index => Ok((repo.source_tree(None)?, false)),
         Side::WorkTree => work_tree(repo, progress),
     }
 }
 
-fn work_tree(repo: &Repo, progress: &Progress) -> Result<Oid> {
+fn work_tree(repo: &Repo, progress: &Progress) -> Result<(Oid, bool)> {
     let index = repo.index()?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
     let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
@@ -58,7 +63,7 @@ fn work_tree(repo: &Repo, progress: &Progress) -> Result<Oid> {
     let index = merged(&index, found.updates, &found.gone)?;
     let tree = write_tree(entries_of(&index), &pack)?;
     pack.finish()?.map_or(Ok(()), crate::git::Kept::release)?;
-    Ok(tree)
+    Ok((tree, found.is_partial))
 }
 
 /// Returns the paths in a commit that make up the given paths of the work tree: content and metadata.

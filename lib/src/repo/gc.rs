@@ -3,29 +3,46 @@
 //! A chunk lives as long as git has a chunk index that names it, whether a ref leads there or not. So git's own rules (reflogs, the grace period for
 //! unreferenced objects) protect chunks too, and stock `git gc` by somebody else can only make more chunks removable, never break a file.
 
+use std::path::{Path, PathBuf};
+
 use super::Repo;
 use super::check::for_each_index;
 use super::{Places, enrolled};
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::read;
 use crate::id::ChunkId;
 use crate::progress::Progress;
 use crate::store::{GcOptions, GcReport};
 
-/// Removes unreferenced objects older than `prune` (as git understands dates: `2.weeks.ago`, `now`), then unreferenced chunks.
+/// What to clean up.
+#[derive(Clone, Debug)]
+pub struct CleanUp {
+    /// Remove unreferenced objects older than this, as git understands dates: `2.weeks.ago`, `now`.
+    pub prune: String,
+    /// Repositories, in the words of a person, that are gone for good: their chunks are not kept any longer.
+    pub forget: Vec<PathBuf>,
+    /// Change nothing, only tell what would be removed.
+    pub dry_run: bool,
+}
+
+/// Removes what git has no reference to, then the chunks that no repository of the store refers to.
 ///
-/// An index that can't be read stops it before anything is removed.
-pub fn gc(repo: &Repo, prune: &str, dry_run: bool, progress: &Progress) -> Result<GcReport> {
-    let _lock = repo.lock()?;
-    if !dry_run {
+/// An index that can't be read, or a repository that can't be asked, stops it before a chunk is removed.
+pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<GcReport> {
+    let lock = repo.lock()?;
+    let forgotten = forgotten(repo, &what.forget)?;
+    if !what.dry_run {
+        enrolled::enrol(&repo.places)?;
+        forgotten.iter().try_for_each(|git_dir| enrolled::forget(&repo.places.store, git_dir))?;
         progress.stage("cleaning up git objects", 0, 0);
-        let prune = format!("--prune={prune}");
+        let prune = format!("--prune={}", what.prune);
         repo.git.run(&["gc", "--quiet", "--no-cruft", &prune])?;
-        repo.objects.refresh();
+        repo.note_refs(&lock)?;
     }
-    let others = others(repo)?;
+    let others = others(repo, &forgotten)?;
     progress.stage("looking for live chunks", 0, 0);
-    let options = GcOptions { dry_run, ..GcOptions::default() };
+    let options = GcOptions { dry_run: what.dry_run, ..GcOptions::default() };
     repo.store.gc(
         &mut |live| {
             for other in &others {
@@ -39,21 +56,54 @@ pub fn gc(repo: &Repo, prune: &str, dry_run: bool, progress: &Progress) -> Resul
     )
 }
 
-/// Opens the other repositories that keep chunks in the same store; one that is not there stops the run.
-fn others(repo: &Repo) -> Result<Vec<Repo>> {
-    let own = std::path::absolute(&repo.places.git_dir)?;
+/// Returns the repositories that are to be forgotten, as they stand in the store; one that is there and keeps its chunks here is refused.
+fn forgotten(repo: &Repo, dirs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let store = &repo.places.store;
+    let mut forgotten = Vec::new();
+    for dir in dirs {
+        let git_dir = enrolled::find(store, dir)?;
+        let shown = git_dir.display();
+        match Repo::open(places_of(&git_dir)) {
+            Ok(other) if is_same_dir(&other.places.store, store) => {
+                let message = format!("'{shown}' is there and keeps its chunks in '{}'; remove it first", store.display());
+                return Err(Error::new(Kind::Refused, message));
+            }
+            Err(error) if error.kind() != Kind::NotFound => {
+                return Err(error.wrap(format!("cannot tell whether '{shown}' is gone; remove what is left of it first")));
+            }
+            _ => forgotten.push(git_dir),
+        }
+    }
+    Ok(forgotten)
+}
+
+fn is_same_dir(a: &Path, b: &Path) -> bool {
+    a == b || durable::real_path(a).is_ok_and(|a| durable::real_path(b).is_ok_and(|b| a == b))
+}
+
+fn places_of(git_dir: &Path) -> Places {
+    match git_dir.ends_with("etc/git-devops/repo") {
+        true => Places::system(git_dir.ancestors().nth(3).expect("BUG: it ends with three components")),
+        false => Places::apart(git_dir, git_dir),
+    }
+}
+
+/// Opens the other repositories that keep chunks in the same store, but for the `forgotten` ones; one that is not there stops the run.
+fn others(repo: &Repo, forgotten: &[PathBuf]) -> Result<Vec<Repo>> {
+    let own = enrolled::canonical(&repo.places.git_dir)?;
     let mut others = Vec::new();
-    for git_dir in enrolled::list(&repo.places.store)?.into_iter().filter(|git_dir| *git_dir != own) {
-        let places = match git_dir.ends_with("etc/git-devops/repo") {
-            true => Places::system(git_dir.ancestors().nth(3).expect("BUG: it ends with three components")),
-            false => Places::apart(&git_dir, &git_dir),
-        };
+    for git_dir in enrolled::list(&repo.places.store)? {
+        if git_dir == own || forgotten.contains(&git_dir) {
+            continue;
+        }
         let what = || {
-            let list = repo.places.store.join("repositories");
-            let (git_dir, list) = (git_dir.display(), list.display());
-            format!("cannot ask '{git_dir}' which chunks it needs; if it is gone for good, take it out of '{list}'")
+            let git_dir = git_dir.display();
+            format!(
+                "cannot ask '{git_dir}' which chunks it needs, so none is removed; mount its disk if it is on one, run 'gdo gc' in its new place if it \
+                 was moved, or, if it is gone for good, say 'gdo gc --forget {git_dir}'"
+            )
         };
-        others.push(Repo::open(places).context(what)?);
+        others.push(Repo::open(places_of(&git_dir)).context(what)?);
     }
     Ok(others)
 }

@@ -6,7 +6,7 @@ use super::Repo;
 use super::pathset::PathSet;
 use super::restore::RestoreOptions;
 use super::scan::join;
-use super::tree::Node;
+use super::tree::StoredDir;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::git::Oid;
 use crate::safepath::{Dir, FileKind};
@@ -16,12 +16,12 @@ pub(super) const MAX_DEPTH: usize = 2000;
 
 /// Refuses what `options` select of `tree` if any of it has no place in `target`.
 ///
-/// An object that cannot be read is none of this: the restore itself names it, and does the rest.
-pub(super) fn admit(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions) -> Result<()> {
+/// An object that cannot be read is none of this: the restore itself names it, and does the rest. Without a target there is nothing in the way.
+pub(super) fn admit(repo: &Repo, tree: Oid, target: Option<&Dir>, options: &RestoreOptions) -> Result<()> {
     let selected = options.selected();
     let guard = Guard::new(repo, target, options)?;
-    let mut jobs =
-        vec![Job { node: Node::root(repo, tree)?, dir: Some(Arc::new(target.try_clone()?)), name: None, above: (0, 0) }];
+    let dir = target.map(Dir::try_clone).transpose()?.map(Arc::new);
+    let mut jobs = vec![Job { node: StoredDir::root(repo, tree)?, dir, name: None, above: (0, 0) }];
     while let Some(job) = jobs.pop() {
         guard.directory(job, &selected, &mut jobs).map_err(|error| match error.reason() {
             Some(_) => error.wrap("nothing was written"),
@@ -33,7 +33,7 @@ pub(super) fn admit(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptio
 
 /// A directory of the source, and what is there in the target.
 struct Job {
-    node: Node,
+    node: StoredDir,
     dir: Option<Arc<Dir>>,
     /// The name in `dir` if that is not yet the directory itself.
     name: Option<Vec<u8>>,
@@ -50,10 +50,10 @@ struct Guard<'a> {
 }
 
 impl<'a> Guard<'a> {
-    fn new(repo: &'a Repo, target: &Dir, options: &RestoreOptions) -> Result<Self> {
+    fn new(repo: &'a Repo, target: Option<&Dir>, options: &RestoreOptions) -> Result<Self> {
         let identity = |dir: &Dir| dir.stat_self().map(|stat| (stat.dev, stat.ino));
-        let here = identity(target)?;
-        let is = |path: &std::path::Path| Dir::open(path).and_then(|dir| identity(&dir)).is_ok_and(|there| there == here);
+        let here = target.map(identity).transpose()?;
+        let is = |path: &std::path::Path| Dir::open(path).and_then(|dir| identity(&dir)).is_ok_and(|there| here == Some(there));
         let (is_work_tree, is_running_system) = (is(&repo.places.work_tree), is(std::path::Path::new("/")));
         let mut denied = if is_work_tree { repo.places.own_paths() } else { Vec::new() };
         if is_running_system {
@@ -73,6 +73,7 @@ impl<'a> Guard<'a> {
             other => other?,
         };
         let dir = match (job.dir, job.name) {
+            // Somebody may be exchanging it just now, which must not stop the restore of all else.
             (Some(parent), Some(name)) => parent.open_dir(&name).ok().map(Arc::new),
             (dir, _) => dir,
         };

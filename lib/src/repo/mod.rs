@@ -5,11 +5,14 @@
 
 pub mod attributes;
 pub mod check;
+mod content;
 pub mod diff;
 pub mod enrolled;
 pub mod exclude;
 pub mod gc;
 mod guard;
+mod lifted;
+pub mod mend;
 mod pathset;
 pub mod remove;
 pub mod restore;
@@ -17,6 +20,8 @@ pub mod scan;
 pub mod stage;
 pub mod status;
 pub mod tree;
+pub mod unowned;
+pub mod witness;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -28,11 +33,11 @@ use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::git::{CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, Objects, Oid, PackWriter, name, write_tree};
 use crate::metadata::DirMetadata;
-use crate::progress::Progress;
 use crate::safepath::{self, FileKind};
 use crate::store::Store;
 
 pub use attributes::Attributes;
+use witness::Witnessed;
 
 /// Where the parts of one instance are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +170,11 @@ impl Settings {
 /// The file in the state that holds the checksum of the last index we wrote.
 const INDEX_NOTE: &str = "index-checksum";
 
+/// Returns the note about an index with this checksum: behind it stand 12 bytes of its own BLAKE3, so that a note that rotted is none.
+fn encode_note(checksum: [u8; 20]) -> Vec<u8> {
+    [&checksum[..], &blake3::hash(&checksum).as_bytes()[..12]].concat()
+}
+
 /// An open repository.
 pub struct Repo {
     /// Where its parts are.
@@ -179,6 +189,8 @@ pub struct Repo {
     pub objects: Objects,
     /// Its chunks.
     pub store: Store,
+    /// What of HEAD, configuration and refs was not as it was left when the repository was opened.
+    pub witnessed: Witnessed,
 }
 
 impl Repo {
@@ -187,6 +199,9 @@ impl Repo {
     /// A `.git` that is not ours is refused. A run that was cut short is simply repeated.
     pub fn init(places: &Places, branch: &str) -> Result<()> {
         let is_ours = durable::is_dir(&places.state);
+        if is_ours && witness::is_known(&places.state) {
+            witness::heal_files(places)?;
+        }
         let has_head = durable::is_there(&places.git_dir.join("HEAD"));
         if has_head && !is_ours {
             let message = format!(
@@ -209,41 +224,44 @@ impl Repo {
         places.store = places.configured_store(&config);
         durable::create_private_dir(&places.store)?;
         Store::create(&places.store)?;
-        enrolled::enrol(&places.store, &places.git_dir)?;
+        enrolled::enrol(&places)?;
         if places.is_store_named {
             let store = places.store.to_string_lossy();
             Git::open(&places.git_dir)?.0.set_config("devops.store", &store)?;
         }
-        durable::sync_filesystem(&places.git_dir)
+        durable::sync_filesystem(&places.git_dir)?;
+        witness::begin(&places, &lock)
     }
 
     /// Opens the repository at `places`; the store that its configuration names counts, if it names one.
+    ///
+    /// HEAD, configuration and refs that are not as they were left are put back where the witnesses agree, which [`Repo::witnessed`] tells; where they
+    /// do not, that is an error.
     pub fn open(places: Places) -> Result<Self> {
-        if !durable::is_there(&places.git_dir.join("HEAD")) || !durable::is_dir(&places.state) {
+        let repo = Self::open_to_check(places)?;
+        repo.witnessed.must_be_settled()?;
+        Ok(repo)
+    }
+
+    /// Opens the repository like [`Repo::open`], but also where HEAD or refs are in doubt.
+    pub fn open_to_check(places: Places) -> Result<Self> {
+        let is_there = durable::is_dir(&places.state)
+            && (durable::is_there(&places.git_dir.join("HEAD")) || witness::is_known(&places.state));
+        if !is_there {
             let message = format!("'{}' is not a repository of git-devops; make one with 'gdo init'", places.git_dir.display());
             return Err(Error::new(Kind::NotFound, message));
         }
-        let (git, config) = Git::open(&places.git_dir)?;
         let mut places = places;
+        places.git_dir = std::path::absolute(&places.git_dir)?;
+        let mut witnessed = witness::heal_files(&places)?;
+        let (git, config) = Git::open(&places.git_dir)?;
         places.store = places.configured_store(&config);
         let settings = Settings::read(&config)?;
         let objects = Objects::open(&places.git_dir)?;
+        witness::heal_refs(&places, &objects, &mut witnessed)?;
         let store = Store::open(&places.store)?;
         let git = git.with_work_tree(&places.work_tree);
-        Ok(Self { places, settings, config, git, objects, store })
-    }
-
-    /// Moves damaged chunk packs out of the way, after copying what is sound in them; returns how much was found damaged.
-    ///
-    /// A chunk that is lost can be stored again afterwards: the next snapshot of a file that has it does.
-    pub fn repair(&self, progress: &Progress) -> Result<usize> {
-        let _lock = self.lock()?;
-        let n_damaged = self.store.repair(progress)?.len();
-        if n_damaged > 0 {
-            // What the work tree still has is read again, so that lost chunks come back.
-            durable::remove(&self.places.state.join(INDEX_NOTE)).context(|| "cannot forget what the work tree looked like")?;
-        }
-        Ok(n_damaged)
+        Ok(Self { places, settings, config, git, objects, store, witnessed })
     }
 
     /// Takes the lock that every change of this instance needs, and clears away what a run that was killed left of git's own locks.
@@ -261,6 +279,13 @@ impl Repo {
             Some(head) if !durable::is_there(&path) => self.index_of(&self.objects.commit(&head)?.tree),
             _ => {
                 let mut index = Index::read(&path)?;
+                if self.is_index_stale(&index)? {
+                    let message = format!(
+                        "index '{}' is not the one that was written last, though nobody wrote it; 'gdo check --repair' makes it anew from HEAD",
+                        path.display()
+                    );
+                    return Err(Error::new(Kind::Corrupt, message));
+                }
                 if self.noted_index() != Some(index.checksum()) {
                     index.doubt();
                 }
@@ -273,14 +298,24 @@ impl Repo {
     pub fn write_index(&self, index: &Index) -> Result<()> {
         let checksum = index.write(&self.places.git_dir)?;
         // Whoever is killed before this line only has to look at everything once more.
-        durable::publish(&self.places.state.join(INDEX_NOTE), &checksum, 0o600)
+        durable::publish(&self.places.state.join(INDEX_NOTE), &encode_note(checksum), 0o600)
     }
 
     /// Returns the checksum of the last index that we wrote.
     ///
     /// Stock git takes a file for clean whose content is, and notes its times: an index that git wrote says nothing about owners and modes.
     fn noted_index(&self) -> Option<[u8; 20]> {
-        durable::read(&self.places.state.join(INDEX_NOTE)).ok()?.try_into().ok()
+        let note = durable::read(&self.places.state.join(INDEX_NOTE)).ok()?;
+        let checksum = *note.first_chunk()?;
+        (note == encode_note(checksum)).then_some(checksum)
+    }
+
+    /// Says whether the index is another than the one that we noted, but under a time that is not newer than the note: then no program wrote it.
+    fn is_index_stale(&self, index: &Index) -> Result<bool> {
+        let is_noted = self.noted_index().is_none_or(|noted| noted == index.checksum());
+        let time = |path: &Path| durable::look(path).ok()?.modified().ok();
+        let (written, noted) = (time(&self.index_path()), time(&self.places.state.join(INDEX_NOTE)));
+        Ok(!is_noted && written.is_some_and(|written| noted.is_some_and(|noted| written <= noted)))
     }
 
     fn index_of(&self, tree: &Oid) -> Result<Index> {
@@ -363,9 +398,9 @@ impl Repo {
 
     /// Writes the content of the file at `path` in the commit `rev` to `out`; memory does not grow with the file.
     pub fn cat(&self, rev: &str, path: &[u8], out: &mut dyn Write) -> Result<()> {
-        let shown = path.escape_ascii();
+        let shown = scan::shown(path);
         let (dir, entry_name) = scan::split(path);
-        let node = tree::Node::root(self, self.tree_of(rev)?)?.descend(self, dir)?;
+        let node = tree::StoredDir::root(self, self.tree_of(rev)?)?.descend(self, dir)?;
         let item = node.map(|node| node.list(self)).transpose()?.and_then(|mut listing| listing.files.remove(entry_name));
         let item = item.ok_or_else(|| Error::new(Kind::NotFound, format!("'{shown}' is not a file in '{rev}'")))?;
         let Some(oid) = item.content else {
@@ -382,7 +417,7 @@ impl Repo {
 
     /// Reads the metadata file `oid` of the directory `dir`.
     pub fn read_dir_metadata(&self, oid: &Oid, dir: &[u8]) -> Result<DirMetadata> {
-        let what = || format!("cannot read the metadata of directory '{}' (object {oid})", dir.escape_ascii());
+        let what = || format!("cannot read the metadata of directory '{}' (object {oid})", scan::shown(dir));
         DirMetadata::decode(&self.objects.blob(oid).context(what)?).map_err(|error| error.or_refused(Reason::Meta)).context(what)
     }
 

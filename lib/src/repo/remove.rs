@@ -2,8 +2,10 @@
 
 use super::Repo;
 use super::exclude::{ExcludeOptions, Excludes};
-use super::scan::{Change, ScanOptions, Scope, Sink, Staged, What, recorded_below, scan, split};
+use super::pathset::PathSet;
+use super::scan::{Change, ScanOptions, Scope, Sink, Staged, What, is_partial_dir, recorded_below, scan, shown, split};
 use super::stage::merged;
+use super::unowned::Unowned;
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::index::{CachedStat, Index};
 use crate::git::name::{self, Stored};
@@ -25,17 +27,14 @@ pub struct RemoveOptions {
 
 /// Takes `paths` and all below them out of the index and, unless told otherwise, from the disk; returns what was removed.
 ///
-/// The next commit records it. Nothing is removed at all if one of the paths is not stored, or differs on the disk and `force` is not given.
+/// The next commit records it. What is left on the disk stays without an owner until somebody names it again, or a directory above it. Nothing is removed at all if one of the paths is not stored, or differs on the disk and `force` is not given.
 pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress: &Progress) -> Result<Vec<Change>> {
     let _lock = repo.lock()?;
     let index = repo.index()?;
     if let Some(path) = paths.iter().find(|path| !repo.is_stored(&index, path)) {
-        return Err(Error::new(
-            Kind::NotFound,
-            format!("'{}' is not stored, so there is nothing to remove", path.escape_ascii()),
-        ));
+        return Err(Error::new(Kind::NotFound, format!("'{}' is not stored, so there is nothing to remove", shown(path))));
     }
-    let gone = positions(&index, paths);
+    let mut gone = positions(&index, paths);
     let mut removed: Vec<Change> = gone.iter().filter_map(|&position| removed_path(index.entry(position).path)).collect();
     let (updates, nodes) = parents_without(repo, &index, paths)?;
     removed.extend(nodes);
@@ -51,13 +50,19 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
         let oid = pack.blob(&text)?;
         Ok(Staged { path, oid, mode: FILE, stat })
     });
-    let index = merged(&index, updates.collect::<Result<_>>()?, &gone)?;
+    let mut updates = updates.collect::<Result<Vec<_>>>()?;
+    if options.keep_files
+        && let Some(list) = given_up(repo, &index, paths)?
+    {
+        list.stage(&index, &mut updates, &mut gone, |text| pack.blob(text))?;
+    }
+    let index = merged(&index, updates, &gone)?;
     let kept = pack.finish()?;
     // The index comes last: as long as it has the paths, a run that was cut short can be repeated, or undone by a restore.
     if !options.keep_files {
         let root = Dir::open(&repo.places.work_tree)?;
         for change in removed.iter().rev() {
-            remove_file(&root, &change.path).context(|| format!("cannot remove '{}'", change.path.escape_ascii()))?;
+            remove_file(&root, &change.path).context(|| format!("cannot remove '{}'", shown(&change.path)))?;
         }
         root.sync_filesystem()?;
     }
@@ -82,7 +87,7 @@ fn refuse_changed(repo: &Repo, index: &Index, paths: &[Vec<u8>], removed: &[Chan
         Some(change) => {
             let message = format!(
                 "'{}' differs from what is stored; take it with 'gdo snapshot' first, or say --force",
-                change.path.escape_ascii()
+                shown(&change.path)
             );
             Err(Error::new(Kind::Conflict, message))
         }
@@ -112,6 +117,24 @@ fn removed_path(stored: &[u8]) -> Option<Change> {
         Stored::Other => return None,
     };
     Some(Change { path, what: What::Deleted })
+}
+
+/// Returns the list of what was given up with `paths` on it, if that differs; where nothing is owned unless it is named, it need not be.
+fn given_up(repo: &Repo, index: &Index, paths: &[Vec<u8>]) -> Result<Option<Unowned>> {
+    if paths.iter().any(Vec::is_empty) {
+        return Ok(None); // not even the top is owned
+    }
+    let before = Unowned::of(repo, index)?;
+    let mut list = before.clone();
+    let all = PathSet::new(paths);
+    list.remove(&all);
+    for path in paths {
+        let parent = split(path).0;
+        if !all.covers(parent) && !is_partial_dir(repo, index, parent)? {
+            list.add(path);
+        }
+    }
+    Ok((list != before).then_some(list))
 }
 
 type Update = (Vec<u8>, Vec<u8>, CachedStat);

@@ -5,22 +5,21 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::Read;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::Repo;
+use super::content::{Content, write_around};
 use super::guard;
+use super::lifted::Lifted;
 use super::pathset::PathSet;
 use super::remove::remove_file;
-use super::scan::{Change, What, join, split};
-use super::status::compare_trees;
-use super::tree::{Item, Listing, Node};
+use super::scan::{Change, What, join, shown, split};
+use super::status::compare_work_trees;
+use super::tree::{Item, Listing, StoredDir};
 use crate::error::{Context, Error, Kind, Reason, Result};
-use crate::file::index::ChunkIndex;
 use crate::file::read;
-use crate::file::write::{ChunkSink, cut_file};
 use crate::git::index::Index;
 use crate::git::{Oid, name};
 use crate::metadata::{self, Flags, Metadata, Names};
@@ -30,7 +29,7 @@ use crate::safepath::{self, Dir, FileKind, Stat};
 /// So many files, or so many bytes of them, are synced and renamed together by each thread.
 const BATCH_FILES: usize = 4096;
 const BATCH_BYTES: u64 = 256 << 20;
-/// So many directories a batch holds open.
+/// So many directories a batch holds open, or fewer where a process may not open many files.
 const BATCH_DIRS: usize = 200;
 
 /// What to restore and how.
@@ -93,8 +92,9 @@ pub struct Restored {
 
 /// Writes what the git tree `tree` stands for below `target`.
 ///
-/// What is there and not in `tree` stays. Whatever could not be done is in the warnings of `progress`.
-pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, progress: &Progress) -> Result<Restored> {
+/// What is there and not in `tree` stays. Whatever could not be done is in the warnings of `progress`. Without a `target`, which only a dry run can be,
+/// it tells what would be done in a new one.
+pub fn restore(repo: &Repo, tree: Oid, target: Option<&Dir>, options: &RestoreOptions, progress: &Progress) -> Result<Restored> {
     guard::admit(repo, tree, target, options)?;
     replace(repo, tree, target, options, &Removal::default(), progress)
 }
@@ -103,12 +103,12 @@ pub fn restore(repo: &Repo, tree: Oid, target: &Dir, options: &RestoreOptions, p
 fn replace(
     repo: &Repo,
     tree: Oid,
-    target: &Dir,
+    target: Option<&Dir>,
     options: &RestoreOptions,
     removal: &Removal,
     progress: &Progress,
 ) -> Result<Restored> {
-    let root = Node::root(repo, tree)?;
+    let root = StoredDir::root(repo, tree)?;
     let run = Run {
         repo,
         target,
@@ -117,7 +117,7 @@ fn replace(
         progress,
         names: names_for(target, &root, repo, options)?,
         ours: repo.places.identities(),
-        target_dev: target.stat_self()?.dev,
+        target_dev: target.map(Dir::stat_self).transpose()?.map(|stat| stat.dev),
         queue: Mutex::default(),
         wake: Condvar::new(),
         out: Mutex::default(),
@@ -125,6 +125,8 @@ fn replace(
         linked: Mutex::default(),
         failed: Mutex::default(),
         is_going: removal.before.iter().cloned().collect(),
+        lifted: target.filter(|_| !options.dry_run).map(|target| Lifted::open(&repo.places.state, target)).transpose()?,
+        batch_dirs: batch_dirs(repo.settings.n_threads),
         filesystems: Mutex::default(),
         dirs: Mutex::default(),
         n_seen: AtomicU64::new(0),
@@ -134,23 +136,12 @@ fn replace(
         is_refused: AtomicBool::new(false),
     };
     if let Some(path) = run.missing_path(root.clone())? {
-        return Err(Error::new(Kind::NotFound, format!("'{}' is not in the source", path.escape_ascii())));
+        return Err(Error::new(Kind::NotFound, format!("'{}' is not in the source", shown(path))));
     }
-    run.remove(&removal.before)?;
-    let source = root.clone();
-    run.queue().jobs.push(Job { node: root, dir: Some(Arc::new(target.try_clone()?)), name: None, is_new: false });
-    std::thread::scope(|scope| {
-        for _ in 0..repo.settings.n_threads {
-            scope.spawn(|| run.work());
-        }
-    });
-    if let Some(failure) = run.queue().failure.take() {
-        return Err(failure);
-    }
-    run.unlink_foreign()?;
-    run.link(&source)?;
-    run.remove(&removal.after)?;
-    run.finish_dirs()?;
+    // Whatever happened, no directory stays open to changes that was not.
+    let done = run.all(root, removal);
+    let closed = run.close_dirs();
+    done.and(closed)?;
     if !options.dry_run {
         run.sync()?;
     }
@@ -172,10 +163,10 @@ pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, 
     let root = Dir::open(&repo.places.work_tree).context(|| format!("cannot open '{}'", repo.places.work_tree.display()))?;
     let source = repo.source_tree(rev)?;
     // Before git sees the trees, too.
-    guard::admit(repo, source, &root, options)?;
+    guard::admit(repo, source, Some(&root), options)?;
     let owned = repo.source_tree(None)?;
-    let changes = if owned == source { Vec::new() } else { compare_trees(repo, owned, source)? };
-    replace(repo, source, &root, options, &Removal::new(&root, &repo.index()?, changes, options), progress)
+    let changes = if owned == source { Vec::new() } else { compare_work_trees(repo, owned, source)? };
+    replace(repo, source, Some(&root), options, &Removal::new(&root, &repo.index()?, changes, options), progress)
 }
 
 /// What is owned and not in the source, in the order in which it can be removed.
@@ -222,14 +213,14 @@ fn is_there(root: &Dir, path: &[u8]) -> bool {
 
 /// Returns the names of users and groups that count in `target`: its own, if it has any; the bare numbers, if it is about to get its own; else this
 /// machine's.
-fn names_for(target: &Dir, source: &Node, repo: &Repo, options: &RestoreOptions) -> Result<Names> {
+fn names_for(target: Option<&Dir>, source: &StoredDir, repo: &Repo, options: &RestoreOptions) -> Result<Names> {
     let brings_its_own = || -> Result<bool> {
         let etc = source.clone().descend(repo, b"etc")?;
         Ok(etc.map(|etc| etc.list(repo)).transpose()?.is_some_and(|listing| listing.files.contains_key(&b"passwd"[..])))
     };
     if options.numeric_ids {
         Ok(Names::numeric())
-    } else if is_there(target, b"etc/passwd") {
+    } else if let Some(target) = target.filter(|target| is_there(target, b"etc/passwd")) {
         Names::of_dir(target)
     } else if brings_its_own()? {
         Ok(Names::numeric())
@@ -240,7 +231,7 @@ fn names_for(target: &Dir, source: &Node, repo: &Repo, options: &RestoreOptions)
 
 /// A directory to restore.
 struct Job {
-    node: Node,
+    node: StoredDir,
     /// Where; `None` in a dry run, below a directory that would be made.
     dir: Option<Arc<Dir>>,
     /// The name in `dir` if that is not yet the directory itself: so that few are open at once.
@@ -272,13 +263,13 @@ struct Spot<'a> {
 
 struct Run<'a> {
     repo: &'a Repo,
-    target: &'a Dir,
+    target: Option<&'a Dir>,
     options: &'a RestoreOptions,
     selected: PathSet,
     progress: &'a Progress,
     names: Names,
     ours: Vec<((u32, u32), u64)>,
-    target_dev: (u32, u32),
+    target_dev: Option<(u32, u32)>,
     queue: Mutex<Queue>,
     wake: Condvar,
     out: Mutex<Vec<Step>>,
@@ -290,6 +281,10 @@ struct Run<'a> {
     failed: Mutex<HashSet<Vec<u8>>>,
     /// Directories that are removed before anything else is done.
     is_going: HashSet<Vec<u8>>,
+    /// Directories that were opened up for this run; `None` in a dry run.
+    lifted: Option<Lifted>,
+    /// So many directories a batch holds open.
+    batch_dirs: usize,
     /// One directory of each filesystem below the target.
     filesystems: Mutex<BTreeMap<(u32, u32), Arc<Dir>>>,
     dirs: Mutex<Vec<(Vec<u8>, Metadata)>>,
@@ -303,12 +298,12 @@ struct Run<'a> {
 /// Files that are complete under their temporary names.
 #[derive(Default)]
 struct Batch {
-    files: Vec<Staged>,
+    files: Vec<Ready>,
     n_bytes: u64,
     n_dirs: usize,
 }
 
-struct Staged {
+struct Ready {
     dir: Arc<Dir>,
     temp: Vec<u8>,
     name: Vec<u8>,
@@ -319,6 +314,43 @@ struct Staged {
 }
 
 impl Run<'_> {
+    /// Does all of it, but for the last sync.
+    fn all(&self, root: StoredDir, removal: &Removal) -> Result<()> {
+        self.remove(&removal.before)?;
+        let source = root.clone();
+        if self.target.is_none() {
+            self.step(b"", Action::Create);
+        }
+        let dir = self.target.map(Dir::try_clone).transpose()?.map(Arc::new);
+        self.queue().jobs.push(Job { node: root, dir, name: None, is_new: self.target.is_none() });
+        std::thread::scope(|scope| {
+            for _ in 0..self.repo.settings.n_threads {
+                scope.spawn(|| self.work());
+            }
+        });
+        if let Some(failure) = self.queue().failure.take() {
+            return Err(failure);
+        }
+        self.unlink_foreign()?;
+        self.link(&source)?;
+        self.remove(&removal.after)?;
+        self.finish_dirs()
+    }
+
+    /// Gives the directories that were opened up for this run their flags back.
+    fn close_dirs(&self) -> Result<()> {
+        let (Some(lifted), Some(target)) = (&self.lifted, self.target) else { return Ok(()) };
+        for (path, error) in lifted.give_back(target)? {
+            self.or_warn(&path, Err(error.wrap("cannot put back its flags")))?;
+        }
+        Ok(())
+    }
+
+    /// Lets names in `dir`, which is at `path`, be changed, if its flags forbid that.
+    fn open_up(&self, path: &[u8], dir: &Dir) -> Result<()> {
+        self.lifted.as_ref().map_or(Ok(()), |lifted| lifted.lift(path, dir))
+    }
+
     fn work(&self) {
         let mut batch = Batch::default();
         let mut content = Vec::new();
@@ -374,7 +406,7 @@ impl Run<'_> {
         if self.ours.contains(&(stat.dev, stat.ino)) {
             return Err(Error::new(Kind::Refused, "is the repository or the chunk store itself"));
         }
-        if stat.dev != self.target_dev {
+        if Some(stat.dev) != self.target_dev {
             self.filesystems.lock().expect(POISONED).entry(stat.dev).or_insert_with(|| dir.clone());
         }
         job.dir = Some(dir);
@@ -400,7 +432,7 @@ impl Run<'_> {
             && !job.is_new
             && !self.options.dry_run
         {
-            self.or_warn(path, remove_leftovers(dir).context(|| "cannot clear what a killed run left"))?;
+            self.or_warn(path, self.remove_leftovers(path, dir).context(|| "cannot clear what a killed run left"))?;
         }
         // A directory that this run made needs its metadata, also if it only leads to what was asked for or comes from a plain clone.
         if self.is_selected(path) && listing.is_recorded || job.is_new {
@@ -416,7 +448,7 @@ impl Run<'_> {
             }
         }
         batch.n_dirs += 1;
-        if batch.is_full() {
+        if self.is_full(batch) {
             self.flush(batch)?;
         }
         for (name, node) in listing.dirs {
@@ -430,7 +462,7 @@ impl Run<'_> {
     }
 
     /// Opens or makes the directory `name` and queues it.
-    fn enter(&self, job: &Job, name: &[u8], node: Node) -> Result<()> {
+    fn enter(&self, job: &Job, name: &[u8], node: StoredDir) -> Result<()> {
         let Some(parent) = &job.dir else {
             self.step(&node.path, Action::Create);
             self.push(Job { node, dir: None, name: None, is_new: true });
@@ -445,6 +477,7 @@ impl Run<'_> {
             Some(_) if self.options.dry_run => self.step(&node.path, Action::Replace),
             Some(_) => {
                 self.step(&node.path, Action::Replace);
+                self.open_up(split(&node.path).0, parent)?;
                 clear_flags(parent, name)?;
                 parent.remove_file(name)?;
             }
@@ -454,6 +487,7 @@ impl Run<'_> {
             self.push(Job { node, dir: None, name: None, is_new: true });
             return Ok(());
         }
+        self.open_up(split(&node.path).0, parent)?;
         parent.make_dir(name)?;
         self.push(Job { node, dir: Some(parent.clone()), name: Some(name.to_vec()), is_new: true });
         Ok(())
@@ -488,7 +522,7 @@ impl Run<'_> {
 
     /// Makes an entry what `item` says, unless it is.
     fn place(&self, spot: &Spot<'_>, item: &Item, there: Option<Stat>, batch: &mut Batch, content: &mut Vec<u8>) -> Result<()> {
-        let stored = Stored::of(self.repo, item)?;
+        let stored = Content::of(self.repo, item)?;
         let mut old = None;
         match there {
             Some(stat) if stat.kind == FileKind::Dir && self.options.dry_run && self.is_going.contains(spot.path) => {
@@ -499,7 +533,7 @@ impl Run<'_> {
             }
             Some(stat) => {
                 if stored.is_kind(item, stat.kind) {
-                    let (has_content, file) = stored.is_in(spot, &stat, item, content)?;
+                    let (has_content, file) = stored.is_in(spot.dir, spot.name, &stat, item, content)?;
                     if has_content && self.only_metadata(spot, item, &stat, file.as_ref())? {
                         return Ok(());
                     }
@@ -516,14 +550,15 @@ impl Run<'_> {
     }
 
     /// Stages an entry, to be renamed with the rest of its batch.
-    fn replace(&self, spot: &Spot<'_>, item: &Item, stored: &Stored, old: Option<&File>, batch: &mut Batch) -> Result<()> {
+    fn replace(&self, spot: &Spot<'_>, item: &Item, stored: &Content, old: Option<&File>, batch: &mut Batch) -> Result<()> {
+        self.open_up(split(spot.path).0, spot.dir)?;
         let (temp, n_bytes, file) = self.stage(spot, item, stored, old)?;
         self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
         batch.n_bytes += n_bytes;
         let (dir, name, path) = (spot.dir.clone(), spot.name.to_vec(), spot.path.to_vec());
         let file = file.filter(|_| !item.metadata.flags.and(Flags::LOCKING).is_empty());
-        batch.files.push(Staged { dir, temp, name, path, metadata: item.metadata.clone(), file });
-        if batch.is_full() { self.flush(batch) } else { Ok(()) }
+        batch.files.push(Ready { dir, temp, name, path, metadata: item.metadata.clone(), file });
+        if self.is_full(batch) { self.flush(batch) } else { Ok(()) }
     }
 
     /// Sets the metadata of an entry whose content is right, if it is not as recorded; returns whether that was possible in place.
@@ -576,9 +611,9 @@ impl Run<'_> {
     }
 
     /// Makes the entry complete under a temporary name; returns that name, the bytes written, and a regular file open.
-    fn stage(&self, spot: &Spot<'_>, item: &Item, stored: &Stored, old: Option<&File>) -> Result<(Vec<u8>, u64, Option<File>)> {
+    fn stage(&self, spot: &Spot<'_>, item: &Item, stored: &Content, old: Option<&File>) -> Result<(Vec<u8>, u64, Option<File>)> {
         let ids = metadata::owner(&item.metadata, &self.names)?;
-        if matches!(stored, Stored::Link(_) | Stored::Node) {
+        if matches!(stored, Content::Link(_) | Content::Node) {
             return Ok((self.stage_node(spot, item, stored, ids)?, 0, None));
         }
         let (temp, file) = spot.dir.create_temp()?;
@@ -596,7 +631,7 @@ impl Run<'_> {
     /// Makes a symlink or a node complete under a temporary name.
     ///
     /// These have no handle before they have a name: where others can change names, they are made where nobody else can reach.
-    fn stage_node(&self, spot: &Spot<'_>, item: &Item, stored: &Stored, ids: (u32, u32)) -> Result<Vec<u8>> {
+    fn stage_node(&self, spot: &Spot<'_>, item: &Item, stored: &Content, ids: (u32, u32)) -> Result<Vec<u8>> {
         if spot.dir.is_ours_alone()? {
             return self.make_node(spot.dir, spot.path, item, stored, ids);
         }
@@ -611,9 +646,9 @@ impl Run<'_> {
         moved
     }
 
-    fn make_node(&self, dir: &Dir, path: &[u8], item: &Item, stored: &Stored, ids: (u32, u32)) -> Result<Vec<u8>> {
+    fn make_node(&self, dir: &Dir, path: &[u8], item: &Item, stored: &Content, ids: (u32, u32)) -> Result<Vec<u8>> {
         let temp = match stored {
-            Stored::Link(target) => dir.create_temp_symlink(target)?,
+            Content::Link(target) => dir.create_temp_symlink(target)?,
             _ => dir.create_temp_node(item.metadata.kind, item.metadata.rdev.unwrap_or_default())?,
         };
         match metadata::apply_to_entry(dir, &temp, &item.metadata, ids) {
@@ -624,10 +659,10 @@ impl Run<'_> {
     }
 
     /// Writes the content into an empty file; returns its length.
-    fn fill(&self, mut file: &File, item: &Item, stored: &Stored, old: Option<&File>) -> Result<u64> {
+    fn fill(&self, mut file: &File, item: &Item, stored: &Content, old: Option<&File>) -> Result<u64> {
         metadata::apply_flags_before_content(file, item.metadata.flags)?;
         match stored {
-            Stored::Small(bytes) => {
+            Content::Small(bytes) => {
                 if item.metadata.holes.is_empty() {
                     file.write_all(bytes)?;
                 } else {
@@ -636,12 +671,16 @@ impl Run<'_> {
                 self.progress.add(0, bytes.len() as u64);
                 Ok(bytes.len() as u64)
             }
-            Stored::Large(index) => {
+            Content::Large(index) => {
                 read::write_to_file(&self.repo.store, index, file, old, self.repo.settings.n_threads, self.progress)?;
                 Ok(index.size)
             }
-            Stored::Link(_) | Stored::Node => Ok(0),
+            Content::Link(_) | Content::Node => Ok(0),
         }
+    }
+
+    fn is_full(&self, batch: &Batch) -> bool {
+        batch.files.len() >= BATCH_FILES || batch.n_bytes >= BATCH_BYTES || batch.n_dirs >= self.batch_dirs
     }
 
     /// Syncs what is staged and gives it its names.
@@ -666,12 +705,12 @@ impl Run<'_> {
     /// Returns once everything written below the target, also to filesystems mounted there, would survive a power cut.
     fn sync(&self) -> Result<()> {
         let mounted: Vec<Arc<Dir>> = self.filesystems.lock().expect(POISONED).values().cloned().collect();
-        let all = std::iter::once(self.target).chain(mounted.iter().map(Arc::as_ref));
+        let all = self.target.into_iter().chain(mounted.iter().map(Arc::as_ref));
         all.into_iter().try_for_each(Dir::sync_filesystem).context(|| "cannot sync the target")
     }
 
-    fn publish(&self, staged: &Staged) -> Result<()> {
-        let Staged { dir, temp, name, metadata, path, file } = staged;
+    fn publish(&self, staged: &Ready) -> Result<()> {
+        let Ready { dir, temp, name, metadata, path, file } = staged;
         if let Err(error) = dir.rename(temp, name) {
             // Perhaps an immutable file is in the way.
             clear_flags(dir, name)?;
@@ -698,8 +737,7 @@ impl Run<'_> {
     /// Gives a file of its own to each name that shares one with names that are not of its group.
     fn unlink_foreign(&self) -> Result<()> {
         for (link, n_names) in std::mem::take(&mut *self.linked.lock().expect(POISONED)) {
-            let n_members = self.links.lock().expect(POISONED).get(&link.path).map_or(1, |links| links.len() + 1);
-            if n_names as usize <= n_members {
+            if n_names as usize <= 1 + self.n_linked_members(&link.path)? {
                 continue;
             }
             self.step(&link.path, Action::Replace);
@@ -707,10 +745,10 @@ impl Run<'_> {
                 continue;
             }
             let (parent, name) = split(&link.path);
-            let result = self.target.open_path(parent).and_then(|dir| {
+            let result = self.dir_at(parent).and_then(|dir| {
                 let mut batch = Batch::default();
                 let spot = Spot { dir: &Arc::new(dir), name, path: &link.path };
-                self.replace(&spot, &link.item, &Stored::of(self.repo, &link.item)?, None, &mut batch)?;
+                self.replace(&spot, &link.item, &Content::of(self.repo, &link.item)?, None, &mut batch)?;
                 self.flush(&mut batch)
             });
             self.or_warn(&link.path, result)?;
@@ -718,15 +756,28 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Counts the other members of the group that `first` leads which are on the disk the same file as it is.
+    fn n_linked_members(&self, first: &[u8]) -> Result<usize> {
+        let members: Vec<Vec<u8>> = match self.links.lock().expect(POISONED).get(first) {
+            Some(links) => links.iter().map(|link| link.path.clone()).collect(),
+            None => return Ok(0),
+        };
+        let inode = |path: &[u8]| Ok::<_, Error>(self.find(path)?.map(|stat| (stat.dev, stat.ino)));
+        let own = inode(first)?;
+        members.iter().try_fold(0, |n, member| Ok(n + usize::from(inode(member)? == own)))
+    }
+
     /// Removes paths that are owned and not in the source; a directory only if nothing is left in it.
     fn remove(&self, paths: &[Vec<u8>]) -> Result<()> {
-        for path in paths.iter().filter(|path| is_there(self.target, path)) {
+        let Some(target) = self.target else { return Ok(()) };
+        for path in paths.iter().filter(|path| is_there(target, path)) {
             if !self.options.dry_run {
                 let (parent, name) = split(path);
-                let dir = self.target.open_path(parent);
-                let result = dir.and_then(|dir| clear_flags(&dir, name)).and_then(|()| remove_file(self.target, path));
+                let dir = target.open_path(parent);
+                let cleared = dir.and_then(|dir| self.open_up(parent, &dir).and_then(|()| clear_flags(&dir, name)));
+                let result = cleared.and_then(|()| remove_file(target, path));
                 self.or_warn(path, result.context(|| "cannot be removed"))?;
-                if is_there(self.target, path) {
+                if is_there(target, path) {
                     continue;
                 }
             }
@@ -736,7 +787,7 @@ impl Run<'_> {
     }
 
     /// Makes the hard links, when all files are there.
-    fn link(&self, source: &Node) -> Result<()> {
+    fn link(&self, source: &StoredDir) -> Result<()> {
         let groups = std::mem::take(&mut *self.links.lock().expect(POISONED));
         let mut siblings = Siblings::default();
         for (leader, links) in groups {
@@ -768,11 +819,11 @@ impl Run<'_> {
         // It was not ours to restore this time, or that failed: what is there may be something else.
         let (parent, name) = split(&first.path);
         let compare = || -> Result<bool> {
-            let dir = Arc::new(self.target.open_path(parent)?);
+            let dir = Arc::new(self.dir_at(parent)?);
             let spot = Spot { dir: &dir, name, path: &first.path };
-            let stored = Stored::of(self.repo, &first.item)?;
+            let stored = Content::of(self.repo, &first.item)?;
             Ok(stored.is_kind(&first.item, stat.kind) && {
-                let (has_content, file) = stored.is_in(&spot, &stat, &first.item, &mut Vec::new())?;
+                let (has_content, file) = stored.is_in(&dir, name, &stat, &first.item, &mut Vec::new())?;
                 has_content && self.differences(&spot, &first.item, &stat, file.as_ref())?.is_empty()
             })
         };
@@ -781,7 +832,7 @@ impl Run<'_> {
 
     fn link_one(&self, first: Option<&[u8]>, link: Link) -> Result<()> {
         let (parent, name) = split(&link.path);
-        let Ok(dir) = self.target.open_path(parent) else {
+        let Ok(dir) = self.dir_at(parent) else {
             self.step(&link.path, Action::Create);
             return if self.options.dry_run { Ok(()) } else { Err(Error::new(Kind::NotFound, "its directory is not there")) };
         };
@@ -793,7 +844,7 @@ impl Run<'_> {
             return self.flush(&mut batch);
         };
         let (first_parent, first_name) = split(first);
-        let first_dir = self.target.open_path(first_parent)?;
+        let first_dir = self.dir_at(first_parent)?;
         if !can_share(&first_dir, &dir, link.item.metadata.flags)? {
             self.skipped(
                 &link.path,
@@ -814,6 +865,7 @@ impl Run<'_> {
         if there.is_some_and(|there| there.kind == FileKind::Dir) {
             return Err(Error::new(Kind::Refused, "a directory is in the place of a file; move it away first"));
         }
+        self.open_up(parent, &dir)?;
         let flags = &link.item.metadata.flags;
         if !flags.is_empty() {
             clear_flags(&first_dir, first_name)?;
@@ -829,10 +881,37 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Opens a directory of the target.
+    fn dir_at(&self, path: &[u8]) -> Result<Dir> {
+        self.target.ok_or_else(|| Error::new(Kind::NotFound, "the target is not there"))?.open_path(path)
+    }
+
+    /// Removes the temporary files that a run which was killed left in `dir`, which is at `path`, and private directories with what is in them.
+    fn remove_leftovers(&self, path: &[u8], dir: &Dir) -> Result<()> {
+        for entry in dir.entries()?.into_iter().filter(|entry| safepath::is_temp_name(&entry.name)) {
+            let is_dir = dir.stat(&entry.name).is_ok_and(|stat| stat.is_some_and(|stat| stat.kind == FileKind::Dir));
+            match is_dir.then(|| dir.open_dir(&entry.name)) {
+                None => {
+                    self.open_up(path, dir)?;
+                    clear_flags(dir, &entry.name)?;
+                    dir.remove_file(&entry.name)?;
+                }
+                Some(Ok(private)) if private.is_private()? => {
+                    self.open_up(path, dir)?;
+                    let inner = private.entries()?.into_iter().filter(|inner| safepath::is_temp_name(&inner.name));
+                    inner.into_iter().try_for_each(|inner| private.remove_file(&inner.name))?;
+                    let _ = dir.remove_dir(&entry.name); // if there is more in it, it is not ours
+                }
+                Some(_) => (),
+            }
+        }
+        Ok(())
+    }
+
     fn find(&self, path: &[u8]) -> Result<Option<Stat>> {
         safepath::check_path(path)?;
         let (parent, name) = split(path);
-        match self.target.open_path(parent) {
+        match self.dir_at(parent) {
             Ok(dir) => dir.stat(name),
             Err(_) => Ok(None),
         }
@@ -853,7 +932,15 @@ impl Run<'_> {
     }
 
     fn finish_dir(&self, path: &[u8], want: &Metadata) -> Result<()> {
-        let dir = self.target.open_path(path)?;
+        self.finish_open_dir(path, want)?;
+        if let Some(lifted) = &self.lifted {
+            lifted.settled(path);
+        }
+        Ok(())
+    }
+
+    fn finish_open_dir(&self, path: &[u8], want: &Metadata) -> Result<()> {
+        let dir = self.dir_at(path)?;
         let have = Metadata { partial: want.partial, ..metadata::of_file(&dir, &dir.stat_self()?, &self.names)? };
         if metadata::differences(want, &have).is_empty() {
             return Ok(());
@@ -866,12 +953,12 @@ impl Run<'_> {
     }
 
     /// Returns a path that was asked for and is not in the source.
-    fn missing_path(&self, root: Node) -> Result<Option<&Vec<u8>>> {
+    fn missing_path(&self, root: StoredDir) -> Result<Option<&Vec<u8>>> {
         for path in &self.options.paths {
             if path.is_empty() {
                 continue;
             }
-            safepath::check_path(path).context(|| format!("cannot restore '{}'", path.escape_ascii()))?;
+            safepath::check_path(path).context(|| format!("cannot restore '{}'", shown(path)))?;
             let (parent, name) = split(path);
             let is_there = match root.clone().descend(self.repo, parent)? {
                 Some(node) => {
@@ -898,7 +985,7 @@ impl Run<'_> {
     fn or_warn(&self, path: &[u8], result: Result<()>) -> Result<()> {
         match result {
             Err(error) if matches!(error.kind(), Kind::NoSpace | Kind::Bug) => {
-                Err(error.wrap(format!("cannot restore '{}'", path.escape_ascii())))
+                Err(error.wrap(format!("cannot restore '{}'", shown(path))))
             }
             Err(error) => {
                 self.progress.warn(path, error.told());
@@ -939,10 +1026,6 @@ impl Run<'_> {
 }
 
 impl Batch {
-    fn is_full(&self) -> bool {
-        self.files.len() >= BATCH_FILES || self.n_bytes >= BATCH_BYTES || self.n_dirs >= BATCH_DIRS
-    }
-
     /// Removes what was staged, after a failure; what can't be removed is met as a leftover next time.
     fn discard(&mut self) {
         for staged in self.files.drain(..) {
@@ -960,7 +1043,7 @@ struct Siblings {
 
 impl Siblings {
     /// Returns what the source has at `path`, if that is a file which leads a group of links.
-    fn find(&mut self, repo: &Repo, source: &Node, path: &[u8]) -> Result<Option<Item>> {
+    fn find(&mut self, repo: &Repo, source: &StoredDir, path: &[u8]) -> Result<Option<Item>> {
         safepath::check_path(path)?;
         let (parent, name) = split(path);
         if self.dir.as_deref() != Some(parent) {
@@ -980,61 +1063,6 @@ impl Item {
     }
 }
 
-/// The content of an entry, as far as it is needed to compare and to write it.
-enum Stored {
-    Small(Vec<u8>),
-    Large(ChunkIndex),
-    Link(Vec<u8>),
-    Node,
-}
-
-impl Stored {
-    fn of(repo: &Repo, item: &Item) -> Result<Self> {
-        let Some(oid) = item.content else { return Ok(Self::Node) };
-        let bytes = repo.objects.blob(&oid)?;
-        Ok(match item.metadata.kind {
-            FileKind::Symlink => Self::Link(bytes),
-            _ if ChunkIndex::is_index(&bytes) => {
-                Self::Large(ChunkIndex::decode(&bytes).map_err(|error| error.or_refused(Reason::Index))?)
-            }
-            _ => Self::Small(bytes),
-        })
-    }
-
-    fn is_kind(&self, item: &Item, kind: FileKind) -> bool {
-        match self {
-            Self::Small(_) | Self::Large(_) => kind == FileKind::File,
-            Self::Link(_) => kind == FileKind::Symlink,
-            Self::Node => kind == item.metadata.kind,
-        }
-    }
-
-    /// Says whether an entry of the right type has this content; a regular file is returned open.
-    fn is_in(&self, spot: &Spot<'_>, stat: &Stat, item: &Item, buffer: &mut Vec<u8>) -> Result<(bool, Option<File>)> {
-        match self {
-            Self::Link(target) => Ok((spot.dir.read_link(spot.name)? == *target, None)),
-            Self::Node => {
-                let is_device = matches!(stat.kind, FileKind::Char | FileKind::Block);
-                Ok((!is_device || item.metadata.rdev == Some(stat.rdev), None))
-            }
-            Self::Small(bytes) => {
-                let file = spot.dir.open_file(spot.name)?;
-                let is_same = stat.size == bytes.len() as u64 && {
-                    buffer.clear();
-                    (&file).take(stat.size + 1).read_to_end(buffer)?;
-                    *buffer == *bytes && holes_of(&file, stat)? == item.metadata.holes
-                };
-                Ok((is_same, Some(file)))
-            }
-            Self::Large(index) => {
-                let file = spot.dir.open_file(spot.name)?;
-                let is_same = stat.size == index.size && has_same_chunks(index, &file, stat)?;
-                Ok((is_same, Some(file)))
-            }
-        }
-    }
-}
-
 /// Says whether an entry gets from what differs to what is wanted in one system call, so that nobody can meet a mixture.
 fn changes_at_once(want: &Metadata, differences: &[&str]) -> bool {
     // A new owner takes setuid, setgid and capabilities away, which come back by other calls.
@@ -1046,56 +1074,11 @@ fn changes_at_once(want: &Metadata, differences: &[&str]) -> bool {
     }
 }
 
-fn has_same_chunks(index: &ChunkIndex, file: &File, stat: &Stat) -> Result<bool> {
-    let holes = holes_of(file, stat)?;
-    let found = cut_file(file, stat.size, &holes, &index.chunker, ChunkSink::Discard, 2, &Progress::default())?;
-    Ok(found == *index)
-}
-
-fn holes_of(file: &File, stat: &Stat) -> Result<Vec<(u64, u64)>> {
-    if stat.blocks.saturating_mul(512) < stat.size { metadata::holes(file, stat.size) } else { Ok(Vec::new()) }
-}
-
-/// Writes a small file and leaves its holes.
-fn write_around(file: &File, bytes: &[u8], holes: &[(u64, u64)]) -> Result<()> {
-    use std::os::unix::fs::FileExt;
-    let mut at = 0;
-    let end = bytes.len() as u64;
-    for &(hole, len) in holes.iter().chain([&(end, 0)]) {
-        if hole < at || hole > end || len > end - hole {
-            return Err(Error::new(Kind::Corrupt, "its recorded holes do not fit its size"));
-        }
-        file.write_all_at(&bytes[at as usize..hole as usize], at)?;
-        at = hole + len;
-    }
-    Ok(file.set_len(end)?)
-}
-
 /// Says whether a file in `first` can get a second name in `dir`: whoever can change the names in one must be able to in the other, or anyone at all
 /// could slip in a file of his own, or have the flags of one taken away that is not his.
 fn can_share(first: &Dir, dir: &Dir, flags: Flags) -> Result<bool> {
     let is_one_owners = || -> Result<bool> { Ok(first.stat_self()?.uid == dir.stat_self()?.uid) };
     Ok(first.is_ours_alone()? && dir.is_ours_alone()? || flags.is_empty() && is_one_owners()?)
-}
-
-/// Removes the temporary files that a run which was killed left in `dir`, and private directories with what is in them.
-fn remove_leftovers(dir: &Dir) -> Result<()> {
-    for entry in dir.entries()?.into_iter().filter(|entry| safepath::is_temp_name(&entry.name)) {
-        let is_dir = dir.stat(&entry.name).is_ok_and(|stat| stat.is_some_and(|stat| stat.kind == FileKind::Dir));
-        match is_dir.then(|| dir.open_dir(&entry.name)) {
-            None => dir.remove_file(&entry.name)?,
-            Some(Ok(private)) if private.is_private()? => {
-                private
-                    .entries()?
-                    .iter()
-                    .filter(|inner| safepath::is_temp_name(&inner.name))
-                    .try_for_each(|inner| private.remove_file(&inner.name))?;
-                let _ = dir.remove_dir(&entry.name); // if there is more in it, it is not ours
-            }
-            Some(_) => (),
-        }
-    }
-    Ok(())
 }
 
 /// Takes away the inode flags that forbid to replace the regular file `name`; anything else has none.
@@ -1111,6 +1094,12 @@ fn clear_flags(dir: &Dir, name: &[u8]) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Returns how many directories the batch of one thread may hold open: all of them together a quarter of what this process may open.
+fn batch_dirs(n_threads: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    (limit / 4 / n_threads.max(1) as u64).clamp(1, BATCH_DIRS as u64) as usize
 }
 
 const POISONED: &str = "BUG: a thread panicked while it held the lock";

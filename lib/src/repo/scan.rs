@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use super::exclude::Excludes;
 use super::pathset::PathSet;
+use super::unowned::Unowned;
 use super::{Attributes, Repo};
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::ChunkIndex;
@@ -161,6 +162,7 @@ pub fn scan(repo: &Repo, index: &Index, options: &ScanOptions, sink: Sink<'_>, p
         progress,
         names: names_of(&root)?,
         attributes: repo.attributes(index)?,
+        unowned: Unowned::of(repo, index)?,
         named: match &options.scope {
             Scope::Owned => None,
             Scope::Paths(paths) => Some(PathSet::new(paths)),
@@ -218,6 +220,7 @@ struct Walker<'a> {
     progress: &'a Progress,
     names: Names,
     attributes: Attributes,
+    unowned: Unowned,
     /// The paths in scope, if not everything that is owned is.
     named: Option<PathSet>,
     ours: Vec<Inode>,
@@ -289,7 +292,7 @@ impl Walker<'_> {
         let mut by_parent: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
         // What lies below another path in scope is looked at with that one.
         for path in paths.iter().filter(|path| !self.is_in_scope(split(path).0)) {
-            safepath::check_path(path).context(|| format!("cannot take '{}'", path.escape_ascii()))?;
+            safepath::check_path(path).context(|| format!("cannot take '{}'", shown(path)))?;
             let mut child = path.as_slice();
             // Every directory on the way is known from now on, so that it can be made again.
             loop {
@@ -308,7 +311,7 @@ impl Walker<'_> {
             let dir = match root.open_path(&parent) {
                 Ok(dir) => Handle::Open(Arc::new(dir)),
                 Err(error) if error.kind() == Kind::NotFound => continue, // what is recorded there is gone
-                Err(error) => return Err(error.wrap(format!("cannot open '{}'", parent.escape_ascii()))),
+                Err(error) => return Err(error.wrap(format!("cannot open '{}'", shown(&parent)))),
             };
             // A directory that leads to a path in scope is looked at for that alone: whether all of it is owned stays as it is.
             let is_new = self.meta_position(&parent).is_none();
@@ -425,7 +428,7 @@ impl Walker<'_> {
         if !is_known && !self.is_named(&path) && self.options.excludes.is_standing(&path, is_dir) {
             return Ok(());
         }
-        let is_wanted = job.only.is_some() || job.is_whole;
+        let is_wanted = (job.only.is_some() || job.is_whole) && !self.is_given_up(&path);
         match stat.kind {
             FileKind::Dir => {
                 let is_on_the_way = job.only.is_some() && !self.is_in_scope(&path);
@@ -619,7 +622,7 @@ impl Walker<'_> {
             }
             self.conclude(draft)?;
         }
-        let gone: Vec<usize> = (0..self.index.len())
+        let mut gone: Vec<usize> = (0..self.index.len())
             .filter(|&position| !self.is_seen(position) && self.is_entry_in_scope(self.path_at(position)))
             .collect();
         let mut out = std::mem::take(&mut *self.out.lock().expect(POISONED));
@@ -628,9 +631,19 @@ impl Walker<'_> {
                 out.changes.push(Change { path, what: What::Deleted });
             }
         }
+        self.take_back(&mut out.updates, &mut gone)?;
         out.gone = gone;
         out.changes.sort();
         Ok(out)
+    }
+
+    /// Takes the paths in scope off the list of what was given up: whoever names them owns them again.
+    fn take_back(&self, updates: &mut Vec<Staged>, gone: &mut Vec<usize>) -> Result<()> {
+        let mut left = self.unowned.clone();
+        if !self.named.as_ref().is_some_and(|named| left.remove(named)) {
+            return Ok(());
+        }
+        left.stage(self.index, updates, gone, |text| self.sink.blob(text))
     }
 
     /// Returns for each file with several names the one that stands for it: outside the scope if one is known there, or else the smallest.
@@ -689,7 +702,7 @@ impl Walker<'_> {
     /// Goes on without a path after an error of the source; an error of the store ends the run.
     fn leave_out(&self, path: &[u8], error: Error) -> Result<()> {
         if self.sink.has_failed() || matches!(error.kind(), Kind::NoSpace | Kind::Bug | Kind::Corrupt) {
-            return Err(error.wrap(format!("cannot store '{}'", path.escape_ascii())));
+            return Err(error.wrap(format!("cannot store '{}'", shown(path))));
         }
         self.progress.warn(path, format!("{error:#}"));
         self.out.lock().expect(POISONED).is_partial = true;
@@ -728,18 +741,16 @@ impl Walker<'_> {
     }
 
     fn is_known_dir(&self, path: &[u8]) -> bool {
-        recorded_below(self.index, path).iter().any(|range| !range.is_empty())
+        is_known_dir(self.index, path)
     }
 
-    /// Says whether a directory is recorded as known only for what is owned below it. What was never recorded is partial for the root alone.
     fn is_partial_dir(&self, path: &[u8]) -> Result<bool> {
-        let Some(position) = self.meta_position(path) else { return Ok(path.is_empty() || self.is_known_dir(path)) };
-        let entry = self.index.entry(position);
-        if entry.stat != CachedStat::default() {
-            return Ok(entry.stat.size == PARTIAL);
-        }
-        let recorded = self.repo.read_dir_metadata(&entry.oid, path)?;
-        Ok(recorded.dir.partial)
+        is_partial_dir(self.repo, self.index, path)
+    }
+
+    /// Says whether a person gave up this very path, and nobody asks for it now.
+    fn is_given_up(&self, path: &[u8]) -> bool {
+        self.named.is_none() && self.unowned.names(path)
     }
 
     fn is_recorded_node(&self, dir: &[u8], entry_name: &[u8]) -> Result<bool> {
@@ -909,9 +920,29 @@ pub(super) fn recorded_below(index: &Index, path: &[u8]) -> [Range<usize>; 3] {
     [index.range(path), index.range(&name::alt_path(path)), index.range(&name::meta_dir(path))]
 }
 
+fn is_known_dir(index: &Index, path: &[u8]) -> bool {
+    recorded_below(index, path).iter().any(|range| !range.is_empty())
+}
+
+/// Says whether a directory is recorded as known only for what is owned below it. What was never recorded is partial for the root alone.
+pub(super) fn is_partial_dir(repo: &Repo, index: &Index, path: &[u8]) -> Result<bool> {
+    let Some(position) = index.lookup(&name::meta_path(path)) else { return Ok(path.is_empty() || is_known_dir(index, path)) };
+    let entry = index.entry(position);
+    if entry.stat != CachedStat::default() {
+        return Ok(entry.stat.size == PARTIAL);
+    }
+    let recorded = repo.read_dir_metadata(&entry.oid, path)?;
+    Ok(recorded.dir.partial)
+}
+
 /// Returns the path of the entry `name` in the directory `dir`, which is empty for the root.
 pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
+}
+
+/// Returns a path for a message; the top is '.'.
+pub(super) fn shown(path: &[u8]) -> String {
+    if path.is_empty() { ".".to_owned() } else { path.escape_ascii().to_string() }
 }
 
 /// Returns the directory and the last component of a path.

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::scan::{self, Found, ScanOptions, Sink, Staged};
 use super::{Repo, enrolled};
+use crate::durable::Lock;
 use crate::error::Result;
 use crate::git::index::{Index, IndexBuilder, IndexEntry};
 use crate::git::pack::PackWriter;
@@ -42,10 +43,10 @@ pub struct Recorded {
 ///
 /// On return everything is durable. On an error the index and the refs are as they were.
 pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, progress: &Progress) -> Result<Recorded> {
-    let _lock = repo.lock()?;
+    let lock = repo.lock()?;
     let index = repo.index()?;
     // The store may have been named on the command line or by hand in the configuration: whoever cleans it up must know of us before a chunk is in it.
-    enrolled::enrol(&repo.places.store, &repo.places.git_dir)?;
+    enrolled::enrol(&repo.places)?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
     let chunks = repo.store.writer(WriteOptions { level: repo.settings.level })?;
     let has_failed = AtomicBool::new(false);
@@ -70,7 +71,7 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     }
     recorded.commit = new_commit;
     if let (Some(commit), Some(info)) = (new_commit, commit) {
-        move_branch(repo, commit, head, info, kept)?;
+        move_branch(repo, commit, head, info, kept, &lock)?;
     } else {
         if has_news {
             crate::durable::sync_filesystem(&repo.places.git_dir)?;
@@ -83,14 +84,14 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
 
 /// Commits what is staged.
 pub fn commit(repo: &Repo, info: &CommitInfo) -> Result<Option<Oid>> {
-    let _lock = repo.lock()?;
+    let lock = repo.lock()?;
     let index = repo.index()?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
     let tree = write_tree(entries_of(&index), &pack)?;
     let head = repo.head()?;
     let Some(commit) = commit_if_new(repo, &pack, tree, head, info)? else { return Ok(None) };
     let kept = pack.finish()?;
-    move_branch(repo, commit, head, info, kept)?;
+    move_branch(repo, commit, head, info, kept, &lock)?;
     Ok(Some(commit))
 }
 
@@ -111,11 +112,13 @@ fn commit_if_new(repo: &Repo, pack: &PackWriter, tree: Oid, head: Option<Oid>, i
 }
 
 /// Moves the branch that HEAD stands on to `commit`, durably, and lets go of the pack that it came in.
-fn move_branch(repo: &Repo, commit: Oid, head: Option<Oid>, info: &CommitInfo, kept: Option<Kept>) -> Result<()> {
+fn move_branch(repo: &Repo, commit: Oid, head: Option<Oid>, info: &CommitInfo, kept: Option<Kept>, lock: &Lock) -> Result<()> {
     let first_line = info.message.lines().next().unwrap_or_default();
     let name = repo.git.head_ref()?.unwrap_or_else(|| "HEAD".to_owned());
     let git = repo.git.clone().with_identity(info.identity.clone());
     git.update_ref(&name, commit, head, &format!("commit: {first_line}"))?;
+    // After the commit point: if the run ends here, git's log explains why the mirror is behind.
+    repo.note_refs(lock)?;
     kept.map_or(Ok(()), Kept::release)
 }
 

@@ -30,6 +30,7 @@ pub fn status(repo: &Repo, options: &ScanOptions, progress: &Progress) -> Result
         Some(_) => changes(
             repo,
             &repo.git.run(&["diff-index", "--cached", "--raw", "-z", "--no-abbrev", "--no-renames", "HEAD", "--"])?,
+            true,
         )?,
         None => (0..index.len())
             .filter_map(|position| Some(Change { path: file_path(index.entry(position).path)?, what: What::Added }))
@@ -43,14 +44,23 @@ fn branch(repo: &Repo) -> Result<Option<String>> {
     Ok(head.map(|name| name.strip_prefix("refs/heads/").unwrap_or(&name).to_owned()))
 }
 
-/// Compares two trees.
+/// Compares two trees; what is ours in them, such as the attributes, has the path that it has in a commit.
 pub fn compare_trees(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<Change>> {
+    changes(repo, &raw_difference(repo, a, b)?, true)
+}
+
+/// Compares what two trees say of the work tree: what is ours in them has no place there, also where a file has that same name.
+pub(super) fn compare_work_trees(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<Change>> {
+    changes(repo, &raw_difference(repo, a, b)?, false)
+}
+
+fn raw_difference(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<u8>> {
     let (a, b) = (a.to_string(), b.to_string());
-    changes(repo, &repo.git.run(&["diff-tree", "-r", "--raw", "-z", "--no-abbrev", "--no-renames", &a, &b, "--"])?)
+    repo.git.run(&["diff-tree", "-r", "--raw", "-z", "--no-abbrev", "--no-renames", &a, &b, "--"])
 }
 
 /// Turns git's raw difference of two trees into changes of work-tree paths.
-fn changes(repo: &Repo, raw: &[u8]) -> Result<Vec<Change>> {
+fn changes(repo: &Repo, raw: &[u8], shows_ours: bool) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
     let mut fields = raw.split(|&b| b == 0).filter(|field| !field.is_empty());
     while let (Some(info), Some(path)) = (fields.next(), fields.next()) {
@@ -64,7 +74,8 @@ fn changes(repo: &Repo, raw: &[u8]) -> Result<Vec<Change>> {
             Stored::File(path) => changes.push(Change { path: path.to_vec(), what }),
             Stored::Alt(path) => changes.push(Change { path, what }),
             Stored::Meta(dir) => metadata_changes(repo, &dir, &raw, &mut changes)?,
-            Stored::Other => changes.push(Change { path: path.to_vec(), what }),
+            Stored::Other if shows_ours => changes.push(Change { path: path.to_vec(), what }),
+            Stored::Other => (),
         }
     }
     changes.sort();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Repo;
-use super::scan::join;
+use super::scan::{join, shown};
 use crate::error::{Context, Error, Reason, Result};
 use crate::git::object::{DIR, EXECUTABLE, FILE, GITLINK, SYMLINK};
 use crate::git::{Oid, TreeEntry, name};
@@ -12,7 +12,7 @@ use crate::safepath;
 
 /// One directory of a stored tree: up to three git trees that mirror each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Node {
+pub struct StoredDir {
     /// The path, relative to the work tree; empty for the root.
     pub path: Vec<u8>,
     plain: Option<Oid>,
@@ -29,7 +29,7 @@ pub struct Listing {
     /// Entries that are not directories, by name.
     pub files: BTreeMap<Vec<u8>, Item>,
     /// Directories, by name.
-    pub dirs: BTreeMap<Vec<u8>, Node>,
+    pub dirs: BTreeMap<Vec<u8>, StoredDir>,
     /// Names of submodules, which have no content here.
     pub submodules: Vec<Vec<u8>>,
 }
@@ -43,7 +43,7 @@ pub struct Item {
     pub metadata: Metadata,
 }
 
-impl Node {
+impl StoredDir {
     /// Returns the root directory of what the git tree `tree` stands for.
     pub fn root(repo: &Repo, tree: Oid) -> Result<Self> {
         let below = |tree: Option<Oid>, name: &[u8]| -> Result<Option<Oid>> {
@@ -69,7 +69,7 @@ impl Node {
 
     /// Reads what the directory holds; refuses names that no work tree can have.
     pub fn list(&self, repo: &Repo) -> Result<Listing> {
-        self.list_unchecked(repo).context(|| format!("cannot read stored directory '{}'", self.path.escape_ascii()))
+        self.list_unchecked(repo).context(|| format!("cannot read stored directory '{}'", shown(&self.path)))
     }
 
     fn list_unchecked(&self, repo: &Repo) -> Result<Listing> {

@@ -32,8 +32,7 @@ pub struct Finding {
 const CHECKERS: usize = 2;
 
 const INDEX_REMEDY: &str = "nothing: the index was made anew from the packs";
-const PACK_REMEDY: &str =
-    "run 'gdo check --repair', then snapshot again what the work tree still has, or get the rest from another copy of the store";
+const PACK_REMEDY: &str = "'gdo check --repair --from SOURCE' keeps what is sound and takes the rest from another store, or from a directory that has the files";
 
 impl Store {
     /// Verifies the index and the table of every pack, and with `read_data` every byte: each pack against its name, each chunk
@@ -146,11 +145,31 @@ impl Store {
         Ok(findings)
     }
 
+    /// Indexes packs that the list of segments knows nothing of: a run that was killed left them, or the list is an earlier one.
+    fn index_strays(&self, packs: &[PackOnDisk]) -> Result<bool> {
+        let Ok(index) = Index::load(self.layout()) else { return Ok(false) };
+        let indexed = index.packs();
+        let strays = packs.iter().map(|pack| pack.id).filter(|id| !indexed.contains(id));
+        let segments = index::index_packs(self.layout(), strays)?;
+        if segments.is_empty() {
+            return Ok(false);
+        }
+        index::publish(self.layout(), &segments)?;
+        Ok(true)
+    }
+
+    /// Does so for a chunk that was not found, before that is said.
+    pub(super) fn index_all_packs(&self) -> Result<bool> {
+        let _lease = self.lease()?;
+        self.index_strays(&index::list_packs(self.layout())?)
+    }
+
     fn check_index(&self, packs: &[PackOnDisk]) -> Result<Vec<Finding>> {
         let finding = |file: PathBuf, error: Error| {
             let problem = format!("{error:#}");
             vec![Finding { file, offset: None, chunk: None, problem, remedy: INDEX_REMEDY }]
         };
+        self.index_strays(packs)?;
         let index = match Index::load(self.layout()) {
             // A new store has no list yet.
             Err(error) if error.kind() == Kind::NotFound && packs.is_empty() => return Ok(Vec::new()),
@@ -178,7 +197,7 @@ impl Store {
                 offset: None,
                 chunk: None,
                 problem: "the index lists this pack, but it is gone, and its chunks with it".to_owned(),
-                remedy: "snapshot again what the work tree still has, or get the missing chunks from another copy of the store; the index was made anew",
+                remedy: "'gdo check --repair --from SOURCE' takes its chunks from another store, or from a directory that has the files; the index was made anew",
             })
             .collect())
     }

@@ -100,11 +100,26 @@ impl Store {
         let layout = Layout { root: dir.to_owned() };
         let what = || format!("cannot open chunk store '{}'", dir.display());
         let mut format = Vec::new();
-        let file = durable::open(&layout.format()).context(what)?;
+        let no_format = || {
+            format!("cannot open '{}'; if its packs are there, 'gdo check --repair' writes it anew", layout.format().display())
+        };
+        let file = durable::open(&layout.format()).context(no_format).context(what)?;
         std::io::Read::read_to_end(&mut std::io::Read::take(file, 256), &mut format).context(what)?;
         decode_format(&format).context(what)?;
         let inner = Inner { layout, index: RwLock::default(), rebuilding: Mutex::default(), open_packs: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes the format file of the store in `dir` anew if it is damaged or missing, though there are packs; never that of a newer store.
+    pub fn mend_format(dir: &Path) -> Result<()> {
+        let layout = Layout { root: dir.to_owned() };
+        let is_store = durable::is_dir(&layout.packs()) && durable::is_dir(&layout.index());
+        match Self::open(dir) {
+            Err(error) if is_store && matches!(error.kind(), Kind::Corrupt | Kind::NotFound) => {
+                durable::publish(&layout.format(), FORMAT.as_bytes(), 0o444)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Says whether the store has the chunk, without reading it.
@@ -297,6 +312,10 @@ impl Store {
                     == (*id, place.offset, place.stored_len, place.plain_len)
             }),
         };
+        if places.is_empty() && self.index_all_packs()? {
+            self.refresh()?;
+            return Ok(false);
+        }
         if places.iter().all(is_right) {
             return Ok(true);
         }
@@ -358,7 +377,9 @@ fn decode_format(bytes: &[u8]) -> Result<()> {
         Some(newer) if newer > 1 => {
             Err(Error::new(Kind::Unsupported, format!("its format has version {newer}, this program knows 1; use a newer one")))
         }
-        _ => Err(pack::corrupt("its format file is damaged, or this is not a chunk store")),
+        _ => {
+            Err(pack::corrupt("its file 'format' is damaged, or this is not a chunk store; 'gdo check --repair' writes it anew"))
+        }
     }
 }
 

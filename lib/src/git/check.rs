@@ -1,0 +1,370 @@
+//! Git's own files against the checksums that they carry, and what to do with those that do not hold.
+//!
+//! `git fsck` says which objects are missing or damaged, but seldom in which file, and it stops at some damage. Here each file is looked at by itself.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sha1dc::Hasher;
+
+use super::inflate::Reader;
+use super::loose::Loose;
+use super::object::object_id;
+use super::packed::{Pack, Shared};
+use super::{Git, ObjectKind, Objects, Oid, PackWriter};
+use crate::durable;
+use crate::error::{Context, Error, Kind, Result};
+
+/// A file of git's that is not what it ought to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in it, in bytes, if that is known.
+    pub offset: Option<u64>,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What kind of file it is.
+    pub role: Role,
+}
+
+/// What git needs a file for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It only makes git faster, and git makes it anew.
+    Derived,
+    /// It says where objects lie in a pack, and can be made from that.
+    Index,
+    /// It holds objects.
+    Pack,
+    /// It is one object.
+    Loose(Oid),
+}
+
+impl Role {
+    /// Returns what to do about damage.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Derived => "'gdo check --repair' removes it; git makes it anew",
+            Self::Index => "'gdo check --repair' makes it anew from its pack",
+            Self::Pack | Self::Loose(_) => {
+                "'gdo check --repair --from SOURCE' takes the objects from a copy of the repository, or small files from a directory that has them"
+            }
+        }
+    }
+}
+
+/// An object that was read from a pack, or why it could not be.
+type Found = Result<(ObjectKind, Vec<u8>)>;
+
+/// Directory in the state that holds what was taken out of the object database, arranged like one.
+const QUARANTINE: &str = "quarantine/objects";
+
+impl Git {
+    /// Looks at every file of the object database, and with `read_packs` at every byte of it.
+    pub fn check_files(&self, read_packs: bool) -> Result<Vec<Damaged>> {
+        let mut found = Vec::new();
+        let dir = self.git_dir().join("objects");
+        for path in list(&dir.join("pack"))? {
+            self.check_pack_file(&path, read_packs, &mut found)?;
+        }
+        let graphs = dir.join("info/commit-graphs");
+        for path in [dir.join("info/commit-graph")].into_iter().chain(list(&graphs)?) {
+            if path.extension().is_none_or(|ext| ext == "graph") {
+                check_sum(&path, Role::Derived, &mut found)?;
+            }
+        }
+        let loose = Loose::open(&dir).context(|| format!("cannot list '{}'", dir.display()))?;
+        let mut reader = Reader::new();
+        for (oid, path) in self.loose_objects()? {
+            let problem = match loose.read(&oid, &mut reader) {
+                Ok(Some((kind, content))) if object_id(kind, &content)? != oid => {
+                    "its content has another hash than its name".into()
+                }
+                Ok(_) if has_trailing_bytes(&path)? => "something follows the end of the object".into(),
+                Ok(_) => continue,
+                Err(error) => format!("{error:#}"),
+            };
+            found.push(Damaged { path, offset: None, problem, role: Role::Loose(oid) });
+        }
+        Ok(found)
+    }
+
+    fn check_pack_file(&self, path: &Path, read_packs: bool, found: &mut Vec<Damaged>) -> Result<()> {
+        let has = |ext: &str| durable::is_file(&path.with_extension(ext));
+        let extension = path.extension().and_then(|ext| ext.to_str()).unwrap_or_default();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let stray = |problem: &str, role| Damaged { path: path.to_owned(), offset: None, problem: problem.into(), role };
+        match extension {
+            "pack" if !has("idx") => {
+                let problem = "this index of a pack is missing, so that git does not see the pack";
+                found.push(Damaged { path: path.with_extension("idx"), ..stray(problem, Role::Index) });
+            }
+            "pack" if read_packs => self.check_pack(path, found)?,
+            "idx" if !has("pack") => {
+                let problem = "this pack is missing, and its objects with it";
+                found.push(Damaged { path: path.with_extension("pack"), ..stray(problem, Role::Pack) });
+            }
+            "idx" => {
+                check_sum(path, Role::Index, found)?;
+                check_pair(path, found)?;
+            }
+            "rev" | "bitmap" | "mtimes" => {
+                check_sum(path, Role::Derived, found)?;
+                check_kin(path, found)?;
+            }
+            _ if name.starts_with("multi-pack-index") => check_sum(path, Role::Derived, found)?,
+            _ => (),
+        }
+        Ok(())
+    }
+
+    /// Verifies the checksum of a pack; if it does not hold, each object that the index names is looked at.
+    fn check_pack(&self, path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
+        let mut of_pack = Vec::new();
+        check_sum(path, Role::Pack, &mut of_pack)?;
+        if of_pack.is_empty() {
+            return Ok(());
+        }
+        self.for_each_packed(&path.with_extension("idx"), &mut |offset, oid, object| {
+            if let Err(error) = object {
+                let problem = format!("object {oid} is damaged: {error:#}");
+                of_pack.push(Damaged { path: path.to_owned(), offset: Some(offset), problem, role: Role::Pack });
+            }
+            Ok(())
+        })?;
+        found.append(&mut of_pack);
+        Ok(())
+    }
+
+    /// Hands each object to `take` that the pack with the index at `path` ought to have, read from that pack alone; an index that cannot be read has none.
+    fn for_each_packed(&self, path: &Path, take: &mut dyn FnMut(u64, Oid, Found) -> Result<()>) -> Result<()> {
+        let Ok(listed) = self.listed_in(path) else { return Ok(()) };
+        let Ok(pack) = Pack::open_damaged(path) else { return Ok(()) };
+        let (shared, mut reader) = (Shared::default(), Reader::new());
+        for (offset, oid) in listed {
+            let object =
+                pack.read(offset, &shared, &mut reader).and_then(|(kind, content)| match object_id(kind, &content)? == oid {
+                    true => Ok((kind, content)),
+                    false => Err(Error::new(Kind::Corrupt, "its content has another hash")),
+                });
+            take(offset, oid, object)?;
+        }
+        Ok(())
+    }
+
+    /// Returns offset and name of each object that the pack index at `path` lists.
+    fn listed_in(&self, path: &Path) -> Result<Vec<(u64, Oid)>> {
+        let bytes = durable::read(path).context(|| format!("cannot read '{}'", path.display()))?;
+        let listed = String::from_utf8_lossy(&self.run_with_input(&["show-index"], &bytes)?).into_owned();
+        let decode = |line: &str| {
+            let mut words = line.split(' ');
+            Some((words.next()?.parse().ok()?, Oid::from_hex(words.next()?.as_bytes()).ok()?))
+        };
+        Ok(listed.lines().filter_map(decode).collect())
+    }
+
+    fn loose_objects(&self) -> Result<Vec<(Oid, PathBuf)>> {
+        let mut all = Vec::new();
+        for dir in list(&self.git_dir().join("objects"))? {
+            let fan = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            if fan.len() != 2 {
+                continue;
+            }
+            for path in list(&dir)? {
+                let rest = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                if let Ok(oid) = Oid::from_hex(format!("{fan}{rest}").as_bytes()) {
+                    all.push((oid, path));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes what is `damaged` out of the object database, after making anew what can be; sound objects of damaged packs are kept.
+    ///
+    /// What was taken out lies in `quarantine` in the state directory `state`, where [`Self::quarantined`] finds what is sound in it.
+    pub fn put_aside_damaged(&self, state: &Path, damaged: &[Damaged]) -> Result<()> {
+        let mut stems: Vec<PathBuf> = damaged.iter().map(|found| found.path.clone()).collect();
+        stems.dedup();
+        for path in &stems {
+            let of_file = || damaged.iter().filter(|found| found.path == *path);
+            let role =
+                of_file().map(|found| found.role).find(|role| *role == Role::Pack).or_else(|| of_file().map(|f| f.role).next());
+            match role {
+                Some(Role::Derived) => self.move_aside(state, path)?,
+                Some(Role::Index) => {
+                    self.move_aside(state, &path.with_extension("idx"))?;
+                    self.move_aside(state, &path.with_extension("rev"))?;
+                    let pack = path.with_extension("pack");
+                    if let Err(error) = self.run(&["index-pack".as_ref(), pack.as_os_str()])
+                        && durable::is_file(&pack)
+                    {
+                        // Then the pack itself is damaged: git can read none of it.
+                        self.move_aside(state, &pack).map_err(|_| error)?;
+                    }
+                }
+                Some(Role::Pack) => {
+                    for extension in ["idx", "rev", "bitmap", "mtimes", "pack"] {
+                        self.move_aside(state, &path.with_extension(extension))?;
+                    }
+                }
+                Some(Role::Loose(_)) => self.move_aside(state, path)?,
+                None => (),
+            }
+        }
+        let midx = self.git_dir().join("objects/pack/multi-pack-index");
+        if !damaged.is_empty() && durable::is_file(&midx) {
+            self.move_aside(state, &midx)?;
+        }
+        durable::sync_filesystem(self.git_dir())
+    }
+
+    /// Moves a file of the object database to the same place in the quarantine.
+    fn move_aside(&self, state: &Path, path: &Path) -> Result<()> {
+        let Ok(below) = path.strip_prefix(self.git_dir().join("objects")) else { return Ok(()) };
+        let aside = state.join(QUARANTINE).join(below);
+        durable::create_dir_all(aside.parent().expect("BUG: it has a directory"), 0o700)?;
+        durable::move_to(path, &aside)
+    }
+
+    /// Copies every sound object from the quarantine back into the object database, as a new pack.
+    pub fn salvage_quarantined(&self, state: &Path, objects: &Objects) -> Result<usize> {
+        let dir = state.join(QUARANTINE);
+        if !durable::is_dir(&dir) {
+            return Ok(0);
+        }
+        let pack = PackWriter::new(self.git_dir(), objects)?;
+        let mut n_saved = 0;
+        for path in list(&dir.join("pack"))?.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "idx")) {
+            self.for_each_packed(&path, &mut |_, _, object| {
+                if let Ok((kind, content)) = object {
+                    pack.put(kind, &content)?;
+                    n_saved += 1;
+                }
+                Ok(())
+            })?;
+        }
+        pack.finish()?.map_or(Ok(()), super::Kept::release)?;
+        objects.refresh();
+        Ok(n_saved)
+    }
+}
+
+/// Says whether a file goes on after the deflated object that it begins with, which a reader does not notice.
+fn has_trailing_bytes(path: &Path) -> Result<bool> {
+    let what = || format!("cannot read '{}'", path.display());
+    let file = durable::open(path).context(what)?;
+    let len = file.metadata().context(what)?.len();
+    let mut inflater = flate2::read::ZlibDecoder::new(file);
+    std::io::copy(&mut inflater, &mut std::io::sink()).context(what)?;
+    Ok(inflater.total_in() != len)
+}
+
+/// Verifies the SHA-1 that all of git's binary files end with.
+fn check_sum(path: &Path, role: Role, found: &mut Vec<Damaged>) -> Result<()> {
+    let sum = match ends_in_its_sum(path) {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+        Err(error) => return Err(error.wrap(format!("cannot read '{}'", path.display()))),
+        Ok(sum) => sum,
+    };
+    let is_of_its_kind = magic_of(path).is_none_or(|magic| head(path, 0, magic.len()).is_ok_and(|start| start == magic));
+    if !sum || !is_of_its_kind {
+        let problem = match sum {
+            true => "it does not begin as a file of its kind",
+            false => "its bytes do not match the checksum that it ends with",
+        };
+        let problem = problem.to_owned();
+        found.push(Damaged { path: path.to_owned(), offset: None, problem, role });
+    }
+    Ok(())
+}
+
+/// Returns what a file with this name begins with.
+fn magic_of(path: &Path) -> Option<&'static [u8]> {
+    let name = path.file_name()?.to_str()?;
+    let kinds: [(&str, &[u8]); 6] = [
+        (".pack", b"PACK"),
+        (".idx", b"\xfftOc"),
+        (".rev", b"RIDX"),
+        (".bitmap", b"BITM"),
+        (".mtimes", b"MTME"),
+        (".graph", b"CGPH"),
+    ];
+    let named = [("commit-graph", &b"CGPH"[..]), ("multi-pack-index", b"MIDX")];
+    let by_end = kinds.iter().find(|(end, _)| name.ends_with(end));
+    by_end.or_else(|| named.iter().find(|(whole, _)| name == *whole)).map(|(_, magic)| *magic)
+}
+
+fn ends_in_its_sum(path: &Path) -> Result<bool> {
+    let file = durable::open(path)?;
+    let Some(body) = file.metadata()?.len().checked_sub(SUM_LEN as u64) else { return Ok(false) };
+    let (mut hasher, mut buffer, mut left) = (Hasher::new(), vec![0; 1 << 16], body);
+    while left > 0 {
+        let n = (&file).read(&mut buffer[..left.min(1 << 16) as usize])?;
+        if n == 0 {
+            return Ok(false);
+        }
+        hasher.update(&buffer[..n]);
+        left -= n as u64;
+    }
+    let mut sum = [0; SUM_LEN];
+    (&file).read_exact(&mut sum)?;
+    Ok(hasher.finalize().is_ok_and(|digest| digest.to_bytes() == sum))
+}
+
+const SUM_LEN: usize = 20;
+
+/// Says whether an index is of the pack beside it: both hold the pack's checksum.
+fn check_pair(path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
+    let pack = path.with_extension("pack");
+    if tail(path, 2 * SUM_LEN as u64)? != tail(&pack, SUM_LEN as u64)? {
+        let problem = "this index is of another pack, or one of both is damaged".to_owned();
+        found.push(Damaged { path: path.to_owned(), offset: None, problem, role: Role::Index });
+    }
+    Ok(())
+}
+
+/// Says whether a derived file is of the pack beside it.
+fn check_kin(path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
+    // A bitmap has the pack's checksum near its start, the others near their end.
+    let own = match path.extension().is_some_and(|ext| ext == "bitmap") {
+        true => head(path, 12, SUM_LEN)?,
+        false => tail(path, 2 * SUM_LEN as u64)?,
+    };
+    let pack = path.with_extension("pack");
+    if own != tail(&pack, SUM_LEN as u64)? && found.iter().all(|found| found.path != path) {
+        let problem = "this file is of another pack".to_owned();
+        found.push(Damaged { path: path.to_owned(), offset: None, problem, role: Role::Derived });
+    }
+    Ok(())
+}
+
+/// Returns the 20 bytes that begin `from_end` bytes before the end; nothing if the file is shorter.
+fn tail(path: &Path, from_end: u64) -> Result<Vec<u8>> {
+    let len = durable::look(path).map_or(0, |meta| meta.len());
+    match len.checked_sub(from_end) {
+        Some(at) => head(path, at, SUM_LEN),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn head(path: &Path, at: u64, len: usize) -> Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; len];
+    match durable::open(path).and_then(|file| Ok(file.read_exact_at(&mut bytes, at)?)) {
+        // What is missing or too short is told of elsewhere, and equals nothing.
+        Err(_) => Ok(Vec::new()),
+        Ok(()) => Ok(bytes),
+    }
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let what = || format!("cannot list '{}'", dir.display());
+    if !durable::is_dir(dir) {
+        return Ok(Vec::new());
+    }
+    let mut paths: Vec<_> = durable::list(dir).context(what)?.into_iter().map(|listed| listed.path).collect();
+    paths.sort_unstable();
+    Ok(paths)
+}

@@ -1,0 +1,95 @@
+//! What an entry of a source holds, to be compared with the disk and written there.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
+use super::Repo;
+use super::tree::Item;
+use crate::error::{Error, Kind, Reason, Result};
+use crate::file::index::ChunkIndex;
+use crate::file::write::{ChunkSink, cut_file};
+use crate::metadata;
+use crate::progress::Progress;
+use crate::safepath::{Dir, FileKind, Stat};
+
+/// The content of an entry, as far as it is needed to compare and to write it.
+pub(super) enum Content {
+    Small(Vec<u8>),
+    Large(ChunkIndex),
+    Link(Vec<u8>),
+    Node,
+}
+
+impl Content {
+    /// Reads the content of `item`.
+    pub fn of(repo: &Repo, item: &Item) -> Result<Self> {
+        let Some(oid) = item.content else { return Ok(Self::Node) };
+        let bytes = repo.objects.blob(&oid)?;
+        Ok(match item.metadata.kind {
+            FileKind::Symlink => Self::Link(bytes),
+            _ if ChunkIndex::is_index(&bytes) => {
+                Self::Large(ChunkIndex::decode(&bytes).map_err(|error| error.or_refused(Reason::Index))?)
+            }
+            _ => Self::Small(bytes),
+        })
+    }
+
+    /// Says whether an entry of this type could have this content.
+    pub fn is_kind(&self, item: &Item, kind: FileKind) -> bool {
+        match self {
+            Self::Small(_) | Self::Large(_) => kind == FileKind::File,
+            Self::Link(_) => kind == FileKind::Symlink,
+            Self::Node => kind == item.metadata.kind,
+        }
+    }
+
+    /// Says whether the entry `name` of `dir`, which is of the right type, has this content; a regular file is returned open.
+    pub fn is_in(&self, dir: &Dir, name: &[u8], stat: &Stat, item: &Item, buffer: &mut Vec<u8>) -> Result<(bool, Option<File>)> {
+        match self {
+            Self::Link(target) => Ok((dir.read_link(name)? == *target, None)),
+            Self::Node => {
+                let is_device = matches!(stat.kind, FileKind::Char | FileKind::Block);
+                Ok((!is_device || item.metadata.rdev == Some(stat.rdev), None))
+            }
+            Self::Small(bytes) => {
+                let file = dir.open_file(name)?;
+                let is_same = stat.size == bytes.len() as u64 && {
+                    buffer.clear();
+                    (&file).take(stat.size + 1).read_to_end(buffer)?;
+                    *buffer == *bytes && holes_of(&file, stat)? == item.metadata.holes
+                };
+                Ok((is_same, Some(file)))
+            }
+            Self::Large(index) => {
+                let file = dir.open_file(name)?;
+                let is_same = stat.size == index.size && has_same_chunks(index, &file, stat)?;
+                Ok((is_same, Some(file)))
+            }
+        }
+    }
+}
+
+fn has_same_chunks(index: &ChunkIndex, file: &File, stat: &Stat) -> Result<bool> {
+    let holes = holes_of(file, stat)?;
+    let found = cut_file(file, stat.size, &holes, &index.chunker, ChunkSink::Discard, 2, &Progress::default())?;
+    Ok(found == *index)
+}
+
+fn holes_of(file: &File, stat: &Stat) -> Result<Vec<(u64, u64)>> {
+    if stat.blocks.saturating_mul(512) < stat.size { metadata::holes(file, stat.size) } else { Ok(Vec::new()) }
+}
+
+/// Writes a small file and leaves its holes.
+pub(super) fn write_around(file: &File, bytes: &[u8], holes: &[(u64, u64)]) -> Result<()> {
+    let mut at = 0;
+    let end = bytes.len() as u64;
+    for &(hole, len) in holes.iter().chain([&(end, 0)]) {
+        if hole < at || hole > end || len > end - hole {
+            return Err(Error::new(Kind::Corrupt, "its recorded holes do not fit its size"));
+        }
+        file.write_all_at(&bytes[at as usize..hole as usize], at)?;
+        at = hole + len;
+    }
+    Ok(file.set_len(end)?)
+}

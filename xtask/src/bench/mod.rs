@@ -1,0 +1,340 @@
+//! `cargo xtask bench`: the program beside those that people use for the same.
+//!
+//! The tools take turns, so that a machine that becomes slower becomes so for all. Every operation that writes is followed by a `sync`
+//! that counts as part of it: who leaves the writing to later gains nothing. The figures are medians.
+
+mod sets;
+mod tools;
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use crate::command::{Context, Failure, Result, measured, repository, run, succeed, target_dir};
+use crate::packages::Need;
+use crate::{acceptance, ensure, fixtures, packages};
+use sets::{Set, Sizes, Source};
+use tools::{TOOLS, Tool};
+
+/// What is measured, in the order in which it is done.
+const OPERATIONS: &[&str] = &[
+    "first snapshot",
+    "unchanged snapshot",
+    "unchanged snapshot, cold cache",
+    "full restore",
+    "full restore, cold cache",
+    "restore of one file",
+    "changed snapshot",
+    "restore over the old version",
+    "check of all data",
+    "gc after forgetting",
+];
+
+/// What an operation cost.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    wall: f64,
+    cpu: f64,
+    peak_rss: f64,
+    stored: f64,
+}
+
+struct Options {
+    gdo: PathBuf,
+    scratch: PathBuf,
+    sizes: Sizes,
+    rounds: usize,
+    /// Words of the names of the data sets to measure, and of the tools; empty for all.
+    sets: Vec<String>,
+    tools: Vec<String>,
+}
+
+/// Runs `cargo xtask bench`.
+pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
+    let mut options = Options {
+        gdo: PathBuf::new(),
+        scratch: target_dir().join("bench"),
+        sizes: Sizes { media: 2 << 30, small_files: 200_000, image: 4 << 30 },
+        rounds: 3,
+        sets: Vec::new(),
+        tools: Vec::new(),
+    };
+    let (mut write, mut gdo) = (None, None);
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("'{}' needs a value", arg.display()));
+        let word = |value: OsString| value.to_string_lossy().into_owned();
+        match arg.to_str() {
+            Some("--quick") => {
+                (options.rounds, options.sizes) = (1, Sizes { media: 100 << 20, small_files: 5000, image: 1 << 30 });
+            }
+            Some("--write") => write = Some(repository().join("docs/performance.md")),
+            Some("--only") => options.sets.push(word(value()?)),
+            Some("--tool") => options.tools.push(word(value()?)),
+            Some("--rounds") => options.rounds = word(value()?).parse().map_err(|_| "the rounds are a number")?,
+            Some("--gdo") => gdo = Some(PathBuf::from(value()?)),
+            Some("--scratch") => options.scratch = std::path::absolute(value()?)?,
+            _ => return Err(Failure(format!("unknown option '{}'", arg.display()))),
+        }
+    }
+    ensure!(options.rounds > 0, "at least one round is needed");
+    let needs: Vec<Need> = TOOLS.iter().filter_map(|tool| tool.need).filter(|(_, package)| !package.is_empty()).collect();
+    packages::install(&[packages::TEST, &needs])?;
+    ensure!(packages::is_root(), "the benchmark needs root: it restores owners and devices");
+    options.gdo = match gdo {
+        Some(gdo) => std::fs::canonicalize(gdo)?,
+        None => acceptance::build()?,
+    };
+    let tools: Vec<&Tool> = TOOLS.iter().filter(|tool| is_meant(&options.tools, tool.name) && is_installed(tool)).collect();
+    ensure!(
+        tools.first().is_some_and(|tool| tool.name == TOOLS[0].name),
+        "without '{}' there is nothing to compare",
+        TOOLS[0].name
+    );
+    for set in sets::all(&options.sizes).iter().filter(|set| is_meant(&options.sets, &set.name)) {
+        let source = Source::build(set, &options.sizes, &options.scratch)?;
+        let costs = measure_all(&options, &tools, set, &source).context(|| format!("with {}", set.name))?;
+        let section = format!("{}\n{}", surroundings(&options, &tools)?, table(&tools, &costs));
+        fixtures::remove(&options.scratch)?;
+        println!("## {}\n\n{section}", set.name);
+        if let Some(path) = &write {
+            let page = std::fs::read_to_string(path).context(|| format!("cannot read '{}'", path.display()))?;
+            std::fs::write(path, with_section(&page, &set.name, &section)).context(|| "cannot write the page")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the page with this section: in the place of the one with its title, or at the end.
+fn with_section(page: &str, title: &str, text: &str) -> String {
+    let mut sections: Vec<String> = page.split("\n## ").map(|section| section.trim_end().to_owned()).collect();
+    let section = format!("{title}\n\n{}", text.trim_end());
+    match sections.iter_mut().skip(1).find(|known| known.lines().next() == Some(title)) {
+        Some(known) => *known = section,
+        None => sections.push(section),
+    }
+    sections.join("\n\n## ") + "\n"
+}
+
+/// Says whether one of `words` is in `name`, or there are none.
+fn is_meant(words: &[String], name: &str) -> bool {
+    words.is_empty() || words.iter().any(|word| name.contains(word))
+}
+
+fn is_installed(tool: &Tool) -> bool {
+    let Some((program, _)) = tool.need else { return true };
+    Command::new("sh").args(["-c", &format!("command -v {program}")]).output().is_ok_and(|output| output.status.success())
+}
+
+/// Returns the medians: for each operation, for each tool that can do it.
+fn measure_all(options: &Options, tools: &[&Tool], set: &Set, source: &Source) -> Result<Vec<Vec<Option<Cost>>>> {
+    let mut all = vec![vec![Vec::new(); tools.len()]; OPERATIONS.len()];
+    for round in 0..options.rounds {
+        for at in 0..tools.len() {
+            // Each round another tool begins.
+            let at = (at + round) % tools.len();
+            let costs = measure(tools[at], options, set, source).context(|| tools[at].name)?;
+            for (operation, cost) in costs.into_iter().enumerate() {
+                all[operation][at].extend(cost);
+            }
+            eprintln!("{}: round {} of {}: {} done", set.name, round + 1, options.rounds, tools[at].name);
+        }
+    }
+    Ok(all.into_iter().map(|tools| tools.into_iter().map(median).collect()).collect())
+}
+
+/// Lets one tool do its operations once, as far as it can.
+fn measure(tool: &Tool, options: &Options, set: &Set, source: &Source) -> Result<Vec<Option<Cost>>> {
+    let bench = Bench { tool, options, set, source };
+    source.to_first()?;
+    bench.clear(&["repository", "home", "out"])?;
+    succeed(&mut bench.shell(tool.init))?;
+    succeed(&mut Command::new("sync"))?;
+    let mut costs = vec![
+        bench.time(tool.store)?,
+        bench.time(tool.store)?,
+        bench.cold().and_then(|()| bench.time(tool.store))?,
+        bench.time(tool.restore)?,
+    ];
+    bench.expect_all_restored()?;
+    bench.clear(&["out"])?;
+    costs.push(bench.cold().and_then(|()| bench.time(tool.restore))?);
+    costs.push(bench.time_reading(tool.one_file)?);
+    source.to_second()?;
+    succeed(&mut Command::new("sync"))?;
+    costs.push(bench.time(tool.store)?);
+    costs.push(if tool.restores_over { bench.time(tool.restore)? } else { None });
+    costs.push(bench.time_reading(tool.check)?);
+    costs.push(bench.time(tool.forget)?);
+    bench.clear(&["repository", "out"])?;
+    succeed(&mut Command::new("sync"))?;
+    Ok(costs)
+}
+
+/// One tool on one tree.
+struct Bench<'a> {
+    tool: &'a Tool,
+    options: &'a Options,
+    set: &'a Set,
+    source: &'a Source,
+}
+
+impl Bench<'_> {
+    /// Runs a script and the sync that it owes; an empty one is what the tool cannot do.
+    fn time(&self, script: &str) -> Result<Option<Cost>> {
+        if script.is_empty() { Ok(None) } else { self.time_reading(&format!("{script}; sync")) }
+    }
+
+    /// Runs a script that writes nothing; an empty one is what the tool cannot do.
+    fn time_reading(&self, script: &str) -> Result<Option<Cost>> {
+        if script.is_empty() {
+            return Ok(None);
+        }
+        let (outcome, usage) = measured(&self.shell(&format!("( {script} ) >/dev/null")), &self.options.scratch)?;
+        let wall = outcome.exits(0)?.wall.as_secs_f64();
+        Ok(Some(Cost { wall, cpu: usage.cpu, peak_rss: usage.peak_rss as f64, stored: allocated(&self.at("repository"))? }))
+    }
+
+    fn shell(&self, script: &str) -> Command {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("set -euo pipefail; {script}")]).current_dir(&self.options.scratch);
+        shell.env("SRC", &self.source.tree).env("REPO", self.at("repository")).env("OUT", self.at("out"));
+        shell.env("FILE", self.set.one_file).env("GDO", &self.options.gdo).env("HOME", self.at("home"));
+        shell.env("RESTIC_PASSWORD", "bench").env("RUSTIC_PASSWORD", "bench");
+        shell.env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");
+        for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_DEVOPS_STORE", "XDG_CACHE_HOME"] {
+            shell.env_remove(variable);
+        }
+        shell
+    }
+
+    /// Empties the page cache.
+    fn cold(&self) -> Result {
+        succeed(&mut Command::new("sync"))?;
+        std::fs::write("/proc/sys/vm/drop_caches", "3").context(|| "cannot empty the page cache")
+    }
+
+    fn expect_all_restored(&self) -> Result {
+        if self.tool.restore.is_empty() {
+            return Ok(());
+        }
+        let count = |dir: &Path| -> Result<usize> {
+            Ok(succeed(Command::new("find").arg(dir).args(["-type", "f", "-printf", "."]))?.stdout.len())
+        };
+        let (restored, expected) = (count(&self.at("out"))?, count(&self.source.tree)?);
+        ensure!(restored == expected, "{restored} files were restored, expected {expected}");
+        Ok(())
+    }
+
+    fn clear(&self, names: &[&str]) -> Result {
+        for name in names {
+            fixtures::remove(&self.at(name))?;
+            std::fs::create_dir_all(self.at(name))?;
+        }
+        Ok(())
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.options.scratch.join(name)
+    }
+}
+
+/// Returns the bytes that a directory takes on the disk.
+fn allocated(dir: &Path) -> Result<f64> {
+    let du = succeed(Command::new("du").args(["-s", "--block-size=1"]).arg(dir))?.text();
+    du.split_whitespace().next().and_then(|word| word.parse().ok()).ok_or_else(|| format!("cannot read '{du}'").into())
+}
+
+/// Returns the median of each figure on its own.
+fn median(costs: Vec<Cost>) -> Option<Cost> {
+    let middle = |figure: fn(&Cost) -> f64| {
+        let mut figures: Vec<f64> = costs.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures.get(figures.len() / 2).copied()
+    };
+    Some(Cost {
+        wall: middle(|cost| cost.wall)?,
+        cpu: middle(|cost| cost.cpu)?,
+        peak_rss: middle(|cost| cost.peak_rss)?,
+        stored: middle(|cost| cost.stored)?,
+    })
+}
+
+fn table(tools: &[&Tool], costs: &[Vec<Option<Cost>>]) -> String {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let mut table = String::from(
+        "| operation | tool | wall s | ours/theirs | CPU s | ours/theirs | peak MiB | ours/theirs | stored MiB | ours/theirs |\n\
+         |---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for (operation, costs) in OPERATIONS.iter().zip(costs) {
+        let Some(ours) = costs[0] else { continue };
+        for (tool, theirs) in tools.iter().zip(costs) {
+            let Some(theirs) = theirs else { continue };
+            let pair = |figure: fn(&Cost) -> f64, unit: f64, digits: usize| {
+                format!("{:.digits$} | {:.2}", figure(theirs) / unit, figure(&ours) / figure(theirs).max(f64::MIN_POSITIVE))
+            };
+            let cells = [
+                pair(|cost| cost.wall, 1.0, 2),
+                pair(|cost| cost.cpu, 1.0, 2),
+                pair(|cost| cost.peak_rss, MIB, 0),
+                pair(|cost| cost.stored, MIB, 1),
+            ];
+            writeln!(table, "| {operation} | {} | {} |", tool.name, cells.join(" | "))
+                .expect("BUG: writing to a string cannot fail");
+        }
+    }
+    table
+}
+
+/// Returns what a reader must know about where the figures come from.
+fn surroundings(options: &Options, tools: &[&Tool]) -> Result<String> {
+    let first_line = |script: &str| -> Result<String> {
+        let outcome = run(Command::new("sh").args(["-c", script]).env("GDO", &options.gdo).current_dir(repository()))?;
+        Ok(outcome.text().lines().next().unwrap_or("unknown").trim().to_owned())
+    };
+    std::fs::create_dir_all(&options.scratch)?;
+    let scratch = options.scratch.display();
+    let mut text = String::new();
+    let mut line = |what: &str, value: String| writeln!(text, "- {what}: {value}").expect("BUG: writing to a string cannot fail");
+    line("date", first_line("date -u +%F")?);
+    line("commit", first_line("git rev-parse --short HEAD")?);
+    line("processor", first_line("n=$(nproc); sed -n \"s/^model name.*: \\(.*\\)/$n x \\1/p\" /proc/cpuinfo")?);
+    line("memory", first_line("sed -n 's/^MemTotal: *//p' /proc/meminfo")?);
+    line("kernel", first_line("uname -sr")?);
+    line("file system", first_line(&format!("stat -f -c %T '{scratch}'"))?);
+    line("rounds, of which the median", options.rounds.to_string());
+    for tool in tools {
+        line(tool.name, first_line(tool.version)?);
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_of_the_page_is_replaced_or_added() {
+        let page = "# Performance\n\nHow.\n\n## one\n\nold\n\n## two\n\nstays\n";
+        assert_eq!(with_section(page, "one", "new\n"), "# Performance\n\nHow.\n\n## one\n\nnew\n\n## two\n\nstays\n");
+        assert!(with_section(page, "three", "3").ends_with("## two\n\nstays\n\n## three\n\n3\n"));
+    }
+
+    #[test]
+    fn the_median_is_taken_of_each_figure() {
+        let cost = |wall, cpu| Cost { wall, cpu, ..Cost::default() };
+        let middle = median(vec![cost(1.0, 9.0), cost(5.0, 1.0), cost(3.0, 2.0)]);
+        let middle = middle.unwrap();
+        assert_eq!((middle.wall, middle.cpu), (3.0, 2.0));
+        assert!(median(Vec::new()).is_none(), "what was never done has no cost");
+    }
+
+    #[test]
+    fn a_ratio_below_one_means_that_we_need_less() {
+        let cost = |wall| Some(Cost { wall, cpu: 1.0, peak_rss: 1.0, stored: 1.0 });
+        let table = table(&[&TOOLS[0], &TOOLS[1], &TOOLS[2]], &[vec![cost(2.0), cost(4.0), None]]);
+        assert!(!table.contains("borg"), "{table}");
+        assert!(table.contains("| first snapshot | restic | 4.00 | 0.50 | 1.00 | 1.00 |"), "{table}");
+    }
+}

@@ -1,0 +1,159 @@
+//! The programs that are compared, as shell scripts.
+//!
+//! A script finds the tree in `$SRC`, a directory of its own in `$REPO`, where restored things go in `$OUT`, and our program in `$GDO`. What a
+//! program cannot do has no script.
+
+use crate::packages::Need;
+
+/// A program and what to type.
+pub struct Tool {
+    /// Its name in the tables.
+    pub name: &'static str,
+    /// The program, and the Debian package that it comes in; it is left out if there is no package and it is not installed.
+    pub need: Option<Need>,
+    /// Prints its version.
+    pub version: &'static str,
+    /// Makes an empty repository; not measured.
+    pub init: &'static str,
+    /// Stores the tree once more.
+    pub store: &'static str,
+    /// Writes the newest state into `$OUT`, which may hold an older one.
+    pub restore: &'static str,
+    /// Whether `restore` leaves alone what is right already.
+    pub restores_over: bool,
+    /// Writes the file `$FILE` of the newest state to standard output.
+    pub one_file: &'static str,
+    /// Reads and verifies all that is stored.
+    pub check: &'static str,
+    /// Forgets all states but the newest.
+    pub forget: &'static str,
+}
+
+/// The beginning of each of our command lines.
+macro_rules! gdo {
+    () => {
+        "$GDO --git-dir $REPO/git --work-tree $SRC --store $REPO/store "
+    };
+}
+
+/// All programs; ours is the first.
+pub const TOOLS: &[Tool] = &[
+    Tool {
+        name: "gdo",
+        need: None,
+        version: "$GDO --version",
+        init: concat!(gdo!(), "init"),
+        store: concat!("cd $SRC; ", gdo!(), "snapshot -m bench ."),
+        restore: concat!(gdo!(), "restore --target $OUT"),
+        restores_over: true,
+        one_file: concat!(gdo!(), "cat HEAD:$FILE"),
+        check: concat!(gdo!(), "check --data"),
+        forget: concat!(
+            "root=$(",
+            gdo!(),
+            "git commit-tree -m bench 'HEAD^{tree}'); ",
+            gdo!(),
+            "git update-ref HEAD $root; ",
+            gdo!(),
+            "git reflog expire --expire=now --all; ",
+            gdo!(),
+            "gc --prune=now"
+        ),
+    },
+    Tool {
+        name: "restic",
+        need: Some(("restic", "restic")),
+        version: "restic version",
+        init: "restic -q -r $REPO/restic init",
+        store: "cd $SRC; restic -q -r $REPO/restic backup .",
+        restore: "restic -q -r $REPO/restic restore latest --target $OUT",
+        restores_over: true,
+        one_file: "restic -q -r $REPO/restic dump latest /$FILE",
+        check: "restic -q -r $REPO/restic check --read-data",
+        forget: "restic -q -r $REPO/restic forget --keep-last 1 --prune",
+    },
+    Tool {
+        name: "borg",
+        need: Some(("borg", "borgbackup")),
+        version: "borg --version",
+        init: "borg init --encryption none $REPO/borg",
+        store: "cd $SRC; borg create $REPO/borg::{now:%s%f} .",
+        restore: "cd $OUT; borg extract $REPO/borg::$(borg list --last 1 --short $REPO/borg)",
+        restores_over: true,
+        one_file: "borg extract --stdout $REPO/borg::$(borg list --last 1 --short $REPO/borg) $FILE",
+        check: "borg check --verify-data $REPO/borg",
+        forget: "borg prune --keep-last 1 $REPO/borg; borg compact $REPO/borg",
+    },
+    Tool {
+        name: "rustic",
+        need: Some(("rustic", "")),
+        version: "rustic --version",
+        init: "rustic -r $REPO/rustic init",
+        store: "cd $SRC; rustic -r $REPO/rustic backup .",
+        restore: "rustic -r $REPO/rustic restore latest $OUT",
+        restores_over: true,
+        one_file: "rustic -r $REPO/rustic dump latest:$FILE",
+        check: "rustic -r $REPO/rustic check --read-data",
+        forget: "rustic -r $REPO/rustic forget --keep-last 1 --prune",
+    },
+    Tool {
+        name: "casync",
+        need: Some(("casync", "casync")),
+        version: "casync --version",
+        init: "true",
+        store: "casync make --store=$REPO/store $REPO/tree.caidx $SRC",
+        restore: "casync extract --store=$REPO/store $REPO/tree.caidx $OUT",
+        restores_over: true,
+        one_file: "",
+        check: "",
+        forget: "casync gc --store=$REPO/store $REPO/tree.caidx",
+    },
+    Tool {
+        name: "bup",
+        need: Some(("bup", "bup")),
+        version: "bup version",
+        init: "bup -d $REPO/bup init",
+        store: "bup -d $REPO/bup index $SRC; bup -d $REPO/bup save -q -n tree $SRC",
+        restore: "bup -d $REPO/bup restore -C $OUT /tree/latest$SRC/.",
+        restores_over: false,
+        one_file: "bup -d $REPO/bup cat-file /tree/latest$SRC/$FILE",
+        check: "bup -d $REPO/bup fsck",
+        forget: "",
+    },
+    Tool {
+        name: "tar, zstd -1",
+        need: Some(("zstd", "zstd")),
+        version: "zstd --version | grep -o 'v[0-9.]*'",
+        init: "true",
+        store: "tar -C $SRC --xattrs '--xattrs-include=*' --acls -cf - . | zstd -1 -q -f -o $REPO/tree.tar.zst",
+        restore: "zstd -q -dc $REPO/tree.tar.zst | tar -C $OUT --xattrs '--xattrs-include=*' --acls -xpf -",
+        restores_over: false,
+        one_file: "zstd -q -dc $REPO/tree.tar.zst | tar -xOf - ./$FILE",
+        check: "zstd -q -t $REPO/tree.tar.zst",
+        forget: "",
+    },
+    Tool {
+        name: "cp -a",
+        need: None,
+        version: "cp --version | head -n 1",
+        init: "true",
+        store: "rm -rf $REPO/copy; cp -a $SRC $REPO/copy",
+        restore: "cp -a $REPO/copy/. $OUT",
+        restores_over: false,
+        one_file: "cat $REPO/copy/$FILE",
+        check: "",
+        forget: "",
+    },
+    Tool {
+        name: "b3sum of our store",
+        need: Some(("b3sum", "b3sum")),
+        version: "b3sum --version",
+        init: concat!(gdo!(), "init; cd $SRC; ", gdo!(), "snapshot -m bench ."),
+        store: "",
+        restore: "",
+        restores_over: false,
+        one_file: "",
+        check: "find $REPO -type f -print0 | xargs -0 b3sum",
+        forget: "",
+    },
+];
