@@ -29,7 +29,7 @@ pub use mirror::{Deviation, Mirror};
 pub use object::{CommitData, ObjectKind, Signature, TreeEntry};
 pub use objects::Objects;
 pub use pack::{Kept, PackWriter};
-pub use tree::write_tree;
+pub use tree::{write_tree, write_tree_after};
 
 /// The name of an object in git: its SHA-1.
 pub type Oid = gix_hash::ObjectId;

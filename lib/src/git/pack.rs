@@ -7,13 +7,13 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use sha1dc::Hasher;
 
-use super::object::{CommitData, ObjectKind, object_id, oid_from};
-use super::{Objects, Oid};
+use super::object::{CommitData, ObjectKind, TreeEntry, object_id, oid_from};
+use super::{Index, Objects, Oid};
 use crate::durable::{self, Temp, sync_dir};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -22,6 +22,9 @@ use crate::error::{Context, Error, Kind, Result};
 /// Memory: about 40 bytes per object and one write buffer. Dropped unfinished, it leaves nothing.
 pub struct PackWriter<'a> {
     objects: &'a Objects,
+    /// The index whose blobs nobody removes; with the names of those, once they are needed.
+    index: Option<&'a Index>,
+    in_index: OnceLock<Vec<Name>>,
     git_dir: PathBuf,
     dir: PathBuf,
     pack: Mutex<Pack>,
@@ -39,12 +42,22 @@ pub struct Kept {
 }
 
 impl<'a> PackWriter<'a> {
-    /// Starts a pack in the repository at `git_dir`; objects that `objects` already holds are not written again.
+    /// Starts a pack in the repository at `git_dir`.
+    ///
+    /// What `objects` already holds is not written again if something leads to it that will not go away meanwhile: a blob that `index` has, a tree
+    /// that [`super::write_tree_after`] finds in the commit before. Anything else somebody's gc may be about to remove, and it is written once more.
     pub fn new(git_dir: &Path, objects: &'a Objects) -> Result<Self> {
         let dir = git_dir.join("objects/pack");
         durable::look(&dir).context(|| format!("cannot write packs into '{}'", dir.display()))?;
         objects.refresh();
-        Ok(Self { objects, git_dir: git_dir.to_owned(), dir, pack: Mutex::new(Pack::default()) })
+        let (index, in_index) = (None, OnceLock::new());
+        Ok(Self { objects, index, in_index, git_dir: git_dir.to_owned(), dir, pack: Mutex::new(Pack::default()) })
+    }
+
+    /// Sets the index that git knows, and which stays until a new one with all that is written takes its place.
+    #[must_use]
+    pub fn with_index(self, index: &'a Index) -> Self {
+        Self { index: Some(index), ..self }
     }
 
     /// Adds a blob.
@@ -67,17 +80,50 @@ impl<'a> PackWriter<'a> {
     /// After an error that left the pack half written (a full disk), every further call fails too.
     pub fn put(&self, kind: ObjectKind, data: &[u8]) -> Result<Oid> {
         let oid = object_id(kind, data)?;
-        let name: Name = oid.as_slice().try_into().expect("BUG: an object id is a SHA-1");
+        let name = name_of(&oid);
         if self.lock().knows(&name) {
             return Ok(oid);
         }
-        if self.objects.contains_quickly(&oid) {
+        // Of a tree only its parent can tell.
+        if (kind == ObjectKind::Tree || self.is_in_index(&name)) && self.objects.contains_quickly(&oid) {
             self.lock().note_stored(name);
         } else {
-            // Hashing and deflating happen outside the lock; only the append is serial.
-            with_encoded(kind, data, |encoded, crc| self.lock().append(&self.dir, name, encoded, crc))?;
+            self.append(kind, data, name)?;
         }
         Ok(oid)
+    }
+
+    /// Says whether the object is in this pack, not only in the repository.
+    pub(super) fn has(&self, oid: &Oid) -> bool {
+        self.lock().has(&name_of(oid))
+    }
+
+    /// Returns the entries of a tree that the repository has, not of one in this pack.
+    pub(super) fn stored_tree(&self, oid: &Oid) -> Result<Vec<TreeEntry>> {
+        self.objects.tree(oid)
+    }
+
+    /// Writes the tree `oid` once more, which the repository has, so that nobody can remove it.
+    pub(super) fn copy_tree(&self, oid: &Oid) -> Result<()> {
+        match self.objects.find(oid)? {
+            Some((ObjectKind::Tree, data)) => self.append(ObjectKind::Tree, &data, name_of(oid)),
+            _ => Err(removed_meanwhile(oid)),
+        }
+    }
+
+    fn append(&self, kind: ObjectKind, data: &[u8], name: Name) -> Result<()> {
+        // Hashing and deflating happen outside the lock; only the append is serial.
+        with_encoded(kind, data, |encoded, crc| self.lock().append(&self.dir, name, encoded, crc))
+    }
+
+    fn is_in_index(&self, name: &Name) -> bool {
+        let Some(index) = self.index else { return false };
+        let names = self.in_index.get_or_init(|| {
+            let mut names: Vec<Name> = index.iter().map(|entry| name_of(&entry.oid)).collect();
+            names.sort_unstable();
+            names
+        });
+        names.binary_search(name).is_ok()
     }
 
     /// Returns how many objects the pack holds so far.
@@ -95,10 +141,7 @@ impl<'a> PackWriter<'a> {
         // A gc may have run since we chose not to write what the repository held, unreachable.
         let objects = Objects::open(&self.git_dir)?;
         match stored.iter().map(|name| oid_from(*name)).find(|oid| !objects.contains(oid)) {
-            Some(oid) => {
-                let message = format!("object '{oid}' was removed by a gc while it was being referred to; run this again");
-                Err(Error::new(Kind::Conflict, message))
-            }
+            Some(oid) => Err(removed_meanwhile(&oid)),
             None => Ok(kept),
         }
     }
@@ -106,6 +149,14 @@ impl<'a> PackWriter<'a> {
     fn lock(&self) -> MutexGuard<'_, Pack> {
         self.pack.lock().expect("BUG: a thread panicked while it held the pack")
     }
+}
+
+fn name_of(oid: &Oid) -> Name {
+    oid.as_slice().try_into().expect("BUG: an object id is a SHA-1")
+}
+
+fn removed_meanwhile(oid: &Oid) -> Error {
+    Error::new(Kind::Conflict, format!("object '{oid}' was removed by a gc while it was being referred to; run this again"))
 }
 
 impl Kept {
@@ -172,6 +223,11 @@ impl Pack {
         !self.slots.is_empty() && self.slots[self.find_slot(name)] != 0
     }
 
+    /// Says whether the object is in the pack itself.
+    fn has(&self, name: &Name) -> bool {
+        self.knows(name) && self.slots[self.find_slot(name)] as usize <= self.records.len()
+    }
+
     /// Returns the slot that holds `name`, or the free one where it belongs.
     fn find_slot(&self, name: &Name) -> usize {
         let mask = self.slots.len() - 1;
@@ -217,7 +273,7 @@ impl Pack {
             return Err(Error::new(Kind::Io, "cannot go on with a pack after a failed write"));
         }
         // Another thread may have added the same object while we deflated it.
-        if self.knows(&name) {
+        if self.has(&name) {
             return Ok(());
         }
         if self.records.len() + self.stored.len() >= MAX_OBJECTS {
@@ -413,6 +469,7 @@ mod tests {
 
     use super::*;
     use crate::git::{Git, Signature};
+    use crate::git::{IndexBuilder, IndexEntry};
 
     fn repo() -> (tempfile::TempDir, Git, Objects) {
         let dir = tempfile::tempdir().unwrap();
@@ -517,8 +574,9 @@ mod tests {
     #[test]
     fn nothing_new_writes_nothing_and_an_unfinished_pack_leaves_nothing() {
         let (_dir, git, objects) = repo();
+        let index = index_with(b"one");
         let put = |data: &[u8]| {
-            let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+            let writer = PackWriter::new(git.git_dir(), &objects).unwrap().with_index(&index);
             writer.blob(data).unwrap();
             writer.finish().unwrap().map(|kept| kept.release().unwrap())
         };
@@ -555,10 +613,32 @@ mod tests {
     fn an_object_pruned_while_it_was_referred_to_is_a_conflict() {
         let (_dir, git, objects) = repo();
         git.run_with_input(&["hash-object", "-w", "--stdin"], b"old").unwrap();
-        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        let index = index_with(b"old");
+        let writer = PackWriter::new(git.git_dir(), &objects).unwrap().with_index(&index);
         writer.blob(b"old").unwrap();
         git.run(&["prune", "--expire=now"]).unwrap();
         assert_eq!(writer.finish().unwrap_err().kind(), Kind::Conflict);
+    }
+
+    #[test]
+    fn a_blob_that_nothing_leads_to_is_written_again_so_that_no_gc_can_take_it_away() {
+        let (_dir, git, objects) = repo();
+        git.run_with_input(&["hash-object", "-w", "--stdin"], b"old").unwrap();
+        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        let oid = writer.blob(b"old").unwrap();
+        let kept = writer.finish().unwrap().unwrap();
+        git.run(&["gc", "--quiet", "--prune=now"]).unwrap();
+        assert_eq!(git.run(&["cat-file", "blob", &oid.to_string()]).unwrap(), b"old");
+        kept.release().unwrap();
+    }
+
+    /// An index in which one file has this content.
+    fn index_with(content: &[u8]) -> Index {
+        let oid = object_id(ObjectKind::Blob, content).unwrap();
+        let (stat, mode) = (Default::default(), 0o100644);
+        let mut index = IndexBuilder::default();
+        index.push(&IndexEntry { path: b"a", oid, mode, stat, skip_worktree: false, intent_to_add: false }).unwrap();
+        index.build()
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Building the nested trees of a commit from a sorted list of paths, in one pass.
 
-use super::object::{DIR, check_mode, encode_tree_entry};
+use std::collections::HashMap;
+
+use super::object::{DIR, TreeEntry, check_mode, encode_tree_entry};
 use super::{Oid, PackWriter, name};
 use crate::error::{Error, Kind, Result};
 
@@ -9,6 +11,36 @@ use crate::error::{Error, Kind, Result};
 /// Holds one open tree per level, whatever the number of entries. A path that is both a file and a directory is refused.
 pub fn write_tree<P: AsRef<[u8]>>(entries: impl IntoIterator<Item = (P, u32, Oid)>, writer: &PackWriter) -> Result<Oid> {
     let mut open = vec![OpenTree::default()];
+    write(entries, writer, &mut open)?;
+    writer.tree(&open[0].body)
+}
+
+/// Does what [`write_tree`] does, for a commit after the one that has the tree `before`.
+///
+/// A tree that the repository has, but not at the same place in `before`, may be one that nothing leads to and that somebody's gc is about to remove:
+/// it is written once more, with all such trees below it. Of `before` only those directories are read in which something changed.
+pub fn write_tree_after<P: AsRef<[u8]>>(
+    entries: impl IntoIterator<Item = (P, u32, Oid)>,
+    writer: &PackWriter,
+    before: Option<Oid>,
+) -> Result<Oid> {
+    let mut open = vec![OpenTree { before: Before::Root(before), ..OpenTree::default() }];
+    write(entries, writer, &mut open)?;
+    let root = writer.tree(&open[0].body)?;
+    if before != Some(root) {
+        match writer.has(&root) {
+            true => secure_dirs(&mut open, writer)?,
+            false => secure(&root, before, writer)?,
+        }
+    }
+    Ok(root)
+}
+
+fn write<P: AsRef<[u8]>>(
+    entries: impl IntoIterator<Item = (P, u32, Oid)>,
+    writer: &PackWriter,
+    open: &mut Vec<OpenTree>,
+) -> Result<()> {
     let mut last: Vec<u8> = Vec::new();
     for (path, mode, oid) in entries {
         let path = path.as_ref();
@@ -21,16 +53,16 @@ pub fn write_tree<P: AsRef<[u8]>>(entries: impl IntoIterator<Item = (P, u32, Oid
                 format!("path '{}' with mode {mode:o} cannot be in a commit", path.escape_ascii()),
             ));
         }
-        enter(path, &mut open, writer)?;
+        enter(path, open, writer)?;
         let file = path.rsplit(|&b| b == b'/').next().expect("BUG: a split has one part");
-        innermost(&mut open).add(mode, file, &oid).map_err(|error| error.wrap(clash(path)))?;
+        innermost(open).add(mode, file, &oid).map_err(|error| error.wrap(clash(path)))?;
         last.clear();
         last.extend_from_slice(path);
     }
     while open.len() > 1 {
-        close(&mut open, writer)?;
+        close(open, writer)?;
     }
-    writer.tree(&open[0].body)
+    Ok(())
 }
 
 /// A tree that can still get entries.
@@ -40,7 +72,25 @@ struct OpenTree {
     body: Vec<u8>,
     /// Files whose names start the last name, shortest first: one of them could still turn up as a directory.
     files: Vec<Vec<u8>>,
+    /// Its directories that the repository had already.
+    stored_dirs: Vec<(Vec<u8>, Oid)>,
+    before: Before,
 }
+
+/// What the commit before has in the place of a tree.
+#[derive(Default)]
+enum Before {
+    /// Nobody asked, and nobody will.
+    #[default]
+    Unknown,
+    /// This is the top, and it has that tree.
+    Root(Option<Oid>),
+    /// Its directories; none if there is no such tree.
+    Dirs(Dirs),
+}
+
+/// The directories in a tree, by name.
+type Dirs = HashMap<Vec<u8>, Oid>;
 
 impl OpenTree {
     fn add(&mut self, mode: u32, name: &[u8], oid: &Oid) -> Result<()> {
@@ -69,9 +119,59 @@ fn enter(path: &[u8], open: &mut Vec<OpenTree>, writer: &PackWriter) -> Result<(
 }
 
 fn close(open: &mut Vec<OpenTree>, writer: &PackWriter) -> Result<()> {
+    let is_guarded = !matches!(open[0].before, Before::Unknown);
+    let oid = writer.tree(&innermost(open).body)?;
+    let is_new = writer.has(&oid);
+    if is_guarded && is_new {
+        secure_dirs(open, writer)?;
+    }
     let tree = open.pop().expect("BUG: the root tree is closed last");
-    let oid = writer.tree(&tree.body)?;
-    innermost(open).add(DIR, &tree.name, &oid).map_err(|error| error.wrap(clash(&tree.name)))
+    let parent = innermost(open);
+    if is_guarded && !is_new {
+        parent.stored_dirs.push((tree.name.clone(), oid));
+    }
+    parent.add(DIR, &tree.name, &oid).map_err(|error| error.wrap(clash(&tree.name)))
+}
+
+/// Secures the directories of the innermost tree, which is new, that the repository had already.
+fn secure_dirs(open: &mut [OpenTree], writer: &PackWriter) -> Result<()> {
+    let dirs = std::mem::take(&mut innermost(open).stored_dirs);
+    if dirs.is_empty() {
+        return Ok(());
+    }
+    let before = dirs_before(open, writer)?;
+    dirs.iter().try_for_each(|(name, oid)| secure(oid, before.get(name).copied(), writer))
+}
+
+/// Writes the tree `oid` once more, unless it is `before`; and so on below it.
+fn secure(oid: &Oid, before: Option<Oid>, writer: &PackWriter) -> Result<()> {
+    if before.as_ref() == Some(oid) || writer.has(oid) {
+        return Ok(());
+    }
+    writer.copy_tree(oid)?;
+    let before = dirs_of(before, writer)?;
+    dirs_of(Some(*oid), writer)?.iter().try_for_each(|(name, oid)| secure(oid, before.get(name).copied(), writer))
+}
+
+/// Returns the directories that the commit before has in the place of the innermost tree.
+fn dirs_before<'o>(open: &'o mut [OpenTree], writer: &PackWriter) -> Result<&'o Dirs> {
+    let (tree, above) = open.split_last_mut().expect("BUG: the root tree is always open");
+    let dirs = match std::mem::take(&mut tree.before) {
+        Before::Dirs(dirs) => dirs,
+        Before::Root(oid) => dirs_of(oid, writer)?,
+        Before::Unknown => dirs_of(dirs_before(above, writer)?.get(&tree.name).copied(), writer)?,
+    };
+    tree.before = Before::Dirs(dirs);
+    match &tree.before {
+        Before::Dirs(dirs) => Ok(dirs),
+        Before::Unknown | Before::Root(_) => Err(Error::new(Kind::Bug, "BUG: what was put there is not there")),
+    }
+}
+
+/// Returns the directories in a tree that the repository has; none if there is no tree.
+fn dirs_of(tree: Option<Oid>, writer: &PackWriter) -> Result<Dirs> {
+    let entries = tree.map_or(Ok(Vec::new()), |tree| writer.stored_tree(&tree))?;
+    Ok(entries.into_iter().filter(TreeEntry::is_dir).map(|entry| (entry.name, entry.oid)).collect())
 }
 
 fn innermost(open: &mut [OpenTree]) -> &mut OpenTree {
@@ -85,7 +185,35 @@ fn clash(path: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::git::{Git, Objects};
+    use crate::git::object::object_id;
+    use crate::git::{Git, ObjectKind, Objects};
+
+    #[test]
+    fn a_stored_tree_is_written_again_unless_the_commit_before_has_it_at_the_same_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = Git::init(dir.path(), "main").unwrap();
+        let before = write(&git, &["a/x/1", "a/x/deep/2", "a/y/1", "b/1", "c"]).unwrap();
+        write(&git, &["a/x/1", "a/x/deep/2", "a/y/1", "a/z/deep/4", "b/1", "c", "dropped/x/3"]).unwrap();
+        // The paths of the commit after, and how many trees it writes that are not at the same place in the one before.
+        let cases: &[(&[&str], usize)] = &[
+            (&["a/x/1", "a/x/deep/2", "a/y/1", "b/1", "c"], 0),
+            (&["a/x/1", "a/x/deep/2", "a/y/1", "b/1"], 1),
+            (&["a/x/1", "a/x/deep/2", "a/y/1", "b/1", "c", "dropped/x/3"], 3),
+            (&["a/x/1", "a/x/deep/2", "a/y/1", "a/z/deep/4", "b/1", "c", "dropped/x/3"], 6),
+            (&["a/x/1", "a/x/deep/2", "a/y/1", "b/1", "moved/x/1", "moved/x/deep/2"], 4),
+            (&["a/x/1", "a/x/deep/2"], 2),
+            (&["dropped/x/3"], 3),
+        ];
+        for (paths, n_trees) in cases {
+            let objects = Objects::open(git.git_dir()).unwrap();
+            let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+            let blob = object_id(ObjectKind::Blob, b"x").unwrap();
+            let entries = || paths.iter().map(|path| (path, 0o100644, blob));
+            let root = write_tree_after(entries(), &writer, Some(before)).unwrap();
+            assert_eq!(writer.n_objects(), *n_trees, "{paths:?}");
+            assert_eq!(root, write_tree(entries(), &writer).unwrap());
+        }
+    }
 
     fn write(git: &Git, paths: &[&str]) -> Result<Oid> {
         let objects = Objects::open(git.git_dir()).unwrap();

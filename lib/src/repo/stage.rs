@@ -11,7 +11,7 @@ use crate::durable::Lock;
 use crate::error::Result;
 use crate::git::index::{Index, IndexBuilder, IndexEntry};
 use crate::git::pack::PackWriter;
-use crate::git::{CommitData, Identity, Kept, Oid, Signature, empty_tree, write_tree};
+use crate::git::{CommitData, Identity, Kept, Oid, Signature, empty_tree, write_tree_after};
 use crate::progress::Progress;
 use crate::store::{WriteOptions, WriteStats};
 
@@ -47,19 +47,18 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     let index = repo.index()?;
     // The store may have been named on the command line or by hand in the configuration: whoever cleans it up must know of us before a chunk is in it.
     enrolled::enrol(&repo.places)?;
-    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
+    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?.with_index(&index);
     let chunks = repo.store.writer(WriteOptions { level: repo.settings.level })?;
     let has_failed = AtomicBool::new(false);
     let sink = Sink::Store { pack: &pack, chunks: &chunks, has_failed: &has_failed };
     let mut found = scan::scan(repo, &index, options, sink, progress)?;
     let has_news = !found.updates.is_empty() || !found.gone.is_empty();
-    let index = merged(&index, std::mem::take(&mut found.updates), &found.gone)?;
+    let new_index = merged(&index, std::mem::take(&mut found.updates), &found.gone)?;
     let mut recorded = Recorded { found, ..Recorded::default() };
     let head = repo.head()?;
     let mut new_commit = None;
     if let Some(info) = commit {
-        let tree = write_tree(entries_of(&index), &pack)?;
-        new_commit = commit_if_new(repo, &pack, tree, head, info)?;
+        new_commit = commit_if_new(repo, &pack, &new_index, head, info)?;
     }
     progress.stage("writing", 0, 0);
     // From here on the order is all: chunks, objects, index, ref.
@@ -67,7 +66,7 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     recorded.chunks = stats;
     let kept = pack.finish()?;
     if has_news {
-        repo.write_index(&index)?;
+        repo.write_index(&new_index)?;
     }
     recorded.commit = new_commit;
     if let (Some(commit), Some(info)) = (new_commit, commit) {
@@ -87,17 +86,17 @@ pub fn commit(repo: &Repo, info: &CommitInfo) -> Result<Option<Oid>> {
     let lock = repo.lock()?;
     let index = repo.index()?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
-    let tree = write_tree(entries_of(&index), &pack)?;
     let head = repo.head()?;
-    let Some(commit) = commit_if_new(repo, &pack, tree, head, info)? else { return Ok(None) };
+    let Some(commit) = commit_if_new(repo, &pack, &index, head, info)? else { return Ok(None) };
     let kept = pack.finish()?;
     move_branch(repo, commit, head, info, kept, &lock)?;
     Ok(Some(commit))
 }
 
-fn commit_if_new(repo: &Repo, pack: &PackWriter, tree: Oid, head: Option<Oid>, info: &CommitInfo) -> Result<Option<Oid>> {
-    let before = head.map_or(Ok(empty_tree()), |head| repo.objects.commit(&head).map(|commit| commit.tree))?;
-    if before == tree {
+fn commit_if_new(repo: &Repo, pack: &PackWriter, index: &Index, head: Option<Oid>, info: &CommitInfo) -> Result<Option<Oid>> {
+    let before = head.map(|head| repo.objects.commit(&head).map(|commit| commit.tree)).transpose()?;
+    let tree = write_tree_after(entries_of(index), pack, before)?;
+    if before.unwrap_or(empty_tree()) == tree {
         return Ok(None);
     }
     let signature = Signature::new(&info.identity, info.time, info.offset);
