@@ -1,5 +1,8 @@
 //! Refs: read here, moved by the git program, and synced so that a move said to be done survives a power cut.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use super::Oid;
 use super::command::Git;
 use crate::durable;
@@ -56,7 +59,29 @@ impl Git {
     }
 
     /// Returns all blobs of the repository, whether a ref leads to them or not.
+    ///
+    /// Git passes over a pack that vanishes before it gets there, without a word: so the list counts only if the packs were the same before and after.
+    /// If they never are, somebody is repacking all the time, and the error is of the kind [`Kind::Locked`].
     pub fn all_blobs(&self) -> Result<Vec<Oid>> {
+        let mut before = self.pack_names()?;
+        for _ in 0..MAX_BLOB_LISTS {
+            let listed = self.list_blobs();
+            let after = self.pack_names()?;
+            if after == before {
+                return listed;
+            }
+            before = after;
+        }
+        let message = format!("somebody repacks '{}'; try again when it is done", self.git_dir().display());
+        Err(Error::new(Kind::Locked, message))
+    }
+
+    fn pack_names(&self) -> Result<BTreeSet<PathBuf>> {
+        let listed = durable::list(&self.git_dir().join("objects/pack"))?.into_iter().map(|listed| listed.path);
+        Ok(listed.filter(|path| path.extension().is_some_and(|extension| extension == "pack" || extension == "idx")).collect())
+    }
+
+    fn list_blobs(&self) -> Result<Vec<Oid>> {
         let args = ["cat-file", "--batch-all-objects", "--unordered", "--buffer", "--batch-check=%(objecttype) %(objectname)"];
         let listed = self.run(&args)?;
         let blobs = listed.split(|&b| b == b'\n').filter_map(|line| line.strip_prefix(b"blob "));
@@ -117,6 +142,9 @@ impl Git {
         }
     }
 }
+
+/// So often the blobs are listed while packs come and go.
+const MAX_BLOB_LISTS: usize = 10;
 
 /// Says whether `name` is a full ref name that git accepts and that cannot lead out of `refs/`.
 pub fn check_ref_name(name: &str) -> Result<()> {
@@ -192,6 +220,27 @@ mod tests {
         let tree = String::from_utf8(tree).unwrap();
         let oid = git.run(&["commit-tree", "-m", message, tree.trim()]).unwrap();
         Oid::from_hex(oid.trim_ascii()).unwrap()
+    }
+
+    #[test]
+    fn a_list_of_blobs_does_not_count_while_packs_come_and_go() {
+        let (_dir, git) = repo();
+        git.run_with_input(&["hash-object", "-w", "--stdin"], b"x").unwrap();
+        assert_eq!(git.all_blobs().unwrap().len(), 1);
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        let packs = git.git_dir().join("objects/pack");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in (0..).take_while(|_| !is_done.load(std::sync::atomic::Ordering::Relaxed)) {
+                    fs::write(packs.join(format!("{number}.pack")), b"").unwrap();
+                    let _ = fs::remove_file(packs.join(format!("{}.pack", number - 1)));
+                }
+            });
+            let listed = git.all_blobs();
+            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(listed.unwrap_err().kind(), Kind::Locked);
+        });
+        assert_eq!(git.all_blobs().unwrap().len(), 1);
     }
 
     #[test]
