@@ -100,18 +100,30 @@ fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
     Ok(())
 }
 
+/// So often git is asked again when it complains.
+const FSCK_AGAIN: usize = 2;
+
 fn fsck(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
-    let output = repo.git.output(&["fsck", "--strict", "--no-dangling", "--no-progress"], b"")?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
+    let look = || -> Result<Vec<String>> {
+        let output = repo.git.output(&["fsck", "--strict", "--no-dangling", "--no-progress"], b"")?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<String> = said.lines().filter(|line| !line.starts_with("notice:")).map(str::to_owned).collect();
+        let is_silent = lines.is_empty() && !output.status.success();
+        Ok(if is_silent { vec!["failed without a word".to_owned()] } else { lines })
+    };
     let git_dir = repo.places.git_dir.display().to_string();
-    let mut lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("notice:")).collect();
-    if lines.is_empty() && !output.status.success() {
-        lines.push("failed without a word");
+    let mut complaints = look()?;
+    // Git lists the objects first and follows refs and index later, so that what others write meanwhile seems to be missing: what counts is said again.
+    for _ in 0..FSCK_AGAIN {
+        if !complaints.is_empty() {
+            let again = look()?;
+            complaints.retain(|line| again.contains(line));
+        }
     }
-    for line in lines {
+    for line in complaints {
         findings.push(Finding {
-            what: path_in(line, &git_dir).unwrap_or_else(|| git_dir.clone()),
+            what: path_in(&line, &git_dir).unwrap_or_else(|| git_dir.clone()),
             offset: None,
             problem: format!("git fsck: {line}"),
             remedy: "'gdo check --repair --from SOURCE' takes the object from another copy; or snapshot again: what the work tree still has is stored anew"
@@ -183,6 +195,10 @@ pub(super) fn for_each_index(repo: &Repo, take: &mut dyn FnMut(Oid, Result<Chunk
         match repo.objects.blob(&oid) {
             Ok(blob) if ChunkIndex::is_index(&blob) => take(oid, ChunkIndex::decode(&blob))?,
             Ok(_) => (),
+            // It was listed a moment ago.
+            Err(error) if error.kind() == Kind::NotFound => {
+                return Err(error.with_kind(Kind::Locked).wrap("somebody's gc is removing objects; try again when it is done"));
+            }
             Err(error) => take(oid, Err(error))?,
         }
     }

@@ -37,7 +37,12 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<GcReport> 
         forgotten.iter().try_for_each(|git_dir| enrolled::forget(&repo.places.store, git_dir))?;
         progress.stage("cleaning up git objects", 0, 0);
         let prune = format!("--prune={}", what.prune);
-        repo.git.run(&["gc", "--quiet", "--no-cruft", &prune])?;
+        repo.git.run(&["gc", "--quiet", "--no-cruft", &prune]).map_err(|error| {
+            match error.to_string().contains("gc is already running") {
+                true => error.with_kind(Kind::Locked).wrap("somebody runs 'git gc'; try again when it is done"),
+                false => error,
+            }
+        })?;
         repo.note_refs(&lock)?;
     }
     let others = others(repo, &forgotten)?;
