@@ -263,6 +263,11 @@ impl Lock {
         Self::take(path, FlockOperation::NonBlockingLockExclusive)
     }
 
+    /// Lets the programs that are started from now on hold the lock too: one that outlives this process keeps it until it has ended.
+    pub fn share_with_children(&self) -> Result<()> {
+        Ok(rustix::io::fcntl_setfd(&self._file, rustix::io::FdFlags::empty())?)
+    }
+
     /// Takes a shared lock on the file `path` (made if missing), or fails at once and says who holds it.
     pub fn shared(path: &Path) -> Result<Self> {
         Self::take(path, FlockOperation::NonBlockingLockShared)
@@ -317,6 +322,31 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o444);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_child_that_outlives_us_keeps_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        for is_shared in [false, true] {
+            let held = Lock::exclusive(&path).unwrap();
+            if is_shared {
+                held.share_with_children().unwrap();
+            }
+            let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+            drop(held);
+            // A child that another test starts just then has the lock too, until it is another program.
+            let comes_free = || {
+                (0..100).any(|_| {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    Lock::exclusive(&path).is_ok()
+                })
+            };
+            assert_eq!(comes_free(), !is_shared);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(comes_free());
+        }
     }
 
     #[test]

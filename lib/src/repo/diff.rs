@@ -62,7 +62,7 @@ fn work_tree(repo: &Repo, progress: &Progress) -> Result<(Oid, bool)> {
     let found = scan(repo, &index, &options, sink, progress)?;
     let index = merged(&index, found.updates, &found.gone)?;
     let tree = write_tree(entries_of(&index), &pack)?;
-    pack.finish()?.map_or(Ok(()), crate::git::Kept::release)?;
+    super::publish_for_a_look(pack)?;
     Ok((tree, found.is_partial))
 }
 

@@ -31,7 +31,7 @@ use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
-use crate::git::{CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, Objects, Oid, PackWriter, name, write_tree};
+use crate::git::{CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, Kept, Objects, Oid, PackWriter, name, write_tree};
 use crate::metadata::DirMetadata;
 use crate::safepath::{self, FileKind};
 use crate::store::Store;
@@ -267,6 +267,7 @@ impl Repo {
     /// Takes the lock that every change of this instance needs, and clears away what a run that was killed left of git's own locks.
     pub fn lock(&self) -> Result<Lock> {
         let lock = Lock::exclusive(&self.places.state.join("lock"))?;
+        lock.share_with_children()?;
         self.git.heal_stale_locks(&lock)?;
         enrolled::clear_leftovers(&self.places.state, &lock)?;
         Ok(lock)
@@ -371,7 +372,7 @@ impl Repo {
         let index = self.index()?;
         let pack = PackWriter::new(&self.places.git_dir, &self.objects)?;
         let tree = write_tree(stage::entries_of(&index), &pack)?;
-        pack.finish()?.map_or(Ok(()), crate::git::Kept::release)?;
+        publish_for_a_look(pack)?;
         Ok(tree)
     }
 
@@ -428,4 +429,13 @@ impl Repo {
             None => Ok(Attributes::default()),
         }
     }
+}
+
+/// Publishes objects that nothing will refer to, by a run that has no lock: one that begins meanwhile may take what it writes for a dead one's.
+fn publish_for_a_look(pack: PackWriter) -> Result<()> {
+    let published = pack.finish().and_then(|kept| kept.map_or(Ok(()), Kept::release));
+    published.map_err(|error| match error.kind() {
+        Kind::NotFound => error.with_kind(Kind::Locked).wrap("another run began meanwhile; try again when it is done"),
+        _ => error,
+    })
 }
