@@ -18,6 +18,7 @@ pub const TEST: &[Need] = &[
     ("setcap", "libcap2-bin"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
     ("zstd", "zstd"),
     ("python3", "python3"),
     ("gcc", "gcc"),

@@ -20,15 +20,22 @@ pub enum Kind {
     Ext4,
     /// XFS.
     Xfs,
+    /// Btrfs, of which the power can't be cut.
+    Btrfs,
 }
 
 impl Kind {
     /// All of them, with their names.
-    pub const ALL: &[(&str, Kind)] = &[("ext4", Kind::Ext4), ("xfs", Kind::Xfs)];
+    pub const ALL: &[(&str, Kind)] = &[("ext4", Kind::Ext4), ("xfs", Kind::Xfs), ("btrfs", Kind::Btrfs)];
 
     /// Returns its name.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, kind)| *kind == self).expect("BUG: a kind without a name").0
+    }
+
+    /// Says whether the kernel can cut its power.
+    pub fn can_be_cut(self) -> bool {
+        self != Kind::Btrfs
     }
 
     /// The smallest that its mkfs makes, with room for the work.
@@ -36,6 +43,7 @@ impl Kind {
         match self {
             Kind::Ext4 => 96 << 20,
             Kind::Xfs => 300 << 20,
+            Kind::Btrfs => 256 << 20,
         }
     }
 
@@ -43,6 +51,7 @@ impl Kind {
         let (program, options): (_, &[&str]) = match self {
             Kind::Ext4 => ("mkfs.ext4", &["-q", "-F", "-m", "0", "-J", "size=8", "-E", "lazy_itable_init=0,lazy_journal_init=0"]),
             Kind::Xfs => ("mkfs.xfs", &["-q", "-f"]),
+            Kind::Btrfs => ("mkfs.btrfs", &["-q", "-f"]),
         };
         succeed(Command::new(program).args(options).arg(image)).map(drop)
     }
@@ -52,6 +61,8 @@ impl Kind {
             Kind::Ext4 => "loop,noauto_da_alloc",
             // Copies of one image are mounted beside each other.
             Kind::Xfs => "loop,nouuid",
+            // So are these; the kernel gives each an identity of its own.
+            Kind::Btrfs => "loop",
         }
     }
 }
@@ -155,9 +166,21 @@ impl Disk {
         }
     }
 
+    /// Makes sure that it is mounted next from what is in its file, and from nothing else; it must not be mounted.
+    pub fn forget_caches(&mut self) -> Result {
+        let state = self.state()?;
+        self.set(&state)
+    }
+
     /// Puts it into a state; it must not be mounted.
+    ///
+    /// The file is a new one each time: somebody else who looks at all loop devices may still hold the one of the old file open, with blocks of it in
+    /// its cache, and a mount of the same file would use that device again.
     pub fn set(&mut self, state: &State) -> Result {
-        let image = File::create(&self.image)?;
+        if self.image.exists() {
+            std::fs::remove_file(&self.image)?;
+        }
+        let image = File::create_new(&self.image)?;
         image.set_len(self.kind.size())?;
         for (at, block) in &state.blocks {
             image.write_all_at(block, *at)?;

@@ -31,7 +31,8 @@ pub fn state(place: &Place, reference: &Reference, verb: &Verb, is_done: bool) -
     if !is_init || place.git_dir().join("HEAD").exists() {
         note(fsck(place));
     }
-    if !is_init || is_done {
+    // What is damaged before may still be.
+    if is_done || !is_init && verb.name != "check-repair" {
         note(check(place));
     }
     note(neither_old_nor_new(reference, &place.work()));
@@ -44,7 +45,7 @@ pub fn state(place: &Place, reference: &Reference, verb: &Verb, is_done: bool) -
 /// Runs the verb again and judges what it reached.
 pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
     // What is removed can't be removed again: that is said, and nothing is wrong.
-    let may_refuse = verb.name == "rm" && finished(place, reference, verb).is_ok();
+    let may_refuse = is_rm(verb) && finished(place, reference, verb).is_ok();
     let result = run(&mut place.gdo(verb.args)).and_then(|outcome| match outcome.code {
         NOT_FOUND if may_refuse => Ok(outcome),
         _ => outcome.exits(0),
@@ -91,10 +92,14 @@ fn finished(place: &Place, reference: &Reference, verb: &Verb) -> Result {
     ensure!(verbs::index(place)? == reference.index, "the index differs from that of an undisturbed run");
     let differences = compare(reference.new, &place.work(), &Options::default())?;
     // What is removed changes the time of its directory to now, whenever that is.
-    let counts = |found: &&Difference| !(verb.name == "rm" && found.what == What::Mtime && is_dir(&place.work(), &found.path));
+    let counts = |found: &&Difference| !(is_rm(verb) && found.what == What::Mtime && is_dir(&place.work(), &found.path));
     let shown: Vec<String> = differences.iter().filter(counts).take(5).map(ToString::to_string).collect();
     ensure!(shown.is_empty(), "the work tree differs from that of an undisturbed run: {}", shown.join("; "));
     Ok(())
+}
+
+fn is_rm(verb: &Verb) -> bool {
+    verb.name.starts_with("rm")
 }
 
 fn is_dir(top: &Path, path: &[u8]) -> bool {
@@ -107,7 +112,7 @@ fn leftovers(place: &Place) -> Result {
     let find = |dirs: &[PathBuf], names: &[&str]| -> Result<String> {
         Ok(run(Command::new("find").args(dirs).arg("(").args(names).args([")", "-print"]))?.text())
     };
-    let ours = find(&[place.work(), place.git_dir(), place.store()], &["-name", ".gdo-tmp-*"])?;
+    let ours = find(&[place.work(), place.git_dir(), place.store.clone()], &["-name", ".gdo-tmp-*"])?;
     let gits = find(&[place.git_dir()], &["-name", "*.lock", "-o", "-name", "*.keep"])?;
     let found: Vec<&str> = ours.lines().chain(gits.lines()).collect();
     ensure!(found.is_empty(), "left behind: {}", found.join(", "));
@@ -117,7 +122,8 @@ fn leftovers(place: &Place) -> Result {
 /// Fails on entries that are neither what they were nor what they were to become.
 ///
 /// A directory has no temporary name, so its attributes change one by one, and its time with each name in it: each must be old or new by itself,
-/// and a directory that is new is not looked at. The flags that forbid to change a file can be set only after it has its name.
+/// and a directory that is new is not looked at. What becomes a directory, or was one, has no name for a moment. Names of one file
+/// are parted and joined one by one, so that which others a file has may be neither. The flags that forbid to change a file can be set only after it has its name.
 fn neither_old_nor_new(reference: &Reference, now: &Path) -> Result {
     let by_path = |first: &Path| -> Result<BTreeMap<Vec<u8>, Vec<Difference>>> {
         let mut by_path = BTreeMap::<_, Vec<_>>::new();
@@ -131,6 +137,12 @@ fn neither_old_nor_new(reference: &Reference, now: &Path) -> Result {
         let is_made = old.iter().any(|found| found.what == What::OnlyInSecond);
         let in_both = |found: &Difference| found.what != What::Mtime && new.iter().any(|other| other.what == found.what);
         !is_dir(now, path) || !is_made && old.iter().any(in_both)
+    };
+    let changes_its_kind = |path: &[u8]| is_dir(reference.old, path) != is_dir(reference.new, path);
+    let is_absent = |found: &[Difference]| found.iter().any(|found| found.what == What::OnlyInFirst);
+    let is_bad = |path: &Vec<u8>, old: &[Difference], new: &[Difference]| {
+        let has_other_names_only = [old, new].iter().any(|found| found.iter().all(|found| found.what == What::Links));
+        is_bad(path, old, new) && !has_other_names_only && !(is_absent(old) && is_absent(new) && changes_its_kind(path))
     };
     let bad = old.iter().filter_map(|(path, old)| Some((old, new.get(path)?)).filter(|(old, new)| is_bad(path, old, new)));
     let shown: Vec<String> = bad.map(|(old, new)| format!("old: {}, new: {}", list(old), list(new))).collect();
@@ -178,6 +190,14 @@ mod tests {
         let (old, new) = ("echo 1 >a; echo 1 >b; chmod 600 a", "echo 2 >a; echo 2 >b; chmod 644 a; echo c >c");
         assert!(judged(old, new, "echo 2 >a; echo 1 >b; chmod 644 a"), "one new, one old");
         assert!(judged(old, new, "echo 1 >a; echo 2 >b; chmod 600 a; echo c >c; echo x >.gdo-tmp-1"), "with a leftover");
+        let (linked, parted) =
+            ("echo 1 >a; ln a b; ln a c; mkdir d; echo f >f", "echo 1 >a; echo 2 >b; rm -f c; echo d >d; mkdir f");
+        assert!(judged(linked, parted, "echo 1 >a; echo 2 >b; ln a c; echo f >f; mkdir d"), "only some names are parted");
+        assert!(
+            judged(linked, parted, "echo 1 >a; echo 2 >b; echo 1 >c; mkdir f"),
+            "what changes its kind is missing, and one name is left"
+        );
+        assert!(!judged(linked, parted, "echo 1 >a; echo 3 >b; ln a c; echo f >f; mkdir d"), "parted, and of neither content");
         assert!(!judged(old, new, "echo 2 >a; echo 1 >b; chmod 600 a"), "new content, old mode");
         assert!(!judged(old, new, ": >a; chmod 600 a; echo 1 >b"), "empty");
         assert!(!judged(old, new, "echo 1 >b"), "missing");

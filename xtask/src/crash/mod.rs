@@ -2,13 +2,15 @@
 //!
 //! Ways to stop it: `kill` (SIGKILL for all its processes), `cut` (the power of the filesystem, and nothing that was not on the disk gets there),
 //! `cut-journal` (the same just after the filesystem committed its journal for somebody else), and error numbers, for one call (`ENOSPC`) or from
-//! there on (`ENOSPC-on`). After each, [`judge`] must find nothing.
+//! there on (`ENOSPC-on`). And a way that does not stop it: `gc-meanwhile` freezes it there and lets both git and a run of ours collect garbage.
+//! After each, [`judge`] must find nothing.
+
+pub mod verbs;
 
 mod disk;
 mod judge;
 mod table;
 mod trace;
-mod verbs;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -37,6 +39,8 @@ pub enum Mode {
         /// Just after a journal commit.
         is_journal_committed: bool,
     },
+    /// All garbage is collected before the call is made.
+    GcMeanwhile,
     /// The call fails.
     Fail {
         /// The error's name.
@@ -65,7 +69,7 @@ impl Mode {
         let fail = |for_good| ERRORS.iter().map(move |&(name, errno)| Mode::Fail { name, errno, for_good });
         let fails = fail(false)
             .chain(fail(true).filter(|mode| *mode != Mode::Fail { name: "EINTR", errno: libc::EINTR, for_good: true }));
-        [Mode::Kill].into_iter().chain(cuts).chain(fails).collect()
+        [Mode::Kill].into_iter().chain(cuts).chain([Mode::GcMeanwhile]).chain(fails).collect()
     }
 
     fn name(self) -> String {
@@ -73,6 +77,7 @@ impl Mode {
             Mode::Kill => "kill".into(),
             Mode::Cut { is_journal_committed: false } => "cut".into(),
             Mode::Cut { is_journal_committed: true } => "cut-journal".into(),
+            Mode::GcMeanwhile => "gc-meanwhile".into(),
             Mode::Fail { name, for_good: false, .. } => name.into(),
             Mode::Fail { name, for_good: true, .. } => format!("{name}-on"),
         }
@@ -80,6 +85,16 @@ impl Mode {
 
     fn is_error(self) -> bool {
         matches!(self, Mode::Fail { .. })
+    }
+
+    /// Says whether it comes from somewhere else than the filesystem, so that one of them is enough.
+    fn is_alike_everywhere(self) -> bool {
+        self.is_error() || self == Mode::GcMeanwhile
+    }
+
+    /// Says whether a filesystem of this kind can be brought into such a state.
+    fn is_possible(self, kind: Kind) -> bool {
+        kind.can_be_cut() || !matches!(self, Mode::Cut { .. })
     }
 }
 
@@ -93,8 +108,6 @@ struct Request {
     n_samples: Option<u64>,
     /// The same for errors, of which there are many.
     n_error_samples: Option<u64>,
-    /// Errors are independent of the filesystem: the first is enough.
-    errors_on_first_only: bool,
     without_sync: bool,
     n_threads: usize,
     n_jobs: usize,
@@ -125,9 +138,8 @@ impl Request {
             modes: Vec::new(),
             kinds: Vec::new(),
             at: None,
-            n_samples: Some(8),
+            n_samples: Some(5),
             n_error_samples: Some(1),
-            errors_on_first_only: true,
             without_sync: false,
             n_threads: 1,
             n_jobs: std::thread::available_parallelism().map_or(1, usize::from),
@@ -167,7 +179,7 @@ impl Request {
             request.modes = Mode::all();
         }
         if request.kinds.is_empty() {
-            request.kinds = Kind::ALL.iter().map(|(_, kind)| *kind).collect();
+            request.kinds = Kind::ALL.iter().map(|(_, kind)| *kind).filter(|kind| kind.can_be_cut()).collect();
         }
         request.gdo = match gdo {
             Some(gdo) => gdo.canonicalize().context(|| format!("cannot find '{}'", gdo.display()))?,
@@ -207,7 +219,7 @@ impl Request {
     fn must_see_what_is_broken(&self) -> Result {
         let verb = VERBS.iter().find(|verb| verb.name == "snapshot-changed").expect("BUG: the verb is in the table");
         let scratch = self.scratch.join("without-sync");
-        for kind in &self.kinds {
+        for kind in self.kinds.iter().filter(|kind| kind.can_be_cut()) {
             let mut stage = Stage::new(self, *kind, verb, &scratch)?;
             stage.without_sync = true;
             let (_, problems) = stage.try_at(Mode::Cut { is_journal_committed: true }, stage.n_calls + 1)?;
@@ -217,7 +229,7 @@ impl Request {
     }
 
     fn sweep_verb(&self, kind: Kind, verb: &'static Verb, scratch: &Path) -> Result<Vec<Row>> {
-        let is_wanted = |mode: &&Mode| !mode.is_error() || !self.errors_on_first_only || kind == self.kinds[0];
+        let is_wanted = |mode: &&Mode| mode.is_possible(kind) && (!mode.is_alike_everywhere() || kind == self.kinds[0]);
         let modes: Vec<Mode> = self.modes.iter().filter(is_wanted).copied().collect();
         if modes.is_empty() {
             return Ok(Vec::new());
@@ -239,7 +251,7 @@ impl Request {
         if let Some(at) = self.at {
             return vec![at];
         }
-        let all = 1..=n_calls + u64::from(!mode.is_error());
+        let all = 1..=n_calls + u64::from(matches!(mode, Mode::Kill | Mode::Cut { .. }));
         match if mode.is_error() { self.n_error_samples } else { self.n_samples } {
             Some(n) if n < *all.end() => spread(n, *all.end(), u64::from(mode_seed(mode))),
             _ => all.collect(),
@@ -301,7 +313,8 @@ impl Stage {
     /// Prepares the filesystem and does the control run, which must pass.
     fn new(request: &Request, kind: Kind, verb: &'static Verb, scratch: &Path) -> Result<Stage> {
         let mut disk = Disk::new(kind, scratch, "disk")?;
-        let place = Place { gdo: request.gdo.clone(), top: disk.path().to_owned(), n_threads: request.n_threads };
+        let top = disk.path().to_owned();
+        let place = Place { gdo: request.gdo.clone(), store: top.join("store"), top, n_threads: request.n_threads };
         disk.mount()?;
         std::fs::write(place.top.join(disk::FOREIGN), "somebody else's file\n")?;
         (verb.prepare)(&place).context(|| "cannot prepare")?;
@@ -368,6 +381,7 @@ impl Stage {
                 self.disk.cut(is_journal_committed)?;
             }
             self.disk.unmount()?;
+            self.disk.forget_caches()?;
             self.disk.mount().context(|| "cannot mount again")?;
         } else if let Some(code) = traced.code {
             problems.extend(self.ending(code));
@@ -386,13 +400,15 @@ impl Stage {
 
     fn strike(&self, mode: Mode, at: u64) -> Result<Traced> {
         let disk = &self.disk;
-        let mut before_death = || match mode {
+        let mut at_the_call = || match mode {
             Mode::Cut { is_journal_committed } => disk.cut(is_journal_committed),
+            Mode::GcMeanwhile => verbs::collect_garbage(&self.place),
             _ => Ok(()),
         };
         let strike = match mode {
             Mode::Fail { errno, for_good, .. } => Strike::Fail { errno, for_good },
-            _ => Strike::Kill(&mut before_death),
+            Mode::GcMeanwhile => Strike::Freeze(&mut at_the_call),
+            _ => Strike::Kill(&mut at_the_call),
         };
         let plan = Plan { at, strike, below: &self.place.top, without_sync: self.without_sync };
         trace::run(&self.place.gdo(self.verb.args), &File::create(&self.output)?, plan)
@@ -427,7 +443,7 @@ mod tests {
     #[test]
     fn modes_have_different_names_and_eintr_happens_once() {
         let names: Vec<String> = Mode::all().into_iter().map(Mode::name).collect();
-        assert_eq!(names.len(), 16);
+        assert_eq!(names.len(), 17);
         assert!(names.contains(&"EINTR".to_owned()) && !names.contains(&"EINTR-on".to_owned()));
         assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
     }

@@ -59,20 +59,22 @@ const COLUMNS: &[Column] = &[
     ("kill -9", |row| row.mode == "kill"),
     ("power cut", |row| row.mode == "cut"),
     ("power cut, journal committed", |row| row.mode == "cut-journal"),
+    ("gc meanwhile", |row| row.mode == "gc-meanwhile"),
     ("one error", |row| row.is_error && !row.mode.ends_with("-on")),
     ("errors from there on", |row| row.is_error && row.mode.ends_with("-on")),
 ];
 
 /// Returns the table: bad states of all states, per verb and filesystem; and below it the bad ones, each with how to see it again.
 pub fn markdown(rows: &[Row], wall: Duration) -> String {
+    let columns: Vec<&Column> = COLUMNS.iter().filter(|(_, is_here)| rows.iter().any(is_here)).collect();
     let mut text = String::from("| verb | filesystem | calls |");
-    COLUMNS.iter().for_each(|(title, _)| write!(text, " {title} |").expect(STRING));
+    columns.iter().for_each(|(title, _)| write!(text, " {title} |").expect(STRING));
     text += "\n|---|---|---:|";
-    text += &"---:|".repeat(COLUMNS.len());
+    text += &"---:|".repeat(columns.len());
     text += "\n";
     for group in rows.chunk_by(|a, b| (a.verb, a.kind) == (b.verb, b.kind)) {
         write!(text, "| {} | {} | {} |", group[0].verb, group[0].kind, group[0].n_calls).expect(STRING);
-        for (_, is_here) in COLUMNS {
+        for (_, is_here) in &columns {
             let here = || group.iter().filter(|row| is_here(row));
             let n_states: u64 = here().map(|row| row.n_states).sum();
             let n_bad: usize = here().map(|row| row.bad.len()).sum();

@@ -26,6 +26,8 @@ pub enum Strike<'a> {
     Never,
     /// The closure is called, and then the whole tree is killed.
     Kill(&'a mut dyn FnMut() -> Result),
+    /// The closure is called, and then the call is made: what was frozen there goes on.
+    Freeze(&'a mut dyn FnMut() -> Result),
     /// The call fails with this error number; so do all later ones, if `for_good`.
     Fail {
         /// The error number.
@@ -239,6 +241,7 @@ impl Tracer<'_, '_> {
                 self.kill_all();
                 result
             }
+            Strike::Freeze(meanwhile) if is_it => meanwhile(),
             Strike::Fail { errno, for_good } if is_it || *for_good && self.struck.is_some() => {
                 call.skip(&mut registers, -i64::from(*errno))
             }
@@ -561,6 +564,19 @@ mod tests {
             sh("mkdir t.$$ 2>&1 | grep -q 'No space left' && test ! -e t.$$", 1, Strike::Fail { errno: 28, for_good: false });
         assert_eq!(traced.code, Some(0), "{traced:?}");
         assert!(traced.struck.unwrap().starts_with("mkdir(t."), "named");
+    }
+
+    #[test]
+    fn what_is_frozen_before_a_call_goes_on_after_it() {
+        let name = format!("frozen.{}", std::process::id());
+        let path = std::env::temp_dir().join(&name);
+        let mut was_there = Vec::new();
+        let mut meanwhile = || {
+            was_there.push(path.exists());
+            Ok(())
+        };
+        let traced = sh(&format!("mkdir {name}; test -d {name} && rmdir {name}"), 1, Strike::Freeze(&mut meanwhile));
+        assert_eq!((traced.code, traced.n_calls, was_there), (Some(0), 2, vec![false]));
     }
 
     #[test]
