@@ -6,6 +6,7 @@ mod acceptance;
 mod bench;
 mod command;
 mod compare;
+mod concurrency;
 mod crash;
 mod fixtures;
 mod fuzz;
@@ -23,8 +24,8 @@ use command::{Failure, Result};
 const USAGE: &str = "\
 usage: cargo xtask <verb>
 
-  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, rot, race,
-                                     acceptance
+  test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, concurrency,
+                                     race, rot, acceptance
   acceptance [--full] [--keep] [--gdo PROGRAM] [--scratch DIR] [--list] [NAME...]
                                      the program against real trees; --full uses the sizes that the promises are made for
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
@@ -37,6 +38,8 @@ usage: cargo xtask <verb>
   crash [--full] [--sample N] [--verb V]... [--mode M]... [--fs F]... [--at N] [--without-sync] [--threads N] [--json]
         [--jobs N] [--gdo PROGRAM] [--scratch DIR]
                                      verbs stopped at their Nth mutating system call in every way, as a markdown table
+  concurrency [--full] [--rounds N] [--seed N] [--workers N] [--gdo PROGRAM] [--scratch DIR]
+                                     many runs at once that share a store, while processes of theirs are stopped and killed
   rot [--full] [--only FILES] [--without-data] [--json] [--jobs N] [--gdo PROGRAM] [--scratch DIR]
                                      every stored file damaged in every way: found, harmless, repaired, as a markdown table
   race [--full] [--scratch DIR] [OPERATION...]
@@ -53,6 +56,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("fuzz", fuzz::main),
     ("instructions", instructions::main),
     ("crash", crash::main),
+    ("concurrency", concurrency::main),
     ("race", race::main),
     ("rot", rot::main),
 ];

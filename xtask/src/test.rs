@@ -34,6 +34,7 @@ const STEPS: &[Step] = &[
         env: &[("RUSTDOCFLAGS", "-Dwarnings")],
     },
     Step { name: "crash", program: "cargo", args: &["xtask", "crash"], env: &[] },
+    Step { name: "concurrency", program: "cargo", args: &["xtask", "concurrency"], env: &[] },
     Step { name: "race", program: "cargo", args: &["xtask", "race"], env: &[] },
     Step { name: "rot", program: "cargo", args: &["xtask", "rot"], env: &[] },
     Step { name: ACCEPTANCE, program: "cargo", args: &["xtask", "acceptance"], env: &[] },
