@@ -1,5 +1,8 @@
 //! `cargo xtask fuzz`: every decoder under hostile input, for a while.
 //!
+//! It begins with the inputs in `fuzz/corpus`, which were chosen so that each reaches something that no other does; what it finds goes to
+//! `fuzz/corpus-found`, which git leaves alone, and is there for the next time.
+//!
 //! Needs the nightly toolchain, and cargo-fuzz from crates.io, which is installed below `target` if it is missing.
 
 use std::ffi::OsString;
@@ -31,8 +34,16 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
             "-timeout=1".into(),
             "-print_final_stats=1".into(),
         ];
+        let (found, chosen) = (format!("fuzz/corpus-found/{name}"), format!("fuzz/corpus/{name}"));
+        for dir in [&found, &chosen] {
+            std::fs::create_dir_all(repository().join(dir)).context(|| format!("cannot make '{dir}'"))?;
+        }
         let mut run = Command::new("cargo");
-        run.args(["+nightly", "fuzz", "run", name, "--"]).args(limits).current_dir(repository()).env("PATH", path_with_tools());
+        // What is new goes into the first directory.
+        run.args(["+nightly", "fuzz", "run", name, &found, &chosen, "--"])
+            .args(limits)
+            .current_dir(repository())
+            .env("PATH", path_with_tools());
         let output = run.output().context(|| "cannot run cargo fuzz".to_owned())?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let stat = |key: &str| said.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("?").trim().to_owned();
