@@ -432,11 +432,13 @@ impl Run<'_> {
             && !job.is_new
             && !self.options.dry_run
         {
+            // Somebody may have removed it just now: that costs what is in it, not all the rest.
             self.or_warn(path, self.remove_leftovers(path, dir).context(|| "cannot clear what a killed run left"))?;
         }
         // A directory that this run made needs its metadata, also if it only leads to what was asked for or comes from a plain clone.
         if self.is_selected(path) && listing.is_recorded || job.is_new {
-            self.note_dir(&job, &listing)?;
+            let result = self.note_dir(&job, &listing);
+            self.or_warn(path, result)?;
         }
         self.count(0);
         for (name, item) in listing.files {

@@ -57,7 +57,7 @@ impl Block<'_> {
 
     /// Freezes a snapshot somewhere in its midst, collects all garbage from every side, and lets it go on.
     pub fn freeze_a_snapshot(&mut self, round: u64) -> Result<Vec<String>> {
-        let mut dice = Seeded::new(self.seed * 1000 + round ^ 0xf0f0);
+        let mut dice = Seeded::new((self.seed * 1000 + round) ^ 0xf0f0);
         let place = &self.places[0];
         // New for the tree, but perhaps known to the store: by a run that was killed, or by a commit that was dropped.
         let revived = dice.next() % 3;
@@ -145,7 +145,12 @@ fn restores(place: &Place, scratch: &Path, commit: &str) -> Result {
 /// The next snapshot works at once, and has exactly what is there.
 fn goes_on(place: &Place, scratch: &Path) -> Result {
     succeed(&mut place.gdo(&["snapshot", "-m", "afterwards", "."]))?;
+    // Nothing is to be changed, but a restore that was killed may have left temporary files, which the next one removes.
+    succeed(&mut place.gdo(&["restore"]))?;
     let target = scratch.join("afterwards");
+    if target.exists() {
+        fs::remove_dir_all(&target)?;
+    }
     succeed(&mut place.gdo(&["restore", "--source", "HEAD", "--target", target.to_str().ok_or("a plain name")?]))?;
     must_be_equal(&place.work(), &target, &Options::default()).context(|| "restored elsewhere")?;
     Ok(fs::remove_dir_all(&target)?)

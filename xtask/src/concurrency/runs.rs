@@ -53,7 +53,8 @@ pub const KINDS: &[Kind] = &[
     gdo("rm", 4, &["rm", "@PATH"], &[NOT_FOUND, CONFLICT]),
     gdo("rm --cached", 4, &["rm", "--cached", "@PATH"], &[NOT_FOUND, CONFLICT]),
     gdo("restore --target", 8, &["restore", "--source", "HEAD", "--target", "@TARGET"], &[]),
-    gdo("restore --target, staged", 4, &["restore", "--target", "@TARGET"], &[CONFLICT]),
+    // What it reads nothing leads to but itself: stock git may remove it, and then it names what it could not restore.
+    gdo("restore --target, staged", 4, &["restore", "--target", "@TARGET"], &[PARTIAL, CONFLICT]),
     gdo("restore", 5, &["restore", "--source", "HEAD"], &[PARTIAL]),
     gdo("restore HEAD~1", 4, &["restore", "--source", "HEAD~1"], &[PARTIAL, NOT_FOUND]),
     gdo("status", 5, &["status"], &[PARTIAL]),
