@@ -4,11 +4,10 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{Run, World};
@@ -32,7 +31,10 @@ fn objects(world: &World, kind: &str, all: &[Vec<u8>]) -> Vec<String> {
         std::fs::write(&path, bytes).unwrap();
         list += &format!("{}\n", path.display());
     }
-    let mut git = Command::new("git")
+    // From a file: a pipe would fill up while git waits for somebody to read its own.
+    let list_path = dir.path().join("list");
+    std::fs::write(&list_path, list).unwrap();
+    let output = Command::new("git")
         .args([
             "-c",
             "core.fsync=none",
@@ -47,12 +49,9 @@ fn objects(world: &World, kind: &str, all: &[Vec<u8>]) -> Vec<String> {
             "--stdin-paths",
         ])
         .current_dir(world.path(""))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
+        .stdin(std::fs::File::open(&list_path).unwrap())
+        .output()
         .unwrap();
-    git.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
-    let output = git.wait_with_output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }

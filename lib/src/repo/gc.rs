@@ -43,6 +43,7 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<GcReport> 
                 false => error,
             }
         })?;
+        repo.objects.refresh();
         repo.note_refs(&lock)?;
     }
     let others = others(repo, &forgotten)?;
