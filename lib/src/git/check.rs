@@ -183,7 +183,7 @@ impl Git {
 
     /// Takes what is `damaged` out of the object database, after making anew what can be; sound objects of damaged packs are kept.
     ///
-    /// What was taken out lies in `quarantine` in the state directory `state`, where [`Self::quarantined`] finds what is sound in it.
+    /// What was taken out lies in `quarantine` in the state directory `state`, where [`Self::salvage_quarantined`] finds what is sound in it.
     pub fn put_aside_damaged(&self, state: &Path, damaged: &[Damaged]) -> Result<()> {
         let mut stems: Vec<PathBuf> = damaged.iter().map(|found| found.path.clone()).collect();
         stems.dedup();

@@ -59,7 +59,8 @@ impl Fault {
     /// Returns all faults of a file of `len` bytes; in the short form one of every `thin` bits.
     pub fn all(len: u64, thin: u64, seed: u64) -> Vec<Fault> {
         let mut random = Seeded::new(seed);
-        let mut all: Vec<Fault> = (0..8 * len.min(EVERY_BIT)).filter(|bit| (bit + seed) % thin == 0).map(Fault::Flip).collect();
+        let mut all: Vec<Fault> =
+            (0..8 * len.min(EVERY_BIT)).filter(|bit| (bit + seed).is_multiple_of(thin)).map(Fault::Flip).collect();
         let mut places = if thin == 1 { vec![0, len / 2, len.saturating_sub(1)] } else { vec![len / 2] };
         if len > EVERY_BIT {
             let n = if thin == 1 { 64 } else { 1 };

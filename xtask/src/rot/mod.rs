@@ -22,8 +22,11 @@ use crate::{ensure, packages};
 use faults::{Fault, KINDS};
 use place::{Place, REVISIONS};
 
-/// Kinds of stored files: what the table calls them, and how their paths below `.git` are told, the first that fits.
-const CLASSES: &[(&str, fn(&str) -> bool)] = &[
+/// A kind of stored files: what the table calls it, and how a path below `.git` is told to be of it.
+type Class = (&'static str, fn(&str) -> bool);
+
+/// The first that fits counts.
+const CLASSES: &[Class] = &[
     ("lock, count of leases", |p| p.ends_with("lock") || p.ends_with("/leases")),
     ("chunk pack", |p| p.starts_with("devops/store/packs/")),
     ("index segment", |p| p.ends_with(".segment")),
@@ -32,6 +35,7 @@ const CLASSES: &[(&str, fn(&str) -> bool)] = &[
     ("list of repositories", |p| p == "devops/store/repositories"),
     ("mirror", |p| p == "devops/state/mirror"),
     ("note about the index", |p| p == "devops/state/index-checksum"),
+    ("note about the place", |p| p == "devops/state/enrolled"),
     ("git pack", |p| p.ends_with(".pack")),
     ("git pack index", |p| p.ends_with(".idx")),
     ("git cache (rev, bitmap, graph)", |p| p.starts_with("objects/pack/") || p.starts_with("objects/info/commit-graph")),
@@ -46,8 +50,11 @@ const CLASSES: &[(&str, fn(&str) -> bool)] = &[
     ("log of a ref", |p| p.starts_with("logs/")),
 ];
 
-/// Faults that `check` need not name, because nothing that is delivered or kept depends on the bytes; each is still tried, and must do no harm.
-const EXCUSES: &[(&str, fn(&Fault) -> bool, &str)] = &[
+/// Faults in a kind of files that `check` need not name, and why not.
+type Excuse = (&'static str, fn(&Fault) -> bool, &'static str);
+
+/// Nothing that is delivered or kept depends on the bytes; each fault is still tried, and must do no harm.
+const EXCUSES: &[Excuse] = &[
     (
         "lock, count of leases",
         |_| true,
@@ -55,6 +62,11 @@ const EXCUSES: &[(&str, fn(&Fault) -> bool, &str)] = &[
     ),
     ("list for dumb servers", |_| true, "only git's plain-HTTP servers publish them; git writes them anew"),
     ("note about the index", |_| true, "without it every file is looked at once more; it has a checksum of its own"),
+    (
+        "note about the place",
+        |_| true,
+        "without it a repository that is moved has two lines in the list of repositories, and gc asks",
+    ),
     (
         "log of a ref",
         |_| true,
