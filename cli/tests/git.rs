@@ -86,7 +86,7 @@ fn an_index_that_stock_git_wrote_hides_no_change_of_metadata() {
     // It is our note that tells whose index it is: with a forged one the change is hidden.
     let index = std::fs::read(world.path(".git/index")).unwrap();
     let checksum = &index[index.len() - 20..];
-    let note = [checksum, &&ChunkId::of(checksum).as_bytes()[..12]].concat();
+    let note = [checksum, &ChunkId::of(checksum).as_bytes()[..12]].concat();
     std::fs::write(world.path(".git/devops/state/index-checksum"), note).unwrap();
     assert!(!world.ok(&["status"]).contains("m f"));
 }

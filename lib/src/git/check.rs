@@ -35,6 +35,8 @@ pub enum Role {
     Derived,
     /// It says where objects lie in a pack, and can be made from that.
     Index,
+    /// The same, and it is not there: that is damage if objects are missing, and else what a run leaves that was killed between pack and index.
+    LostIndex,
     /// It holds objects.
     Pack,
     /// It is one object.
@@ -46,7 +48,7 @@ impl Role {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Derived => "'gdo check --repair' removes it; git makes it anew",
-            Self::Index => "'gdo check --repair' makes it anew from its pack",
+            Self::Index | Self::LostIndex => "'gdo check --repair' makes it anew from its pack",
             Self::Pack | Self::Loose(_) => {
                 "'gdo check --repair --from SOURCE' takes the objects from a copy of the repository, or small files from a directory that has them"
             }
@@ -96,9 +98,11 @@ impl Git {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let stray = |problem: &str, role| Damaged { path: path.to_owned(), offset: None, problem: problem.into(), role };
         match extension {
+            // Git takes no notice of it.
+            "pack" if !name.starts_with("pack-") => (),
             "pack" if !has("idx") => {
                 let problem = "this index of a pack is missing, so that git does not see the pack";
-                found.push(Damaged { path: path.with_extension("idx"), ..stray(problem, Role::Index) });
+                found.push(Damaged { path: path.with_extension("idx"), ..stray(problem, Role::LostIndex) });
             }
             "pack" if read_packs => self.check_pack(path, found)?,
             "idx" if !has("pack") => {
@@ -193,7 +197,7 @@ impl Git {
                 of_file().map(|found| found.role).find(|role| *role == Role::Pack).or_else(|| of_file().map(|f| f.role).next());
             match role {
                 Some(Role::Derived) => self.move_aside(state, path)?,
-                Some(Role::Index) => {
+                Some(Role::Index | Role::LostIndex) => {
                     self.move_aside(state, &path.with_extension("idx"))?;
                     self.move_aside(state, &path.with_extension("rev"))?;
                     let pack = path.with_extension("pack");

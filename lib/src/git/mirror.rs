@@ -28,8 +28,8 @@ struct Copy {
     content: Vec<u8>,
 }
 
-/// Seconds and nanoseconds.
-type Mtime = (i64, i64);
+/// When a file was written: seconds since 1970, and nanoseconds.
+pub type Mtime = (i64, i64);
 
 /// The file `packed-refs`, by its hash: what it says stands in the refs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +140,11 @@ impl Mirror {
     /// Returns where the mirror is.
     pub fn path(state: &Path) -> PathBuf {
         state.join(FILE)
+    }
+
+    /// Returns when the mirror in the state directory `state` was written; `None` if there is none.
+    pub fn noted_at(state: &Path) -> Result<Option<Mtime>> {
+        mtime_of(&Self::path(state))
     }
 
     /// Returns what the repository at `git_dir` looks like now.
@@ -308,7 +313,12 @@ fn head_problem(git_dir: &Path, content: &[u8]) -> Result<Option<String>> {
 }
 
 /// Compares all refs with the mirror, if there is one, and with git's logs.
-pub fn examine_refs(git_dir: &Path, objects: &Objects, mirror: Option<&Mirror>) -> Result<Vec<Deviation>> {
+pub fn examine_refs(
+    git_dir: &Path,
+    objects: &Objects,
+    mirror: Option<&Mirror>,
+    noted_at: Option<Mtime>,
+) -> Result<Vec<Deviation>> {
     let seen = Seen::of(git_dir)?;
     let none = Mirror::default();
     let known = mirror.unwrap_or(&none);
@@ -327,10 +337,29 @@ pub fn examine_refs(git_dir: &Path, objects: &Objects, mirror: Option<&Mirror>) 
         if now == Some(&Value::Symbolic) {
             continue;
         }
+        let is_written_since = || -> Result<bool> { Ok(written_at(git_dir, name)? > noted_at && noted_at.is_some()) };
+        if matches!(now, Some(Value::Direct(now)) if is_sound(objects, name, now)) && is_written_since()? {
+            continue; // what a disk does to a file does not change its time
+        }
         found.extend(examine_ref(git_dir, objects, name, was, now)?);
     }
     settle_forward(&mut found, objects, known, &seen, git_dir);
     Ok(found)
+}
+
+/// Returns when the file that holds a ref was written; `None` if there is none.
+fn written_at(git_dir: &Path, name: &str) -> Result<Option<Mtime>> {
+    let loose = git_dir.join(name);
+    let path = if durable::is_file(&loose) { loose } else { git_dir.join("packed-refs") };
+    mtime_of(&path)
+}
+
+fn mtime_of(path: &Path) -> Result<Option<Mtime>> {
+    match durable::look(path) {
+        Ok(meta) => Ok(Some((meta.mtime(), meta.mtime_nsec()))),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn examine_packed(git_dir: &Path, seen: &Seen, known: &Mirror) -> Option<Deviation> {
@@ -793,7 +822,15 @@ mod tests {
         fn examine(&self) -> Vec<Deviation> {
             let mirror = Mirror::read(&self.state()).unwrap();
             let mut found = examine_files(self.git.git_dir(), mirror.as_ref().unwrap()).unwrap();
-            found.extend(examine_refs(self.git.git_dir(), &Objects::open(self.git.git_dir()).unwrap(), mirror.as_ref()).unwrap());
+            found.extend(
+                examine_refs(
+                    self.git.git_dir(),
+                    &Objects::open(self.git.git_dir()).unwrap(),
+                    mirror.as_ref(),
+                    Mirror::noted_at(&self.state()).unwrap(),
+                )
+                .unwrap(),
+            );
             found
         }
 
@@ -818,6 +855,7 @@ mod tests {
             &["update-ref refs/heads/main 3", "pack-refs --all", "branch -f side main"],
             &["gc -q"],
             &["config --file config user.name Ann"],
+            &["update-ref refs/heads/main 1", "reflog expire --expire=now --all"],
         ];
         for act in acts {
             let scratch = Scratch::new();
@@ -871,7 +909,7 @@ mod tests {
             let mut healed = examine_files(git_dir, good.as_ref().unwrap()).unwrap();
             Git::put_back(git_dir, &scratch.state(), &healed, good.as_ref()).unwrap();
             let objects = Objects::open(git_dir).unwrap();
-            let found = examine_refs(git_dir, &objects, good.as_ref()).unwrap();
+            let found = examine_refs(git_dir, &objects, good.as_ref(), Mirror::noted_at(&scratch.state()).unwrap()).unwrap();
             assert!(found.iter().all(Deviation::is_curable), "{n}: {found:?}");
             Git::put_back(git_dir, &scratch.state(), &found, good.as_ref()).unwrap();
             healed.extend(found);

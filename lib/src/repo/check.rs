@@ -7,6 +7,7 @@ use crate::durable;
 use crate::error::{Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
+use crate::git::check::Role;
 use crate::git::{Deviation, Index, Oid, mirror};
 use crate::progress::Progress;
 
@@ -33,11 +34,14 @@ pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Fi
     let mut findings = Vec::new();
     check_places(repo, &mut findings)?;
     progress.stage("checking git objects", 0, 0);
-    for found in repo.git.check_files(read_data)? {
+    let damaged = repo.git.check_files(read_data)?;
+    let mut complaints = Vec::new();
+    fsck(repo, &mut complaints)?;
+    for found in damaged.into_iter().filter(|found| found.role != Role::LostIndex || !complaints.is_empty()) {
         let (what, remedy) = (found.path.display().to_string(), found.role.remedy().into());
         findings.push(Finding { what, offset: found.offset, problem: found.problem, remedy });
     }
-    fsck(repo, &mut findings)?;
+    findings.append(&mut complaints);
     progress.stage("checking the chunk store", 0, 0);
     for found in repo.store.check(read_data, progress)? {
         findings.push(Finding {

@@ -220,6 +220,7 @@ impl Repo {
         }
         let (git, config) = Git::open(&places.git_dir)?;
         git.heal_stale_locks(&lock)?;
+        enrolled::clear_leftovers(&places.state, &lock)?;
         let mut places = places.clone();
         places.store = places.configured_store(&config);
         durable::create_private_dir(&places.store)?;

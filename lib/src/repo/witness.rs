@@ -62,13 +62,14 @@ pub(super) fn heal_files(places: &Places) -> Result<Witnessed> {
 /// Puts back refs, where it is beyond doubt where they were.
 pub(super) fn heal_refs(places: &Places, objects: &Objects, witnessed: &mut Witnessed) -> Result<()> {
     let mirror = Mirror::read(&places.state).ok().flatten();
-    let found = mirror::examine_refs(&places.git_dir, objects, mirror.as_ref())?;
+    let noted_at = Mirror::noted_at(&places.state)?;
+    let found = mirror::examine_refs(&places.git_dir, objects, mirror.as_ref(), noted_at)?;
     if !found.iter().any(Deviation::is_curable) {
         witnessed.open.extend(found);
         return Ok(());
     }
     let lock = lock(places)?;
-    let found = mirror::examine_refs(&places.git_dir, objects, mirror.as_ref())?;
+    let found = mirror::examine_refs(&places.git_dir, objects, mirror.as_ref(), noted_at)?;
     let (curable, rest): (Vec<_>, Vec<_>) = found.into_iter().partition(Deviation::is_curable);
     Git::put_back(&places.git_dir, &places.state, &curable, mirror.as_ref())?;
     if mirror.is_some() {
@@ -92,7 +93,7 @@ fn renew(places: &Places, objects: Option<&Objects>, doubtful: &[Deviation], _he
     let mut doubtful = doubtful.to_vec();
     if let Some(objects) = objects {
         doubtful.extend(mirror::examine_files(&places.git_dir, &old)?);
-        doubtful.extend(mirror::examine_refs(&places.git_dir, objects, Some(&old))?);
+        doubtful.extend(mirror::examine_refs(&places.git_dir, objects, Some(&old), Mirror::noted_at(&places.state)?)?);
     }
     let new = old.advanced(now, &doubtful, &places.git_dir);
     if new == old { Ok(()) } else { new.write(&places.state) }
