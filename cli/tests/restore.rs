@@ -163,7 +163,7 @@ fn what_is_below_a_locked_directory_is_restored_and_the_directory_locked_again()
         assert_eq!((world.read("i/f"), world.read("a/f")), ("1\n".into(), "1\n".into()), "{what}");
         assert!(!world.exists("i/.gdo-tmp-0123456789abcdef"), "{what}");
         assert_eq!(world.sh("lsattr -d i a | tr -s ' ' | cut -d' ' -f1 | tr -d e-"), "i\na\n", "{what}: {flags}");
-        assert_eq!(world.sh("ls .git/devops/state").trim_end(), "enrolled\nindex-checksum\nlock", "{what}");
+        assert_eq!(world.sh("ls .git/devops/state").trim_end(), "enrolled\nindex-checksum\nlock\nmirror", "{what}");
     }
     // A run that is killed, or fails, while the directory is open: the next one locks it, also if it only led to what was asked for.
     world.sh("ino=$(stat -c %i i); chattr -i i; printf 'git-devops lifted flags 1\n%s 16 /i\n' $ino >.git/devops/state/lifted-$(stat -c %Hd-%Ld-%i .)");

@@ -211,5 +211,5 @@ fn what_a_killed_run_left_in_the_state_goes_with_the_next_one() {
     world.write("f", "1");
     world.write(".git/devops/state/.gdo-tmp-0123456789abcdef", "half");
     world.snapshot();
-    assert_eq!(world.sh("ls -A .git/devops/state"), "enrolled\nindex-checksum\nlock\n");
+    assert_eq!(world.sh("ls -A .git/devops/state"), "enrolled\nindex-checksum\nlock\nmirror\n");
 }

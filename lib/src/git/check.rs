@@ -98,8 +98,8 @@ impl Git {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let stray = |problem: &str, role| Damaged { path: path.to_owned(), offset: None, problem: problem.into(), role };
         match extension {
-            // Git takes no notice of it.
-            "pack" if !name.starts_with("pack-") => (),
+            // What git did not finish, and takes no notice of.
+            "pack" | "idx" | "rev" | "bitmap" | "mtimes" if !name.starts_with("pack-") => (),
             "pack" if !has("idx") => {
                 let problem = "this index of a pack is missing, so that git does not see the pack";
                 found.push(Damaged { path: path.with_extension("idx"), ..stray(problem, Role::LostIndex) });

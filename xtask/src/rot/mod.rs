@@ -67,11 +67,7 @@ const EXCUSES: &[Excuse] = &[
         |_| true,
         "without it a repository that is moved has two lines in the list of repositories, and gc asks",
     ),
-    (
-        "log of a ref",
-        |_| true,
-        "names, times and messages of old moves are for people; where the log ends is compared with the ref",
-    ),
+    ("log of a ref", |_| true, "names, times and messages of old moves are for people; the log alone never moves a ref"),
     ("git cache (rev, bitmap, graph)", |fault| *fault == Fault::Delete, "git works without them and makes them anew"),
     (
         "mirror",
