@@ -364,6 +364,7 @@ fn examine_packed(git_dir: &Path, seen: &Seen, known: &Mirror) -> Option<Deviati
         (Some(was), Some(now)) if was.hash != now.hash && now.mtime <= was.mtime => {
             Some("its content changed, but nobody wrote it")
         }
+        (Some(_), None) if known.refs.keys().any(|name| !seen.refs.contains_key(name)) => Some("it is missing, and refs with it"),
         _ => None,
     };
     let (offset, problem) = match (seen.packed_problem, changed) {

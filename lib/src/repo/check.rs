@@ -74,6 +74,7 @@ fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
         Ok(index) if repo.is_index_stale(&index)? => {
             Some("this is not the index that was written last, as 'index-checksum' has it, and nobody wrote it".to_owned())
         }
+        Ok(_) if repo.is_index_lost() => Some("it is missing, though it was written once".to_owned()),
         Ok(_) => None,
     };
     findings.extend(problem.map(|problem| Finding {

@@ -312,6 +312,11 @@ impl Repo {
         (note == encode_note(checksum)).then_some(checksum)
     }
 
+    /// Says whether there is no index, though we noted one.
+    fn is_index_lost(&self) -> bool {
+        !durable::is_there(&self.index_path()) && self.noted_index().is_some()
+    }
+
     /// Says whether the index is another than the one that we noted, but under a time that is not newer than the note: then no program wrote it.
     fn is_index_stale(&self, index: &Index) -> Result<bool> {
         let is_noted = self.noted_index().is_none_or(|noted| noted == index.checksum());

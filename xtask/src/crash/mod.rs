@@ -138,7 +138,7 @@ impl Request {
             modes: Vec::new(),
             kinds: Vec::new(),
             at: None,
-            n_samples: Some(5),
+            n_samples: Some(3),
             n_error_samples: Some(1),
             without_sync: false,
             n_threads: 1,
