@@ -27,7 +27,8 @@ pub struct RemoveOptions {
 
 /// Takes `paths` and all below them out of the index and, unless told otherwise, from the disk; returns what was removed.
 ///
-/// The next commit records it. What is left on the disk stays without an owner until somebody names it again, or a directory above it. Nothing is removed at all if one of the paths is not stored, or differs on the disk and `force` is not given.
+/// The next commit records it. What is left on the disk stays without an owner until somebody names it again, or a directory above it. Nothing is
+/// removed at all if one of the paths is not stored, or differs on the disk and `force` is not given.
 pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress: &Progress) -> Result<Vec<Change>> {
     let _lock = repo.lock()?;
     let index = repo.index()?;

@@ -76,17 +76,17 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
     }
     packages::install(&[packages::TEST])?;
     ensure!(packages::is_root(), "the acceptance tests need root: devices, owners and inode flags are part of them");
-    let gdo = match gdo {
-        Some(gdo) => std::fs::canonicalize(&gdo).context(|| format!("cannot find '{}'", gdo.display()))?,
-        None => build()?,
-    };
+    let gdo = program(gdo)?;
     let world = World { gdo, scratch: std::path::absolute(scratch.unwrap_or_else(|| target_dir().join("acceptance")))?, full };
     let failed = world.try_all(&names, keep)?;
     Ok(ExitCode::from(u8::from(!failed.is_empty())))
 }
 
-/// Builds the program as it is released, and returns where it lies.
-pub fn build() -> Result<PathBuf> {
+/// Returns where the program to judge lies: `gdo` if it is given, else what is built as it is released.
+pub fn program(gdo: Option<PathBuf>) -> Result<PathBuf> {
+    if let Some(gdo) = gdo {
+        return gdo.canonicalize().context(|| format!("cannot find '{}'", gdo.display()));
+    }
     succeed(Command::new("cargo").args(["build", "--release", "-p", "git-devops"]).current_dir(repository()))?;
     Ok(target_dir().join("release/gdo"))
 }

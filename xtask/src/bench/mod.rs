@@ -82,10 +82,7 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let needs: Vec<Need> = TOOLS.iter().filter_map(|tool| tool.need).filter(|(_, package)| !package.is_empty()).collect();
     packages::install(&[packages::TEST, &needs])?;
     ensure!(packages::is_root(), "the benchmark needs root: it restores owners and devices");
-    options.gdo = match gdo {
-        Some(gdo) => std::fs::canonicalize(gdo)?,
-        None => acceptance::build()?,
-    };
+    options.gdo = acceptance::program(gdo)?;
     let tools: Vec<&Tool> = TOOLS.iter().filter(|tool| is_meant(&options.tools, tool.name) && is_installed(tool)).collect();
     ensure!(
         tools.first().is_some_and(|tool| tool.name == TOOLS[0].name),

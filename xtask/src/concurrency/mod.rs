@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::acceptance::build;
+use crate::acceptance::program;
 use crate::command::{Context, Failure, Result, target_dir};
 use crate::crash::verbs::Place;
 use crate::fixtures::Seeded;
@@ -98,10 +98,7 @@ impl Request {
                 _ => return Err(Failure(format!("unknown option '{}'", arg.display()))),
             }
         }
-        request.gdo = match gdo {
-            Some(gdo) => gdo.canonicalize().context(|| format!("cannot find '{}'", gdo.display()))?,
-            None => build()?,
-        };
+        request.gdo = program(gdo)?;
         Ok(request)
     }
 }

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::acceptance::build;
+use crate::acceptance::program;
 use crate::command::{Context, Failure, Result, target_dir};
 use crate::{ensure, packages};
 
@@ -181,10 +181,7 @@ impl Request {
         if request.kinds.is_empty() {
             request.kinds = Kind::ALL.iter().map(|(_, kind)| *kind).filter(|kind| kind.can_be_cut()).collect();
         }
-        request.gdo = match gdo {
-            Some(gdo) => gdo.canonicalize().context(|| format!("cannot find '{}'", gdo.display()))?,
-            None => build()?,
-        };
+        request.gdo = program(gdo)?;
         Ok(request)
     }
 

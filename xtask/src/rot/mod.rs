@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::acceptance::build;
+use crate::acceptance::program;
 use crate::command::{Context, Failure, Outcome, Result, target_dir};
 use crate::compare::{Difference, Options, What, compare};
 use crate::{ensure, packages};
@@ -166,10 +166,7 @@ impl Request {
                 _ => return Err(Failure(format!("unknown option '{}'", arg.display()))),
             }
         }
-        request.gdo = match gdo {
-            Some(gdo) => gdo.canonicalize().context(|| format!("cannot find '{}'", gdo.display()))?,
-            None => build()?,
-        };
+        request.gdo = program(gdo)?;
         Ok(request)
     }
 
