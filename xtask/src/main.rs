@@ -30,7 +30,7 @@ usage: cargo xtask <verb>
                                      the program against real trees; --full uses the sizes that the promises are made for
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
   fixture NAME DIR                   one of the trees that the tests use; without NAME: lists them
-  bench [--quick] [--write] [--only SET]... [--tool NAME]... [--rounds N] [--gdo PROGRAM] [--scratch DIR]
+  bench [--quick] [--write] [--only SET]... [--tool NAME]... [--until OPERATION] [--rounds N] [--gdo PROGRAM] [--scratch DIR]
                                      the program beside those that people use for the same, as markdown tables; --only and --tool
                                      take a part of a name, --write puts the tables into docs/performance.md
   fuzz [--seconds N] [TARGET...]     every decoder under hostile input, 60 seconds each; needs the nightly toolchain

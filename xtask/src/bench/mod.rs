@@ -45,6 +45,8 @@ struct Options {
     scratch: PathBuf,
     sizes: Sizes,
     rounds: usize,
+    /// How many of the operations are done.
+    n_operations: usize,
     /// Words of the names of the data sets to measure, and of the tools; empty for all.
     sets: Vec<String>,
     tools: Vec<String>,
@@ -57,6 +59,7 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
         scratch: target_dir().join("bench"),
         sizes: Sizes { media: 2 << 30, small_files: 200_000, image: 4 << 30 },
         rounds: 3,
+        n_operations: OPERATIONS.len(),
         sets: Vec::new(),
         tools: Vec::new(),
     };
@@ -73,6 +76,7 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
             Some("--only") => options.sets.push(word(value()?)),
             Some("--tool") => options.tools.push(word(value()?)),
             Some("--rounds") => options.rounds = word(value()?).parse().map_err(|_| "the rounds are a number")?,
+            Some("--until") => options.n_operations = position(&word(value()?))? + 1,
             Some("--gdo") => gdo = Some(PathBuf::from(value()?)),
             Some("--scratch") => options.scratch = std::path::absolute(value()?)?,
             _ => return Err(Failure(format!("unknown option '{}'", arg.display()))),
@@ -114,6 +118,14 @@ fn with_section(page: &str, title: &str, text: &str) -> String {
     sections.join("\n\n## ") + "\n"
 }
 
+/// Returns where in the order of [`OPERATIONS`] one is.
+fn position(operation: &str) -> Result<usize> {
+    OPERATIONS
+        .iter()
+        .position(|known| *known == operation)
+        .ok_or_else(|| Failure(format!("no operation '{operation}'; there are: {}", OPERATIONS.join(", "))))
+}
+
 /// Says whether one of `words` is in `name`, or there are none.
 fn is_meant(words: &[String], name: &str) -> bool {
     words.is_empty() || words.iter().any(|word| name.contains(word))
@@ -148,22 +160,10 @@ fn measure(tool: &Tool, options: &Options, set: &Set, source: &Source) -> Result
     bench.clear(&["repository", "home", "out"])?;
     succeed(&mut bench.shell(tool.init))?;
     succeed(&mut Command::new("sync"))?;
-    let mut costs = vec![
-        bench.time(tool.store)?,
-        bench.time(tool.store)?,
-        bench.cold().and_then(|()| bench.time(tool.store))?,
-        bench.time(tool.restore)?,
-    ];
-    bench.expect_all_restored()?;
-    bench.clear(&["out"])?;
-    costs.push(bench.cold().and_then(|()| bench.time(tool.restore))?);
-    costs.push(bench.time_reading(tool.one_file)?);
-    source.to_second()?;
-    succeed(&mut Command::new("sync"))?;
-    costs.push(bench.time(tool.store)?);
-    costs.push(if tool.restores_over { bench.time(tool.restore)? } else { None });
-    costs.push(bench.time_reading(tool.check)?);
-    costs.push(bench.time(tool.forget)?);
+    let mut costs = Vec::new();
+    for operation in &OPERATIONS[..options.n_operations] {
+        costs.push(bench.operate(operation)?);
+    }
     bench.clear(&["repository", "out"])?;
     succeed(&mut Command::new("sync"))?;
     Ok(costs)
@@ -178,6 +178,34 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// Does one operation after those before it, with what it needs to be prepared; `None` if the tool cannot do it.
+    fn operate(&self, operation: &str) -> Result<Option<Cost>> {
+        let tool = self.tool;
+        match operation {
+            "unchanged snapshot, cold cache" => self.cold().and_then(|()| self.time(tool.store)),
+            "full restore" => {
+                let cost = self.time(tool.restore)?;
+                self.expect_all_restored()?;
+                Ok(cost)
+            }
+            "full restore, cold cache" => {
+                self.clear(&["out"])?;
+                self.cold().and_then(|()| self.time(tool.restore))
+            }
+            "restore of one file" => self.time_reading(tool.one_file),
+            "changed snapshot" => {
+                self.source.to_second()?;
+                succeed(&mut Command::new("sync"))?;
+                self.time(tool.store)
+            }
+            "restore over the old version" if !tool.restores_over => Ok(None),
+            "restore over the old version" => self.time(tool.restore),
+            "check of all data" => self.time_reading(tool.check),
+            "gc after forgetting" => self.time(tool.forget),
+            _ => self.time(tool.store),
+        }
+    }
+
     /// Runs a script and the sync that it owes; an empty one is what the tool cannot do.
     fn time(&self, script: &str) -> Result<Option<Cost>> {
         if script.is_empty() { Ok(None) } else { self.time_reading(&format!("{script}; sync")) }
