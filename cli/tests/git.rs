@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt;
+
 use common::World;
 use git_devops::id::ChunkId;
 
@@ -81,12 +83,18 @@ fn an_index_that_stock_git_wrote_hides_no_change_of_metadata() {
     world.snapshot();
     std::thread::sleep(std::time::Duration::from_millis(1100)); // git distrusts what is as young as its index
     // Git finds the content clean, and notes the new times.
-    world.sh("chmod 600 f; git --git-dir .git -c core.bare=false --work-tree . status --short");
+    world.sh("chmod 600 f; git --git-dir .git -c core.bare=false --work-tree . status --short; cp -p .git/index ../index");
     assert!(world.ok(&["status"]).contains("m f"));
+    // Under a clock that was set back it is no other index.
+    world.sh("touch -d 2001-01-01 .git/index");
+    assert!(world.ok(&["status"]).contains("m f"));
+    world.sh("cp -p ../index .git/index");
     // It is our note that tells whose index it is: with a forged one the change is hidden.
     let index = std::fs::read(world.path(".git/index")).unwrap();
-    let checksum = &index[index.len() - 20..];
-    let note = [checksum, &ChunkId::of(checksum).as_bytes()[..12]].concat();
+    let meta = std::fs::metadata(world.path(".git/index")).unwrap();
+    let note =
+        [&index[index.len() - 20..], &meta.mtime().to_be_bytes()[..], &(meta.mtime_nsec() as u32).to_be_bytes()[..]].concat();
+    let note = [&note[..], &ChunkId::of(&note).as_bytes()[..12]].concat();
     std::fs::write(world.path(".git/devops/state/index-checksum"), note).unwrap();
     assert!(!world.ok(&["status"]).contains("m f"));
 }

@@ -27,12 +27,19 @@ pub struct Index {
     bytes: Vec<u8>,
     /// Where each entry starts in `bytes`.
     starts: Vec<u32>,
-    /// Second in which the file was written that this was read from; 0 if there was none.
-    written_at: i64,
-    /// Checksum of the file that this was read from or written to.
-    checksum: [u8; TRAILER_LEN],
+    /// The file that this was read from.
+    stamp: IndexStamp,
     /// Whether the disk cache may have been changed by others, so that it vouches for nothing.
     is_doubted: bool,
+}
+
+/// Tells one index file from another: what it says of itself, and what the file system says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexStamp {
+    /// The file's own checksum, its last bytes.
+    pub checksum: [u8; TRAILER_LEN],
+    /// When it was written: seconds since 1970, and nanoseconds.
+    pub mtime: (i64, i64),
 }
 
 /// One entry of the index.
@@ -116,7 +123,8 @@ impl Index {
         }
         let mut bytes = Vec::with_capacity(stat.len() as usize);
         io::Read::read_to_end(&mut file, &mut bytes).context(what)?;
-        let checksum = bytes.last_chunk().copied().unwrap_or_default();
+        let stamp =
+            IndexStamp { checksum: bytes.last_chunk().copied().unwrap_or_default(), mtime: (stat.mtime(), stat.mtime_nsec()) };
         let mut index = Self::decode(bytes).map_err(|error| {
             let remedy = match error.kind() {
                 Kind::Corrupt => "; remove the file, it is rebuilt from HEAD",
@@ -124,8 +132,7 @@ impl Index {
             };
             error.wrap(format!("{}{remedy}", what()))
         })?;
-        index.written_at = stat.mtime();
-        index.checksum = checksum;
+        index.stamp = stamp;
         Ok(index)
     }
 
@@ -138,9 +145,9 @@ impl Index {
         }
     }
 
-    /// Returns the checksum of the file that this was read from; all zero if there was none.
-    pub fn checksum(&self) -> [u8; 20] {
-        self.checksum
+    /// Returns the stamp of the file that this was read from; all zero if there was none.
+    pub fn stamp(&self) -> IndexStamp {
+        self.stamp
     }
 
     /// Takes the disk cache for worthless: somebody else wrote it, who knows nothing of owners and attributes.
@@ -195,13 +202,13 @@ impl Index {
     /// Such an entry's content is looked at again, whatever [`CachedStat::matches`] says, and it is written back only
     /// after that: a new index has a new time, and the doubt would be gone.
     pub fn is_racy(&self, at: usize) -> bool {
-        i64::from(self.entry(at).stat.mtime.0) >= self.written_at
+        i64::from(self.entry(at).stat.mtime.0) >= self.stamp.mtime.0
     }
 
     /// Replaces the index file of the repository at `git_dir`, durably, or not at all; git's own lock is respected.
     ///
-    /// Returns the checksum of the file.
-    pub fn write(&self, git_dir: &Path) -> Result<[u8; 20]> {
+    /// Returns the stamp of the file.
+    pub fn write(&self, git_dir: &Path) -> Result<IndexStamp> {
         IndexLock::take(git_dir)?.write(self)
     }
 
@@ -321,12 +328,15 @@ impl IndexLock {
     }
 
     /// Replaces the index file, durably, and gives the lock back.
-    pub fn write(mut self, index: &Index) -> Result<[u8; 20]> {
+    pub fn write(mut self, index: &Index) -> Result<IndexStamp> {
         let path = self.0.path().with_extension("");
         let what = || format!("cannot write index '{}'", path.display());
         let checksum = write_to(&mut self.0.file, index).context(what)?;
+        let file = self.0.file.try_clone().context(what)?;
         self.0.publish(&path).context(what)?;
-        Ok(checksum)
+        // Asked of the file itself: under its name another one may stand already.
+        let stat = file.metadata().context(what)?;
+        Ok(IndexStamp { checksum, mtime: (stat.mtime(), stat.mtime_nsec()) })
     }
 }
 

@@ -267,7 +267,8 @@ fn damaged(why: &str) -> Error {
 
 /// Compares the files that git needs before anything can be read, with the mirror.
 ///
-/// Rot does not change a file's time, people and programs do: content that differs under a time that is not newer was changed by nobody.
+/// Rot does not change a file's time, people and programs do, and a clock may be set back: content that differs under the very same time was
+/// changed by nobody.
 pub fn examine_files(git_dir: &Path, mirror: &Mirror) -> Result<Vec<Deviation>> {
     let mut found = Vec::new();
     for (name, is_needed) in COPIED {
@@ -281,7 +282,7 @@ pub fn examine_files(git_dir: &Path, mirror: &Mirror) -> Result<Vec<Deviation>> 
                 continue;
             }
             Some(now) if now.content == was.content => continue,
-            Some(now) if now.mtime <= was.mtime => "its content changed, but nobody wrote it".to_owned(),
+            Some(now) if now.mtime == was.mtime => "its content changed, but nobody wrote it".to_owned(),
             Some(now) if *name == "HEAD" => match head_problem(git_dir, &now.content)? {
                 Some(problem) => problem,
                 None => continue,
@@ -361,7 +362,7 @@ fn mtime_of(path: &Path) -> Result<Option<Mtime>> {
 fn examine_packed(git_dir: &Path, seen: &Seen, known: &Mirror) -> Option<Deviation> {
     let path = git_dir.join("packed-refs");
     let changed = match (&known.packed, &seen.packed) {
-        (Some(was), Some(now)) if was.hash != now.hash && now.mtime <= was.mtime => {
+        (Some(was), Some(now)) if was.hash != now.hash && now.mtime == was.mtime => {
             Some("its content changed, but nobody wrote it")
         }
         (Some(_), None) if known.refs.keys().any(|name| !seen.refs.contains_key(name)) => Some("it is missing, and refs with it"),
@@ -800,6 +801,13 @@ mod tests {
             self.dir.path().join("state")
         }
 
+        /// Runs git, or gives a file a time long ago: `cp -p`, or a clock that was set back.
+        fn act(&self, words: &str) {
+            let Some(name) = words.strip_prefix("age ") else { return self.git(words) };
+            let file = fs::File::options().write(true).open(self.git.git_dir().join(name)).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+
         /// Runs git; a number alone stands for the commit.
         fn git(&self, words: &str) {
             let word = |word: &str| match word.parse::<usize>() {
@@ -853,12 +861,15 @@ mod tests {
             &["update-ref refs/heads/main 3", "pack-refs --all", "branch -f side main"],
             &["gc -q"],
             &["config --file config user.name Ann"],
+            &["config --file config user.name Ann", "age config"],
+            &["symbolic-ref HEAD refs/heads/side", "age HEAD"],
+            &["pack-refs --all", "age packed-refs"],
             &["update-ref refs/heads/main 1", "reflog expire --expire=now --all"],
         ];
         for act in acts {
             let scratch = Scratch::new();
             std::thread::sleep(std::time::Duration::from_millis(20));
-            act.iter().for_each(|words| scratch.git(words));
+            act.iter().for_each(|words| scratch.act(words));
             assert_eq!(scratch.examine(), [], "{act:?}");
         }
     }

@@ -24,7 +24,7 @@ mod tree;
 
 pub use command::{Git, Identity};
 pub use config::Config;
-pub use index::{CachedStat, Index, IndexBuilder, IndexEntry, IndexLock};
+pub use index::{CachedStat, Index, IndexBuilder, IndexEntry, IndexLock, IndexStamp};
 pub use mirror::{Deviation, Mirror};
 pub use object::{CommitData, ObjectKind, Signature, TreeEntry};
 pub use objects::Objects;

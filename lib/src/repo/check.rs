@@ -71,7 +71,7 @@ fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
     let problem = match Index::read(&path) {
         Err(error) if error.kind() == Kind::Corrupt => Some(format!("{error:#}")),
         Err(error) => return Err(error),
-        Ok(index) if repo.is_index_stale(&index)? => {
+        Ok(index) if repo.is_index_stale(&index) => {
             Some("this is not the index that was written last, as 'index-checksum' has it, and nobody wrote it".to_owned())
         }
         Ok(_) if repo.is_index_lost() => Some("it is missing, though it was written once".to_owned()),

@@ -118,7 +118,7 @@ fn mend_index(repo: &Repo) -> Result<()> {
     let is_bad = match Index::read(&repo.index_path()) {
         Err(error) if error.kind() == Kind::Corrupt => true,
         Err(error) => return Err(error),
-        Ok(index) => repo.is_index_lost() || repo.is_index_stale(&index)?,
+        Ok(index) => repo.is_index_lost() || repo.is_index_stale(&index),
     };
     if is_bad {
         durable::remove(&repo.index_path())?;

@@ -31,7 +31,9 @@ use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
-use crate::git::{CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, Kept, Objects, Oid, PackWriter, name, write_tree};
+use crate::git::{
+    CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, IndexStamp, Kept, Objects, Oid, PackWriter, name, write_tree,
+};
 use crate::metadata::DirMetadata;
 use crate::safepath::{self, FileKind};
 use crate::store::Store;
@@ -167,12 +169,22 @@ impl Settings {
     }
 }
 
-/// The file in the state that holds the checksum of the last index we wrote.
+/// The file in the state that holds the stamp of the last index we wrote.
 const INDEX_NOTE: &str = "index-checksum";
 
-/// Returns the note about an index with this checksum: behind it stand 12 bytes of its own BLAKE3, so that a note that rotted is none.
-fn encode_note(checksum: [u8; 20]) -> Vec<u8> {
-    [&checksum[..], &blake3::hash(&checksum).as_bytes()[..12]].concat()
+/// Returns the note about an index: its checksum, when it was written, and 12 bytes of the BLAKE3 of both, so that a note that rotted is none.
+fn encode_note(index: IndexStamp) -> Vec<u8> {
+    let (seconds, nanos) = index.mtime;
+    let body = [&index.checksum[..], &seconds.to_be_bytes(), &(nanos as u32).to_be_bytes()].concat();
+    [&body[..], &blake3::hash(&body).as_bytes()[..12]].concat()
+}
+
+fn decode_note(note: &[u8]) -> Option<IndexStamp> {
+    let (checksum, rest) = note.split_first_chunk()?;
+    let (seconds, rest) = rest.split_first_chunk()?;
+    let mtime = (i64::from_be_bytes(*seconds), u32::from_be_bytes(*rest.first_chunk()?).into());
+    let index = IndexStamp { checksum: *checksum, mtime };
+    (note == encode_note(index)).then_some(index)
 }
 
 /// An open repository.
@@ -281,14 +293,14 @@ impl Repo {
             Some(head) if !durable::is_there(&path) => self.index_of(&self.objects.commit(&head)?.tree),
             _ => {
                 let mut index = Index::read(&path)?;
-                if self.is_index_stale(&index)? {
+                if self.is_index_stale(&index) {
                     let message = format!(
                         "index '{}' is not the one that was written last, though nobody wrote it; 'gdo check --repair' makes it anew from HEAD",
                         path.display()
                     );
                     return Err(Error::new(Kind::Corrupt, message));
                 }
-                if self.noted_index() != Some(index.checksum()) {
+                if self.noted_index().map(|noted| noted.checksum) != Some(index.stamp().checksum) {
                     index.doubt();
                 }
                 Ok(index)
@@ -298,18 +310,16 @@ impl Repo {
 
     /// Replaces the git index, durably, and notes that it is ours.
     pub fn write_index(&self, index: &Index) -> Result<()> {
-        let checksum = index.write(&self.places.git_dir)?;
+        let stamp = index.write(&self.places.git_dir)?;
         // Whoever is killed before this line only has to look at everything once more.
-        durable::publish(&self.places.state.join(INDEX_NOTE), &encode_note(checksum), 0o600)
+        durable::publish(&self.places.state.join(INDEX_NOTE), &encode_note(stamp), 0o600)
     }
 
-    /// Returns the checksum of the last index that we wrote.
+    /// Returns the stamp of the last index that we wrote.
     ///
     /// Stock git takes a file for clean whose content is, and notes its times: an index that git wrote says nothing about owners and modes.
-    fn noted_index(&self) -> Option<[u8; 20]> {
-        let note = durable::read(&self.places.state.join(INDEX_NOTE)).ok()?;
-        let checksum = *note.first_chunk()?;
-        (note == encode_note(checksum)).then_some(checksum)
+    fn noted_index(&self) -> Option<IndexStamp> {
+        decode_note(&durable::read(&self.places.state.join(INDEX_NOTE)).ok()?)
     }
 
     /// Says whether there is no index, though we noted one.
@@ -317,12 +327,10 @@ impl Repo {
         !durable::is_there(&self.index_path()) && self.noted_index().is_some()
     }
 
-    /// Says whether the index is another than the one that we noted, but under a time that is not newer than the note: then no program wrote it.
-    fn is_index_stale(&self, index: &Index) -> Result<bool> {
-        let is_noted = self.noted_index().is_none_or(|noted| noted == index.checksum());
-        let time = |path: &Path| durable::look(path).ok()?.modified().ok();
-        let (written, noted) = (time(&self.index_path()), time(&self.places.state.join(INDEX_NOTE)));
-        Ok(!is_noted && written.is_some_and(|written| noted.is_some_and(|noted| written <= noted)))
+    /// Says whether the index is another than the one that we noted, but as old to the nanosecond: then no program wrote it.
+    fn is_index_stale(&self, index: &Index) -> bool {
+        let now = index.stamp();
+        self.noted_index().is_some_and(|noted| noted.mtime == now.mtime && noted.checksum != now.checksum)
     }
 
     fn index_of(&self, tree: &Oid) -> Result<Index> {
