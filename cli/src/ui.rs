@@ -227,6 +227,11 @@ pub fn raise_open_file_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+/// Makes a write beyond the limit of a file's size an error of that write: the signal would end the process without a word.
+pub fn survive_file_size_limit() {
+    let _ = signal_hook::flag::register(rustix::process::Signal::XFSZ.as_raw(), Arc::default());
+}
+
 /// Returns an error for a wrong call.
 pub fn usage(message: impl Into<String>) -> Error {
     Error::new(git_devops::error::Kind::Usage, message)

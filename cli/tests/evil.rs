@@ -224,8 +224,10 @@ fn a_tree_that_is_out_of_order_or_says_a_thing_twice_is_refused() {
 #[test]
 fn a_tree_of_other_kinds_of_entries_or_too_deep_is_refused() {
     let (world, blob) = world();
-    let modes =
-        ["100000", "104755", "102755", "100666", "100664", "60000", "20000", "10000", "140000", "170000", "777777", "120777"];
+    let modes = [
+        "160000", "100000", "104755", "102755", "100666", "100664", "60000", "20000", "10000", "140000", "170000", "777777",
+        "120777",
+    ];
     let unwritten = ["0", "", "0100644", "100648", "1000000", "99999999999999999999", "-1", "x"];
     for (mode, id) in modes.map(|mode| (mode, "mode")).into_iter().chain(unwritten.map(|mode| (mode, ""))) {
         let evil = tree(&world, &[entry("100644", "aaa", &blob), entry(mode, "x", &blob)]);
@@ -418,12 +420,16 @@ fn what_is_in_the_way_is_replaced_and_what_it_was_linked_to_stays() {
     let (world, blob) = world();
     let good = commit(&world, &tree(&world, &[entry("100644", "aaa", &blob)]));
     let is_root = world.sh("id -u").trim() == "0";
+    let can_pin = is_root && world.sh("touch i; chattr +i i 2>/dev/null && chattr -i i && echo yes; rm -f i").trim() == "yes";
     let mut ways = vec!["echo private >../victim; chmod 600 ../victim; ln ../victim aaa", "mkfifo aaa", "ln -s ../victim aaa"];
     if is_root {
         ways.push("mknod aaa c 1 3 2>/dev/null || mkfifo aaa");
     }
+    if can_pin {
+        ways.push("echo old >aaa; chattr +i aaa");
+    }
     for way in ways {
-        world.sh(&format!("rm -f aaa ../victim; echo private >../victim; {way}"));
+        world.sh(&format!("rm -rf aaa ../victim; echo private >../victim; {way}"));
         let before = world.sh("stat -c '%a %U %Y %s' ../victim; cat ../victim");
         let run = bounded(&world, &["restore", "--source", &good]);
         assert_eq!((run.code, world.read("aaa").as_str()), (0, "evil"), "{way}: {}", run.err);
@@ -433,8 +439,33 @@ fn what_is_in_the_way_is_replaced_and_what_it_was_linked_to_stays() {
 }
 
 #[test]
+fn a_symlink_that_somebody_planted_on_the_way_to_a_target_is_not_followed() {
+    let (world, blob) = world();
+    let good = commit(&world, &tree(&world, &[entry("100644", "aaa", &blob)]));
+    world.sh("mkdir ../open ../victim; ln -s ../victim ../open/link; chmod 777 ../open");
+    for target in ["../open/link", "../open/link/new", "../open/link/new/deeper"] {
+        for args in [&["restore", "-n"][..], &["restore"]] {
+            let run = bounded(&world, &[args, &["--source", &good, "--target", target]].concat());
+            assert_eq!(run.code, 65, "{target}: {}", run.err);
+            assert!(
+                run.err.contains("refused: symlink-untrusted: ") && run.err.contains("name the directory itself"),
+                "{}",
+                run.err
+            );
+        }
+    }
+    assert_eq!(world.sh("ls -A ../victim"), "");
+    world.ok(&["restore", "--source", &good, "--target", "../open/new"]);
+    world.sh("chmod 755 ../open");
+    world.ok(&["restore", "--source", &good, "--target", "../open/link/new/deeper"]);
+    assert_eq!(world.read("../victim/new/deeper/aaa"), "evil");
+}
+
+#[test]
 fn no_name_does_anything_to_a_terminal() {
     let world = World::new();
+    world.write("plain", "x");
+    world.snapshot();
     let names: [&[u8]; 8] = [
         b"line\nend",
         b"\x1b]0;title\x07",
@@ -452,7 +483,10 @@ fn no_name_does_anything_to_a_terminal() {
         &["status"][..],
         &["snapshot"],
         &["ls"],
-        // Not 'show' and 'diff': they hand git's text through, in which a name may still have U+009B or a bidi override.
+        &["show"],
+        &["show", "--stat"],
+        &["log", "--name-status"],
+        &["diff", "HEAD~", "HEAD"],
         &["restore", "-v", "--target", "../copy"],
         &["restore", "-n", "--target", "../copy"],
     ] {
@@ -482,7 +516,7 @@ fn nothing_around_a_run_makes_it_do_something_else() {
         "GIT_EXEC_PATH=.",
         "GIT_TEMPLATE_DIR=. GIT_OBJECT_DIRECTORY=/nonexistent GIT_INDEX_FILE=/nonexistent GIT_NAMESPACE=x",
         "IFS=it PAGER='touch ../pwned' EDITOR='touch ../pwned' HOME=.",
-        "LD_PRELOAD=",
+        "TMPDIR=/nonexistent",
     ];
     for (at, environment) in hostile.iter().enumerate() {
         world.sh(&format!(
@@ -490,6 +524,18 @@ fn nothing_around_a_run_makes_it_do_something_else() {
         ));
         assert!(!world.exists("../pwned"), "{environment}");
     }
+    // A library that is forced on us is not passed on to git.
+    world.sh("cat >../forced.c <<'END'
+         #include <stdio.h>
+         __attribute__((constructor)) static void note(void) {
+             char name[64] = \"\";
+             FILE *comm = fopen(\"/proc/self/comm\", \"r\"), *log = fopen(LOG, \"a\");
+             if (comm && log && fgets(name, sizeof name, comm)) fputs(name, log);
+         }
+END
+         cc -shared -fPIC -DLOG=\"\\\"$(cd ..; pwd)/log\\\"\" -o ../forced.so ../forced.c");
+    world.sh("echo forced >aaa; g=$(command -v gdo); LD_PRELOAD=../forced.so $g snapshot -q; LD_PRELOAD=../forced.so $g check");
+    assert_eq!(world.sh("sort -u ../log").trim(), "gdo");
     // Closed streams, and a umask that gives everything away.
     world.sh("umask 000; echo closed >aaa; gdo snapshot -q <&- >&- 2>&-; gdo restore -q --target ../copy <&- 2>&-");
     let open = world.sh("find .git -perm /077 -not -type l | head -3; find .git/objects/pack .git/devops -perm /022");
@@ -506,7 +552,9 @@ fn nothing_around_a_run_makes_it_do_something_else() {
     }
     // Where no file may grow, nothing that was stored is lost.
     let before = world.ok(&["git", "rev-parse", "HEAD"]);
-    world.sh("echo more >aaa; set +e; (ulimit -f 0; gdo snapshot -q) 2>/dev/null; test $? != 0");
+    world.write("aaa", "more");
+    let told = world.sh("(ulimit -f 0; gdo snapshot -q) 2>&1 && echo fine || echo \"code $?\"");
+    assert!(told.contains("code 5") && told.contains("cannot write") && told.contains("file too large"), "{told}");
     assert_eq!(world.ok(&["git", "rev-parse", "HEAD"]), before);
     world.ok(&["snapshot", "-q"]);
     world.ok(&["check", "--data"]);

@@ -200,9 +200,15 @@ fn what_cannot_be_restored_is_named_before_anything_is_written_and_the_rest_is_r
          tree=$( (gdo git ls-tree HEAD | sed '/\\t.git-devops$/s/ [0-9a-f]*\\t/ '$ours'\\t/'; printf '160000 commit %s\\tsub\\n' $sub) | gdo git mktree --missing); \
          gdo git update-ref refs/heads/odd $(GIT_DIR=.git git commit-tree -m odd $tree)",
     );
-    let run = world.gdo(&["restore", "--source", "odd", "--target", "../target"]);
-    assert_eq!((run.code, world.exists("../target/a")), (65, false), "{}", run.err);
-    assert!(run.err.contains("refused: meta: nothing was written: cannot read stored directory 'd'"), "{}", run.err);
+    for (paths, refusal) in [
+        (&[][..], "refused: mode: nothing was written: 'sub' is a submodule"),
+        (&["sub"], "refused: mode: nothing was written: 'sub' is a submodule"),
+        (&["a", "d"], "refused: meta: nothing was written: cannot read stored directory 'd'"),
+    ] {
+        let run = world.gdo(&[&["restore", "--source", "odd", "--target", "../target"], paths].concat());
+        assert_eq!((run.code, world.exists("../target/a")), (65, false), "{}", run.err);
+        assert!(run.err.contains(refusal), "{}", run.err);
+    }
     world.ok(&["restore", "--source", "odd", "--target", "../target", "a"]);
     assert_eq!(world.read("../target/a"), "1");
 }

@@ -51,6 +51,8 @@ pub enum Reason {
     PathDenied,
     /// A directory of a running system would take the place of a symlink, or something else that of a directory.
     TypeChangeProtected,
+    /// A symlink on the way to a directory could have been put there by another user.
+    SymlinkUntrusted,
     /// A chunk is not the one that was asked for.
     ChunkHash,
     /// A chunk has another length than it should have.
@@ -77,6 +79,7 @@ impl Reason {
             Self::Mode => "mode",
             Self::PathDenied => "path-denied",
             Self::TypeChangeProtected => "type-change-protected",
+            Self::SymlinkUntrusted => "symlink-untrusted",
             Self::ChunkHash => "chunk-hash",
             Self::ChunkLength => "chunk-length",
             Self::DecompressLimit => "decompress-limit",

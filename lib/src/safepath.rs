@@ -10,6 +10,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -119,9 +120,45 @@ pub fn check_path(path: &[u8]) -> Result<()> {
 }
 
 impl Dir {
-    /// Opens the directory that a person named; symlinks on the way are followed, as the person expects.
+    /// Opens the directory that a person named.
+    ///
+    /// Symlinks on the way are followed, as the person expects, but only those that no other user can have put there: anything else is refused
+    /// as [`Reason::SymlinkUntrusted`].
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self(rustix::fs::open(path, DIR_FLAGS - OFlags::NOFOLLOW, Mode::empty())?))
+        Self::walk(path, false)
+    }
+
+    /// Opens the directory that a person named, as [`Dir::open`] does, and makes what is missing of it.
+    pub fn open_or_make(path: &Path) -> Result<Self> {
+        Self::walk(path, true)
+    }
+
+    fn walk(path: &Path, makes: bool) -> Result<Self> {
+        let mut at = open_handle_of(if path.is_absolute() { "/" } else { "." })?;
+        let mut rest: Vec<Vec<u8>> = reversed(path.as_os_str().as_bytes());
+        let mut n_links = 0;
+        while let Some(name) = rest.pop() {
+            match rustix::fs::openat(&at, &name, OFlags::PATH | DIR_FLAGS, Mode::empty()) {
+                Ok(below) => at = below,
+                Err(Errno::NOENT) if makes => match rustix::fs::mkdirat(&at, &name, Mode::from_raw_mode(0o777)) {
+                    Err(error) if error != Errno::EXIST => return Err(error.into()),
+                    _ => rest.push(name),
+                },
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    n_links += 1;
+                    let target = read_trusted_link(&at, &name, path)?;
+                    if n_links > MAX_LINKS {
+                        return Err(Errno::LOOP.into());
+                    }
+                    if target.starts_with(b"/") {
+                        at = open_handle_of("/")?;
+                    }
+                    rest.extend(reversed(&target));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Self(rustix::fs::openat(&at, c".", DIR_FLAGS, Mode::empty())?))
     }
 
     /// Opens the directory `name` in this one; fails with `NOTDIR` or `LOOP` if it is anything else.
@@ -342,6 +379,45 @@ impl Dir {
     }
 }
 
+/// Symlinks that are followed on the way to one directory, as many as the kernel follows.
+const MAX_LINKS: usize = 40;
+
+fn open_handle_of(path: &str) -> Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::PATH | DIR_FLAGS, Mode::empty())?)
+}
+
+/// Returns the components of a path, the last one first.
+fn reversed(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|&b| b == b'/').rev().filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect()
+}
+
+/// Returns where a symlink on the way to `path` leads, if nobody but root or us can have put it there.
+///
+/// Whoever owns or may write the directory can: not only with links of their own, they can move one there that root made elsewhere.
+fn read_trusted_link(dir: &OwnedFd, name: &[u8], path: &Path) -> Result<Vec<u8>> {
+    let link = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = stat_fd(&link)?;
+    if stat.kind != FileKind::Symlink {
+        return Err(Errno::NOTDIR.into());
+    }
+    let us = rustix::process::geteuid().as_raw();
+    let is_trusted = |uid| uid == 0 || uid == us;
+    let above = stat_fd(dir)?;
+    let is_closed = above.mode & 0o022 == 0 || above.mode & STICKY != 0;
+    if !(is_trusted(stat.uid) && is_trusted(above.uid) && is_closed) {
+        let message = format!(
+            "'{}' on the way to '{}' is a symlink that another user can have put there; name the directory itself",
+            name.escape_ascii(),
+            path.as_os_str().as_bytes().escape_ascii()
+        );
+        return Err(Error::refused(Reason::SymlinkUntrusted, message));
+    }
+    Ok(rustix::fs::readlinkat(&link, c"", Vec::new())?.into_bytes())
+}
+
+/// In a directory with this bit, only the owner of an entry can move it.
+const STICKY: u16 = 0o1000;
+
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -519,6 +595,53 @@ mod tests {
         assert!(root.open_file(b"filelink").is_err());
         assert_eq!(root.stat(b"filelink").unwrap().unwrap().kind, FileKind::Symlink);
         assert!(root.open_handle(b"filelink").is_ok());
+    }
+
+    #[test]
+    fn a_directory_is_reached_by_any_path_whose_symlinks_nobody_else_can_have_put_there() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |path: &str| temp.path().join(path);
+        std::fs::create_dir_all(at("real/deep")).unwrap();
+        std::fs::create_dir(at("links")).unwrap();
+        let link = |target: &Path, name: &str| std::os::unix::fs::symlink(target, at(name)).unwrap();
+        link(Path::new("../real"), "links/relative");
+        link(&at("real"), "links/absolute");
+        link(Path::new("relative/deep/../deep/./"), "links/further");
+        link(Path::new("round"), "links/round");
+        std::fs::write(at("links/file"), "x").unwrap();
+        let inode = |dir: Result<Dir>| dir.unwrap().stat_self().unwrap().ino;
+        let deep = inode(Dir::open(&at("real/deep")));
+        let ways = ["links/relative/deep", "links/absolute/deep/", "links//./further", "links/../real/deep", "real/deep/../deep"];
+        for way in ways {
+            assert_eq!(inode(Dir::open(&at(way))), deep, "{way}");
+        }
+        for new in ["links/relative/new", "links/new/../new/deeper"] {
+            Dir::open(&at(new)).unwrap_err();
+            assert_eq!(inode(Dir::open_or_make(&at(new))), inode(Dir::open(&at(new))), "{new}");
+        }
+        Dir::open_or_make(&at("links/file/new")).unwrap_err();
+        assert_eq!(inode(Dir::open(Path::new("/"))), inode(Dir::open(Path::new("/usr/.."))));
+        inode(Dir::open(Path::new(".")));
+        for wrong in ["links/round", "links/file", "links/none", "links/none/.."] {
+            Dir::open(&at(wrong)).unwrap_err();
+        }
+        let set_mode = |mode| std::fs::set_permissions(at("links"), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        for (mode, is_good) in [(0o755, true), (0o775, false), (0o757, false), (0o1777, true), (0o777, false)] {
+            set_mode(mode);
+            let opened = Dir::open(&at("links/absolute"));
+            assert_eq!(opened.is_ok(), is_good, "{mode:o}");
+            assert!(opened.is_ok() || opened.unwrap_err().reason() == Some(Reason::SymlinkUntrusted), "{mode:o}");
+            Dir::open(&at("links")).unwrap();
+        }
+        if rustix::process::geteuid().is_root() {
+            set_mode(0o1777);
+            std::os::unix::fs::lchown(at("links/absolute"), Some(65534), Some(65534)).unwrap();
+            assert_eq!(Dir::open(&at("links/absolute")).unwrap_err().reason(), Some(Reason::SymlinkUntrusted));
+            set_mode(0o755);
+            std::os::unix::fs::chown(at("links"), Some(65534), None).unwrap();
+            assert_eq!(Dir::open(&at("links/relative")).unwrap_err().reason(), Some(Reason::SymlinkUntrusted));
+            assert_eq!(inode(Dir::open(&at("links/../real/deep"))), deep, "a directory of another user is no symlink");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use git_devops::repo::status::compare_trees;
 use serde_json::{Value, json};
 
 use super::changes::to_json;
-use super::git::hand_over;
+use super::git::{for_people, hand_over};
 use crate::places::GlobalArgs;
 use crate::ui::Ui;
 
@@ -64,7 +64,7 @@ fn show(ui: &mut Ui, repo: &Repo, args: &DiffArgs, prepared: &Prepared, paths: &
         }
         return ui.json(|| json!({"changes": to_json(&changes), "partial": prepared.is_partial, "warnings": warnings}));
     }
-    let mut command: Vec<OsString> = ["diff", "--no-renames", "--no-ext-diff", "--no-textconv"].map(OsString::from).to_vec();
+    let mut command: Vec<OsString> = for_people(&["diff", "--no-renames", "--no-ext-diff", "--no-textconv"]);
     let flags = [(args.name_only, "--name-only"), (args.stat, "--stat"), (args.exit_code, "--exit-code")];
     command.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| OsString::from(flag)));
     command.extend([prepared.a.to_string(), prepared.b.to_string(), "--".to_owned()].map(OsString::from));

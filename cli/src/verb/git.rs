@@ -157,6 +157,13 @@ fn refused_option<'a>(verb: &str, args: &'a [OsString]) -> Option<(Option<Cow<'a
     }
 }
 
+/// Begins a command whose text a person reads: git then quotes in names whatever is not plain, as it does unless told otherwise.
+///
+/// Between programs names stay as they are, and so our configuration has it.
+pub fn for_people(words: &[&str]) -> Vec<OsString> {
+    ["-c", "core.quotePath=true"].iter().chain(words).map(OsString::from).collect()
+}
+
 /// Runs git with our own streams, and ends as it ends.
 pub fn hand_over(ui: &mut Ui, repo: &Repo, command: &[OsString]) -> Result<()> {
     ui.raw().flush().context(|| "cannot write to standard output")?;

@@ -7,7 +7,7 @@ use git_devops::error::Result;
 use git_devops::repo::diff::stored_paths;
 use serde_json::{Value, json};
 
-use super::git::hand_over;
+use super::git::{for_people, hand_over};
 use crate::places::GlobalArgs;
 use crate::ui::Ui;
 
@@ -36,7 +36,7 @@ pub struct LogArgs {
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &LogArgs) -> Result<()> {
     let repo = global.repo()?;
     let paths = global.work_paths(&repo.places, &args.paths)?;
-    let mut command: Vec<OsString> = vec!["log".into(), "--no-show-signature".into()];
+    let mut command: Vec<OsString> = for_people(&["log", "--no-show-signature"]);
     if let Some(n) = args.max_count {
         command.push(format!("--max-count={n}").into());
     }

@@ -52,13 +52,13 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RestoreArgs) -> Result<()> {
         None => restore::into_work_tree(&repo, args.source.as_deref(), &options, &progress)?,
         Some(target) => {
             let target = global.cwd()?.join(target);
-            if !args.dry_run {
-                std::fs::create_dir_all(&target).context(|| format!("cannot make '{}'", target.display()))?;
-            }
-            let dir = match Dir::open(&target) {
-                Err(error) if args.dry_run && error.kind() == Kind::NotFound => None,
-                other => Some(other.context(|| format!("cannot open '{}'", target.display()))?),
+            let dir = match args.dry_run {
+                true => Dir::open(&target)
+                    .map(Some)
+                    .or_else(|error| if error.kind() == Kind::NotFound { Ok(None) } else { Err(error) }),
+                false => Dir::open_or_make(&target).map(Some),
             };
+            let dir = dir.context(|| format!("cannot use '{}'", target.display()))?;
             restore::restore(&repo, repo.source_tree(args.source.as_deref())?, dir.as_ref(), &options, &progress)?
         }
     };

@@ -6,7 +6,7 @@ use git_devops::error::Result;
 use serde_json::json;
 
 use super::changes::to_json;
-use super::git::hand_over;
+use super::git::{for_people, hand_over};
 use crate::places::GlobalArgs;
 use crate::ui::Ui;
 
@@ -34,7 +34,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &ShowArgs) -> Result<()> {
         let changes = git_devops::repo::status::compare_trees(&repo, before, commit.tree)?;
         return ui.json(|| json!({"commit": oid.to_string(), "message": String::from_utf8_lossy(&commit.message), "changes": to_json(&changes)}));
     }
-    let mut command: Vec<OsString> = ["show", "--no-renames", "--no-ext-diff", "--no-textconv"].map(OsString::from).to_vec();
+    let mut command: Vec<OsString> = for_people(&["show", "--no-renames", "--no-ext-diff", "--no-textconv"]);
     if args.stat {
         command.push("--stat".into());
     }

@@ -72,6 +72,10 @@ impl<'a> Guard<'a> {
             Err(error) if error.kind() != Kind::Refused => return Ok(()),
             other => other?,
         };
+        if let Some(name) = listing.submodules.iter().find(|name| selected.covers(&join(&path, name))) {
+            let what = format!("'{}' is a submodule, whose content is in another repository", join(&path, name).escape_ascii());
+            return Err(Error::refused(Reason::Mode, what + "; restore the rest by naming it"));
+        }
         let dir = match (job.dir, job.name) {
             // Somebody may be exchanging it just now, which must not stop the restore of all else.
             (Some(parent), Some(name)) => parent.open_dir(&name).ok().map(Arc::new),

@@ -422,12 +422,6 @@ impl Run<'_> {
             Ok(listing) => listing,
             Err(error) => return self.or_warn(path, Err(error)),
         };
-        for name in &listing.submodules {
-            let path = join(path, name);
-            if self.is_selected(&path) {
-                self.or_warn(&path, Err(Error::new(Kind::Unsupported, "is a submodule, which has no content here")))?;
-            }
-        }
         if let Some(dir) = &job.dir
             && !job.is_new
             && !self.options.dry_run
