@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -249,6 +249,23 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<()> {
 pub fn create_private_dir(path: &Path) -> Result<()> {
     create_dir_all(parent(path), 0o755)?;
     create_dir_all(path, 0o700)
+}
+
+/// Makes a directory of a new name that begins with `prefix` in `above`, for our eyes only; not durable.
+pub fn make_scratch_dir(above: &Path, prefix: &str) -> Result<PathBuf> {
+    use std::hash::{BuildHasher, RandomState};
+    let path = above.join(format!("{prefix}{:016x}", RandomState::new().hash_one(above)));
+    let what = || format!("cannot create directory '{}'", path.display());
+    fs::DirBuilder::new().mode(0o700).create(&path).context(what)?;
+    Ok(path)
+}
+
+/// Removes a directory of ours with all below it; one that is not there is no error.
+pub fn remove_dir_all(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.context(|| format!("cannot remove '{}'", path.display())),
+    }
 }
 
 /// An exclusive or shared lock, held until dropped or until the process dies in any way.

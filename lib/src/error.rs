@@ -53,6 +53,10 @@ pub enum Reason {
     TypeChangeProtected,
     /// A symlink on the way to a directory could have been put there by another user.
     SymlinkUntrusted,
+    /// Another host does not keep to the protocol.
+    Proto,
+    /// The name of a host is none, or would be read as something else.
+    HostSyntax,
     /// A chunk is not the one that was asked for.
     ChunkHash,
     /// A chunk has another length than it should have.
@@ -80,6 +84,8 @@ impl Reason {
             Self::PathDenied => "path-denied",
             Self::TypeChangeProtected => "type-change-protected",
             Self::SymlinkUntrusted => "symlink-untrusted",
+            Self::Proto => "proto",
+            Self::HostSyntax => "host-syntax",
             Self::ChunkHash => "chunk-hash",
             Self::ChunkLength => "chunk-length",
             Self::DecompressLimit => "decompress-limit",

@@ -198,7 +198,8 @@ impl Store {
         }
         // Another copy is the one that stays. Is it good?
         let mut plain = Vec::new();
-        Ok(self.read_at(&entry.id, &found.location, &mut plain, pack::MAX_CHUNK).is_err())
+        let mut take = |record: &[u8], entry: &TocEntry| pack::unpack(record, entry, &mut plain);
+        Ok(self.read_at(&entry.id, &found.location, pack::MAX_CHUNK, &mut take).is_err())
     }
 
     /// Tells the index that the packs are gone, then removes them.

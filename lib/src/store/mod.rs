@@ -32,7 +32,7 @@ use crate::id::{ChunkId, PackId};
 pub use check::Finding;
 pub use gc::{GcOptions, GcReport};
 pub use lease::Lease;
-pub use pack::MAX_CHUNK;
+pub use pack::{MAX_CHUNK, Record};
 pub use writer::{Put, WriteOptions, WriteStats, Writer};
 
 use index::Index;
@@ -56,6 +56,9 @@ struct Inner {
     /// Most recently used last.
     open_packs: Mutex<Vec<(PackId, Arc<File>)>>,
 }
+
+/// What is done with a record and what the index says of it.
+type Take<'a> = &'a mut dyn FnMut(&[u8], &TocEntry) -> Result<()>;
 
 /// Where a chunk lies; a restore that reads in this order reads each pack from front to back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,8 +146,24 @@ impl Store {
     ///
     /// The bytes were verified against the id. On failure `out` is empty or holds nothing of use.
     pub fn read_into(&self, id: &ChunkId, out: &mut Vec<u8>, max_len: usize) -> Result<()> {
+        self.read_with(id, max_len, &mut |record, entry| pack::unpack(record, entry, out))
+    }
+
+    /// Returns the record of a chunk as it lies in a pack, for another host's [`Record::verify`]; the stored bytes match their checksum.
+    pub fn read_record(&self, id: &ChunkId) -> Result<Vec<u8>> {
+        let mut found = Vec::new();
+        self.read_with(id, MAX_CHUNK, &mut |record, entry| {
+            pack::open_record(record, entry)?;
+            found = record.to_vec();
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Hands the record of a chunk to `take`, from each pack that has it until `take` succeeds.
+    fn read_with(&self, id: &ChunkId, max_len: usize, take: Take<'_>) -> Result<()> {
         let places = self.find_all(id)?;
-        let error = match self.read_any(id, &places, out, max_len) {
+        let error = match self.read_any(id, &places, max_len, take) {
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => error,
             other => return other,
         };
@@ -153,7 +172,7 @@ impl Store {
             return Err(error);
         }
         let places = self.find_all(id)?;
-        self.read_any(id, &places, out, max_len)
+        self.read_any(id, &places, max_len, take)
     }
 
     /// Takes a lease: until it is dropped, no garbage collection removes a chunk.
@@ -263,10 +282,10 @@ impl Store {
     }
 
     /// Reads the chunk from the first of `places` where it is sound.
-    fn read_any(&self, id: &ChunkId, places: &[Location], out: &mut Vec<u8>, max_len: usize) -> Result<()> {
+    fn read_any(&self, id: &ChunkId, places: &[Location], max_len: usize, take: Take<'_>) -> Result<()> {
         let mut error = Error::new(Kind::NotFound, format!("chunk '{id}' is not present"));
         for place in places {
-            match self.read_at(id, place, out, max_len) {
+            match self.read_at(id, place, max_len, take) {
                 Ok(()) => return Ok(()),
                 Err(worse) => error = worse,
             }
@@ -274,7 +293,7 @@ impl Store {
         Err(error)
     }
 
-    fn read_at(&self, id: &ChunkId, place: &Location, out: &mut Vec<u8>, max_len: usize) -> Result<()> {
+    fn read_at(&self, id: &ChunkId, place: &Location, max_len: usize, take: Take<'_>) -> Result<()> {
         let path = pack::path_of(&self.layout().packs(), place.pack);
         let what = || {
             let (path, offset) = (path.display(), place.offset);
@@ -292,7 +311,7 @@ impl Store {
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(pack::corrupt("the pack ends before")),
                 other => Ok(other?),
             }?;
-            pack::unpack(record, &entry, out)
+            take(record, &entry)
         })
         .context(what)
     }

@@ -276,6 +276,28 @@ pub(super) fn unpack(bytes: &[u8], entry: &TocEntry, out: &mut Vec<u8>) -> Resul
     }
 }
 
+/// The record of a chunk that came from elsewhere, and that is what it was said to be.
+#[derive(Debug)]
+pub struct Record<'a> {
+    pub(super) header: RecordHeader,
+    pub(super) stored: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// Takes `bytes` for nothing that they do not prove to be: the record of the chunk `id`, of at most `max_len` bytes, which are left in `plain`.
+    pub fn verify(bytes: &'a [u8], id: &ChunkId, max_len: usize, plain: &mut Vec<u8>) -> Result<Self> {
+        let header = RecordHeader::decode(bytes)?;
+        let entry = TocEntry { id: *id, offset: 0, stored_len: header.stored_len, plain_len: header.plain_len };
+        if header.plain_len as usize > max_len || bytes.len() != entry.record_len() {
+            let (len, plain_len) = (bytes.len(), header.plain_len);
+            let what = format!("a record of {len} bytes with {plain_len} plain ones came, at most {max_len} are expected");
+            return Err(corrupt(what).with_reason(Reason::ChunkLength));
+        }
+        unpack(bytes, &entry, plain)?;
+        Ok(Self { header, stored: &bytes[RECORD_HEADER_LEN..] })
+    }
+}
+
 /// Returns the first 16 bytes of BLAKE3 of `stored`.
 pub(super) fn checksum(stored: &[u8]) -> [u8; 16] {
     blake3::hash(stored).as_bytes()[..16].try_into().expect("BUG: 16 of 32 bytes")

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use super::index::{self, FLUSH_ENTRIES};
 use super::lease::Lease;
-use super::pack::{self, Codec, PackWriter, RecordHeader, TocEntry};
+use super::pack::{self, Codec, PackWriter, Record, RecordHeader, TocEntry};
 use super::{Location, MAX_CHUNK, Store};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -118,6 +118,14 @@ impl Writer {
             let (plain_len, stored_len) = (plain.len() as u32, stored.len() as u32);
             self.append(&RecordHeader { id, codec, plain_len, stored_len, checksum }, stored)
         })
+    }
+
+    /// Stores a record that another store gave out, as it is.
+    pub fn put_record(&self, record: &Record<'_>) -> Result<Put> {
+        match self.shared.knows(&record.header.id)? {
+            true => Ok(Put::Known),
+            false => self.append(&record.header, record.stored),
+        }
     }
 
     /// Adds a record; also used for records that are copied as they are.

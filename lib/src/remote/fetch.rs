@@ -1,0 +1,580 @@
+//! Gets chunks from many hosts at once: each is asked for what it can bring, the faster ones bring more, and what one fails to bring another does.
+//!
+//! One thread for each host holds the connection, verifies what comes and hands it to the sink. A host that stalls, dies, lies or is cut off costs its
+//! open requests at most. When nothing is left to ask for, what others are slow to bring is asked for once more.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+use super::client::{Client, Event};
+use super::serve::is_ready;
+use super::wire::{Want, violation};
+use crate::error::{Context, Error, Kind, Result};
+use crate::id::ChunkId;
+use crate::progress::Progress;
+use crate::store::Record;
+
+/// Chunks in one request: the fewest, and the most.
+const LEAST_BATCH: usize = 4;
+const MOST_BATCH: usize = 256;
+/// A request ought to be answered in about this time.
+const BATCH_TIME: Duration = Duration::from_millis(200);
+/// Requests that are open at once, so that the line never runs dry.
+const OPEN: usize = 3;
+/// A host that is asked and brings fewer bytes than this within [`STALL_TIME`] is given up.
+const STALL_BYTES: u64 = 10 << 10;
+const STALL_TIME: Duration = Duration::from_secs(10);
+/// What another host has been asked for so long may be asked for again by one that has nothing else to do.
+const SLOW: Duration = Duration::from_secs(1);
+/// How often a thread looks whether something changed.
+const TICK: Duration = Duration::from_millis(100);
+const READ: usize = 256 << 10;
+
+/// A chunk that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which.
+    pub id: ChunkId,
+    /// How long it can be at most, in plain bytes; a host that sends more lied.
+    pub max_len: usize,
+}
+
+/// A connection to a host that answers as [`super::serve`] does. Dropping it ends the connection.
+pub struct Link {
+    /// What to call the host.
+    pub name: String,
+    /// What it says.
+    pub input: OwnedFd,
+    /// What it hears.
+    pub output: OwnedFd,
+    /// What keeps the connection, and ends it when dropped.
+    pub keeper: Box<dyn Send>,
+}
+
+/// What became of one host.
+#[derive(Debug)]
+pub struct Served {
+    /// What it is called.
+    pub name: String,
+    /// Chunks that it brought, and that were taken.
+    pub n_chunks: u64,
+    /// Bytes that it sent, all of them.
+    pub n_bytes: u64,
+    /// Why it was given up.
+    pub failure: Option<Error>,
+}
+
+/// What became of all that was wanted.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Chunks that no host brought.
+    pub missing: Vec<ChunkId>,
+    /// The hosts, in the order of the links.
+    pub hosts: Vec<Served>,
+}
+
+/// Takes a chunk that was verified: its record, and its plain bytes. An error ends the whole fetch.
+pub type Sink<'a> = &'a (dyn Fn(&Record<'_>, &[u8]) -> Result<()> + Sync);
+
+/// Gets what is `wanted`, each chunk once, from whoever of `links` brings it.
+///
+/// What the hosts failed at is in the outcome, not an error: an error is one of the sink.
+pub fn fetch(links: Vec<Link>, wanted: Vec<Wanted>, sink: Sink<'_>, progress: &Progress) -> Result<Fetched> {
+    let shared = Shared { queue: Mutex::new(Queue::new(wanted, links.len())), wake: Condvar::new(), sink, progress };
+    let hosts = std::thread::scope(|scope| {
+        let threads: Vec<_> = links
+            .into_iter()
+            .enumerate()
+            .map(|(host, link)| {
+                let shared = &shared;
+                scope.spawn(move || shared.serve_with(host, link))
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("BUG: a thread that fetches panicked")).collect()
+    });
+    let queue = shared.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match queue.failure {
+        Some(failure) => Err(failure),
+        None => Ok(Fetched { missing: queue.left(), hosts }),
+    }
+}
+
+struct Shared<'a> {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    sink: Sink<'a>,
+    progress: &'a Progress,
+}
+
+/// What is wanted, and who is asked for it.
+struct Queue {
+    todo: VecDeque<Wanted>,
+    flying: HashMap<ChunkId, Flight>,
+    /// Hosts that do not have a chunk.
+    absent: HashMap<ChunkId, Vec<usize>>,
+    is_alive: Vec<bool>,
+    missing: Vec<ChunkId>,
+    failure: Option<Error>,
+}
+
+struct Flight {
+    wanted: Wanted,
+    hosts: Vec<usize>,
+    since: Instant,
+}
+
+impl Queue {
+    fn new(wanted: Vec<Wanted>, n_hosts: usize) -> Self {
+        Self {
+            todo: wanted.into(),
+            flying: HashMap::new(),
+            absent: HashMap::new(),
+            is_alive: vec![true; n_hosts],
+            missing: Vec::new(),
+            failure: None,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.failure.is_some() || self.todo.is_empty() && self.flying.is_empty()
+    }
+
+    /// Returns up to `n` chunks to ask `host` for.
+    fn take(&mut self, host: usize, n: usize, now: Instant) -> Vec<Wanted> {
+        let n_alive = self.is_alive.iter().filter(|is_alive| **is_alive).count().max(1);
+        // Towards the end smaller ones, so that no host has much to do when the others are done.
+        let n = n.min(self.todo.len().div_ceil(2 * n_alive)).max(1);
+        let mut taken = Vec::new();
+        let mut passed = Vec::new();
+        while taken.len() < n
+            && let Some(wanted) = self.todo.pop_front()
+        {
+            if self.flying.contains_key(&wanted.id) {
+                continue; // it was wanted twice
+            }
+            match self.lacks(host, &wanted.id) {
+                true => passed.push(wanted),
+                false => taken.push(wanted),
+            }
+        }
+        passed.into_iter().rev().for_each(|wanted| self.todo.push_front(wanted));
+        for wanted in &taken {
+            self.flying.insert(wanted.id, Flight { wanted: *wanted, hosts: vec![host], since: now });
+        }
+        if taken.is_empty() {
+            let slow = self
+                .flying
+                .values_mut()
+                .filter(|flight| !flight.hosts.contains(&host) && now.saturating_duration_since(flight.since) > SLOW);
+            let slow: Vec<ChunkId> = slow.map(|flight| flight.wanted.id).take(n).collect();
+            for id in slow.into_iter().filter(|id| !self.lacks(host, id)).collect::<Vec<_>>() {
+                let flight = self.flying.get_mut(&id).expect("BUG: it flies");
+                flight.hosts.push(host);
+                flight.since = now;
+                taken.push(flight.wanted);
+            }
+        }
+        taken
+    }
+
+    fn lacks(&self, host: usize, id: &ChunkId) -> bool {
+        self.absent.get(id).is_some_and(|hosts| hosts.contains(&host))
+    }
+
+    /// Notes that a chunk is here; returns whether it was still wanted.
+    fn arrived(&mut self, id: &ChunkId) -> bool {
+        self.flying.remove(id).is_some()
+    }
+
+    /// Notes that `host` does not have a chunk.
+    fn is_absent(&mut self, host: usize, id: &ChunkId) {
+        self.absent.entry(*id).or_default().push(host);
+        self.put_back(host, id);
+    }
+
+    /// Notes that `host` will not bring a chunk: another one has to.
+    fn put_back(&mut self, host: usize, id: &ChunkId) {
+        let Some(flight) = self.flying.get_mut(id) else { return };
+        flight.hosts.retain(|other| *other != host);
+        if !flight.hosts.is_empty() {
+            return;
+        }
+        let wanted = flight.wanted;
+        self.flying.remove(id);
+        match (0..self.is_alive.len()).any(|other| self.is_alive[other] && !self.lacks(other, id)) {
+            true => self.todo.push_front(wanted),
+            false => self.missing.push(*id),
+        }
+    }
+
+    /// Says whether there is, or may be, something for `host` to do.
+    fn may_need(&self, host: usize) -> bool {
+        !self.is_over()
+            && (self.flying.keys().any(|id| !self.lacks(host, id))
+                || self.todo.iter().any(|wanted| !self.lacks(host, &wanted.id)))
+    }
+
+    fn left(mut self) -> Vec<ChunkId> {
+        self.missing.extend(self.todo.iter().map(|wanted| wanted.id));
+        self.missing.extend(self.flying.keys());
+        self.missing
+    }
+}
+
+/// What one host has to do, and how it does.
+struct Host {
+    number: usize,
+    client: Client,
+    /// How long the chunks that were asked for can be.
+    lens: HashMap<ChunkId, usize>,
+    batch: usize,
+    /// What is to be sent.
+    outbox: VecDeque<u8>,
+    is_ready: bool,
+    /// When requests were sent: the oldest first.
+    sent: VecDeque<Instant>,
+}
+
+impl Shared<'_> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve_with(&self, number: usize, link: Link) -> Served {
+        let mut served = Served { name: link.name.clone(), n_chunks: 0, n_bytes: 0, failure: None };
+        let mut host = Host {
+            number,
+            client: Client::default(),
+            lens: HashMap::new(),
+            batch: LEAST_BATCH,
+            outbox: Client::greeting().into(),
+            is_ready: false,
+            sent: VecDeque::new(),
+        };
+        if let Err(error) = self.talk(&mut host, &link, &mut served) {
+            served.failure = Some(error);
+        }
+        let mut queue = self.queue();
+        queue.is_alive[number] = false;
+        for id in host.client.unanswered().collect::<Vec<_>>() {
+            queue.put_back(number, &id);
+        }
+        drop(queue);
+        self.wake.notify_all();
+        served
+    }
+
+    /// Asks and listens until there is nothing left to ask this host for.
+    fn talk(&self, host: &mut Host, link: &Link, served: &mut Served) -> Result<()> {
+        set_nonblocking(&link.input)?;
+        set_nonblocking(&link.output)?;
+        let mut buffer = vec![0; READ];
+        let (mut mark, mut bytes_at_mark) = (Instant::now(), 0);
+        loop {
+            if self.queue().is_over() {
+                return Ok(());
+            }
+            self.ask(host);
+            if host.client.n_open() == 0 && host.outbox.is_empty() && host.is_ready {
+                let queue = self.queue();
+                if !queue.may_need(host.number) {
+                    return Ok(());
+                }
+                drop(self.wake.wait_timeout(queue, TICK).unwrap_or_else(PoisonError::into_inner));
+                (mark, bytes_at_mark) = (Instant::now(), served.n_bytes);
+                continue;
+            }
+            send(&link.output, &mut host.outbox)?;
+            if is_ready(link.input.as_fd(), PollFlags::IN, TICK)? {
+                match rustix::io::read(&link.input, &mut buffer[..]) {
+                    Ok(0) => return Err(Error::new(Kind::Io, "it ended the connection")),
+                    Ok(n) => {
+                        served.n_bytes += n as u64;
+                        host.client.receive(&buffer[..n]);
+                        self.take_all(host, served)?;
+                    }
+                    Err(Errno::AGAIN | Errno::INTR) => (),
+                    Err(error) => return Err(error).context(|| "the connection failed"),
+                }
+            }
+            if mark.elapsed() > STALL_TIME {
+                let n_bytes = served.n_bytes - bytes_at_mark;
+                if n_bytes < STALL_BYTES {
+                    let what = format!("it sent {n_bytes} bytes within {} seconds", STALL_TIME.as_secs());
+                    return Err(Error::new(Kind::Io, what));
+                }
+                (mark, bytes_at_mark) = (Instant::now(), served.n_bytes);
+            }
+        }
+    }
+
+    /// Notes requests to send, as many as keep the line busy.
+    fn ask(&self, host: &mut Host) {
+        while host.is_ready && host.client.n_open() < OPEN {
+            let now = Instant::now();
+            let taken = self.queue().take(host.number, host.batch, now);
+            if taken.is_empty() {
+                return;
+            }
+            host.lens.extend(taken.iter().map(|wanted| (wanted.id, wanted.max_len)));
+            host.outbox.extend(host.client.ask(Want::Get, taken.iter().map(|wanted| wanted.id).collect()));
+            host.sent.push_back(now);
+        }
+    }
+
+    /// Takes all that came as a whole.
+    fn take_all(&self, host: &mut Host, served: &mut Served) -> Result<()> {
+        let mut plain = Vec::new();
+        loop {
+            let n_open = host.client.n_open();
+            let Some(event) = host.client.next_event()? else { return Ok(()) };
+            match event {
+                Event::Ready => host.is_ready = true,
+                Event::Chunk(id, record) => self.take(host, &id, &record, &mut plain, served)?,
+                Event::Absent(id) => {
+                    host.lens.remove(&id);
+                    self.queue().is_absent(host.number, &id);
+                    self.wake.notify_all();
+                }
+                Event::Have(_) | Event::Proof(_) => return Err(violation("an answer came to something that was not asked")),
+            }
+            if host.client.n_open() < n_open
+                && let Some(sent) = host.sent.pop_front()
+            {
+                // The open ones were answered one after the other.
+                let time = sent.elapsed() / OPEN as u32;
+                host.batch = match time < BATCH_TIME {
+                    true => (2 * host.batch).min(MOST_BATCH),
+                    false => (host.batch / 2).max(LEAST_BATCH),
+                };
+            }
+        }
+    }
+
+    fn take(&self, host: &mut Host, id: &ChunkId, record: &[u8], plain: &mut Vec<u8>, served: &mut Served) -> Result<()> {
+        let max_len = host.lens.remove(id).unwrap_or_default();
+        let verified = Record::verify(record, id, max_len, plain);
+        let record = match verified {
+            Ok(record) => record,
+            Err(error) => {
+                self.queue().put_back(host.number, id);
+                return Err(error.wrap(format!("it sent something else for chunk '{id}'")));
+            }
+        };
+        if !self.queue().arrived(id) {
+            return Ok(()); // another host was faster
+        }
+        if let Err(error) = (self.sink)(&record, plain) {
+            self.queue().failure.get_or_insert(error);
+        }
+        served.n_chunks += 1;
+        self.progress.add(0, plain.len() as u64);
+        if self.queue().is_over() {
+            self.wake.notify_all();
+        }
+        Ok(())
+    }
+}
+
+fn set_nonblocking(stream: &OwnedFd) -> Result<()> {
+    let flags = rustix::fs::fcntl_getfl(stream).context(|| "cannot use the connection")?;
+    rustix::fs::fcntl_setfl(stream, flags | rustix::fs::OFlags::NONBLOCK).context(|| "cannot use the connection")
+}
+
+/// Sends as much as the host takes now.
+fn send(output: &OwnedFd, outbox: &mut VecDeque<u8>) -> Result<()> {
+    while !outbox.is_empty() {
+        match rustix::io::write(output, outbox.as_slices().0) {
+            Ok(n) => drop(outbox.drain(..n)),
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(Errno::INTR) => (),
+            Err(error) => return Err(error).context(|| "the connection failed"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::remote::serve::serve;
+    use crate::store::{Store, WriteOptions};
+
+    const N_CHUNKS: usize = 1500;
+    const LEN: usize = 4000;
+
+    fn content(at: usize) -> Vec<u8> {
+        let mut bytes = vec![0; LEN];
+        blake3::Hasher::new().update(&at.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    /// What is wrong with a host.
+    #[derive(Clone, Copy, Debug)]
+    enum Fault {
+        None,
+        /// It ends after so many bytes.
+        Dies(usize),
+        /// It says nothing more after so many bytes.
+        Stalls(usize),
+        /// It changes the byte at this place.
+        Lies(usize),
+        /// It sends so many bytes in a millisecond.
+        Slow(usize),
+    }
+
+    struct World {
+        dir: tempfile::TempDir,
+        ids: Vec<ChunkId>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap(), ids: (0..N_CHUNKS).map(|at| ChunkId::of(&content(at))).collect() }
+        }
+
+        /// Makes a store with the chunks that `has` names.
+        fn store(&self, name: &str, has: impl Fn(usize) -> bool) -> Store {
+            let store = Store::create(&self.dir.path().join(name)).unwrap();
+            let writer = store.writer(WriteOptions::default()).unwrap();
+            for at in (0..N_CHUNKS).filter(|at| has(*at)) {
+                writer.put(self.ids[at], &content(at)).unwrap();
+            }
+            writer.finish().unwrap();
+            store
+        }
+
+        fn wanted(&self) -> Vec<Wanted> {
+            self.ids.iter().map(|id| Wanted { id: *id, max_len: LEN }).collect()
+        }
+
+        /// Fetches everything from `hosts`; returns what came of it, and how many bytes arrived.
+        fn fetch(&self, hosts: &[(&Store, Fault)]) -> (Fetched, u64) {
+            let links = hosts.iter().enumerate().map(|(at, (store, fault))| link(&format!("h{at}"), store, *fault)).collect();
+            let arrived = AtomicU64::new(0);
+            let sink = |_: &Record<'_>, plain: &[u8]| {
+                arrived.fetch_add(plain.len() as u64, Ordering::Relaxed);
+                Ok(())
+            };
+            let fetched = fetch(links, self.wanted(), &sink, &Progress::default()).unwrap();
+            (fetched, arrived.into_inner())
+        }
+    }
+
+    /// Starts a server on `store` and returns the line to it, with a fault in it.
+    fn link(name: &str, store: &Store, fault: Fault) -> Link {
+        let (ours, mut outer) = UnixStream::pair().unwrap();
+        let (mut inner, theirs) = UnixStream::pair().unwrap();
+        let store = store.clone();
+        std::thread::spawn(move || drop(serve(&store, theirs.as_fd(), theirs.as_fd())));
+        let (mut to, mut from) = (inner.try_clone().unwrap(), outer.try_clone().unwrap());
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(std::net::Shutdown::Write);
+        });
+        std::thread::spawn(move || {
+            let (mut buffer, mut n_passed) = ([0; 4096], 0);
+            while let Ok(n @ 1..) = inner.read(&mut buffer) {
+                match fault {
+                    Fault::None => (),
+                    Fault::Dies(after) if n_passed + n > after => {
+                        let _ = outer.shutdown(std::net::Shutdown::Both);
+                        return;
+                    }
+                    Fault::Stalls(after) if n_passed + n > after => std::thread::sleep(Duration::from_secs(3600)),
+                    Fault::Lies(at) if (n_passed..n_passed + n).contains(&at) => buffer[at - n_passed] ^= 1,
+                    Fault::Slow(rate) => std::thread::sleep(Duration::from_millis((n / rate) as u64)),
+                    _ => (),
+                }
+                n_passed += n;
+                if outer.write_all(&buffer[..n]).is_err() {
+                    return;
+                }
+            }
+            let _ = outer.shutdown(std::net::Shutdown::Both);
+        });
+        let output = OwnedFd::from(ours.try_clone().unwrap());
+        Link { name: name.into(), input: ours.into(), output, keeper: Box::new(()) }
+    }
+
+    const ALL: u64 = (N_CHUNKS * LEN) as u64;
+
+    #[test]
+    fn each_host_brings_what_it_has_and_what_nobody_has_is_missing() {
+        let world = World::new();
+        let thirds: Vec<Store> = (0..3).map(|third| world.store(&third.to_string(), |at| at % 3 == third && at != 7)).collect();
+        let hosts: Vec<_> = thirds.iter().map(|store| (store, Fault::None)).collect();
+        let (fetched, arrived) = world.fetch(&hosts);
+        assert_eq!((fetched.missing, arrived), (vec![world.ids[7]], ALL - LEN as u64));
+        for host in fetched.hosts {
+            assert!(host.failure.is_none() && host.n_chunks >= N_CHUNKS as u64 / 3 - 1, "{host:?}");
+        }
+        let (fetched, arrived) = world.fetch(&[]);
+        assert_eq!((fetched.missing.len(), arrived), (N_CHUNKS, 0));
+    }
+
+    #[test]
+    fn a_host_that_fails_is_named_and_the_others_bring_what_it_owes() {
+        let world = World::new();
+        let store = world.store("all", |_| true);
+        let faults = [
+            (Fault::Dies(0), "ended the connection"),
+            (Fault::Dies(300_000), "ended the connection"),
+            (Fault::Lies(4), "unknown frame of kind 128"),
+            (Fault::Lies(200_000), "something else for chunk"),
+        ];
+        for (fault, told) in faults {
+            let (fetched, arrived) = world.fetch(&[(&store, Fault::Slow(4000)), (&store, fault)]);
+            assert_eq!((fetched.missing.len(), arrived), (0, ALL), "{fault:?}");
+            let failure = format!("{:#}", fetched.hosts[1].failure.as_ref().unwrap());
+            assert!(failure.contains(told), "{fault:?}: {failure}");
+            assert!(fetched.hosts[0].failure.is_none());
+        }
+        let (fetched, arrived) = world.fetch(&[(&store, Fault::Dies(300_000))]);
+        assert_eq!(fetched.missing.len() as u64 * LEN as u64 + arrived, ALL, "what came before counts");
+        assert!(arrived > 200_000);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_host_that_stalls() {
+        let world = World::new();
+        let store = world.store("all", |_| true);
+        let started = Instant::now();
+        let (fetched, arrived) = world.fetch(&[(&store, Fault::None), (&store, Fault::Stalls(100_000))]);
+        assert_eq!((fetched.missing.len(), arrived), (0, ALL));
+        assert!(started.elapsed() < STALL_TIME, "it was asked for once more: {:?}", started.elapsed());
+        // Alone it is given up.
+        let (fetched, arrived) = world.fetch(&[(&store, Fault::Stalls(100_000))]);
+        assert_eq!(fetched.missing.len() as u64 * LEN as u64 + arrived, ALL);
+        assert!(fetched.hosts[0].failure.as_ref().unwrap().to_string().contains("within 10 seconds"));
+    }
+
+    #[test]
+    fn a_faster_host_brings_more_and_each_chunk_is_taken_once() {
+        let world = World::new();
+        let store = world.store("all", |_| true);
+        let (fetched, arrived) = world.fetch(&[(&store, Fault::Slow(4000)), (&store, Fault::Slow(200))]);
+        assert_eq!((fetched.missing.len(), arrived), (0, ALL));
+        let n = fetched.hosts.iter().map(|host| host.n_chunks).collect::<Vec<_>>();
+        assert!(n[0] > 2 * n[1] && n[1] > 0 && n[0] + n[1] == N_CHUNKS as u64, "{n:?}");
+    }
+
+    #[test]
+    fn a_chunk_that_cannot_be_kept_ends_it_all() {
+        let world = World::new();
+        let store = world.store("all", |_| true);
+        let links = vec![link("a", &store, Fault::None), link("b", &store, Fault::None)];
+        let full = |_: &Record<'_>, _: &[u8]| Err(Error::new(Kind::NoSpace, "the disk is full"));
+        let error = fetch(links, world.wanted(), &full, &Progress::default()).unwrap_err();
+        assert_eq!(error.kind(), Kind::NoSpace);
+    }
+}

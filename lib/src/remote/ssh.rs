@@ -1,0 +1,190 @@
+//! Connections by OpenSSH: one for each host, shared by all that is said to it.
+//!
+//! Nothing of the caller's ssh configuration counts, no agent and no password, and only the host key that was given when the remote was added.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::address::Address;
+use super::fetch::Link;
+use super::wire::CHUNKS_COMMAND;
+use crate::durable;
+use crate::error::{Context, Error, Kind, Result};
+
+/// Another host, as this repository knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// What it is called here.
+    pub name: String,
+    /// Where it is.
+    pub address: Address,
+    /// The private key to show; without one, ssh's usual ones.
+    pub identity: Option<PathBuf>,
+}
+
+/// How long a host may take to answer at all.
+const CONNECT_TIME: Duration = Duration::from_secs(20);
+
+/// The connection to one host; it ends when dropped.
+pub struct Connection {
+    remote: Remote,
+    known_hosts: PathBuf,
+    /// The directory, ours alone, of the socket by which other sessions share this one.
+    control: PathBuf,
+    master: Child,
+    /// What ssh said.
+    said: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Connection {
+    /// Connects. Host keys are in `known_hosts`, under the remote's name; the connection gets a directory of its own in `scratch`, whose path must be
+    /// short, since that of a socket is.
+    pub fn open(remote: &Remote, known_hosts: &Path, scratch: &Path) -> Result<Self> {
+        let what = || format!("cannot connect to '{}' at '{}'", remote.name, remote.address);
+        let control = durable::make_scratch_dir(scratch, ".gdo-").context(what)?;
+        let mut command = ssh(remote, known_hosts, &control);
+        command.args(["-N", "-o", "ControlMaster=yes"]).args(remote.address.ssh_args());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut master = command.spawn().context(|| "cannot run ssh; is it installed?").context(what)?;
+        let said = collect(master.stderr.take());
+        let (remote, known_hosts) = (remote.clone(), known_hosts.to_owned());
+        let mut connection = Self { remote, known_hosts, control, master, said };
+        connection.wait().context(what)?;
+        Ok(connection)
+    }
+
+    /// Waits until other sessions can share the connection.
+    fn wait(&mut self) -> Result<()> {
+        let started = Instant::now();
+        while !durable::is_there(&self.control.join(SOCKET)) {
+            let has_ended = self.master.try_wait().context(|| "cannot wait for ssh")?.is_some();
+            if has_ended || started.elapsed() > CONNECT_TIME {
+                std::thread::sleep(Duration::from_millis(50)); // its last words
+                let said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+                let said = String::from_utf8_lossy(&said);
+                let said = said.lines().last().unwrap_or("no answer in time");
+                return Err(Error::new(Kind::Io, format!("ssh says: {}", said.escape_debug())));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Returns a line on which the host answers requests for chunks.
+    pub fn chunks(&self) -> Result<Link> {
+        let mut command = ssh(&self.remote, &self.known_hosts, &self.control);
+        command.args(["-o", "ControlMaster=no"]).args(self.remote.address.ssh_args()).arg(CHUNKS_COMMAND);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().context(|| "cannot run ssh")?;
+        let (Some(output), Some(input)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Error::new(Kind::Bug, "BUG: ssh was started without streams"));
+        };
+        let (input, output) = (OwnedFd::from(input), OwnedFd::from(output));
+        Ok(Link { name: self.remote.name.clone(), input, output, keeper: Box::new(Reaped(child)) })
+    }
+
+    /// Returns what git is to run for ssh, as `GIT_SSH_COMMAND`: a line for the shell.
+    pub fn git_ssh_command(&self) -> OsString {
+        let command = ssh(&self.remote, &self.known_hosts, &self.control);
+        let mut line = b"ssh".to_vec();
+        for arg in command.get_args().chain(["-o", "ControlMaster=no"].map(OsStr::new)) {
+            line.extend(b" '");
+            line.extend(arg.as_bytes().iter().flat_map(|b| if *b == b'\'' { b"'\\''".to_vec() } else { vec![*b] }));
+            line.push(b'\'');
+        }
+        OsString::from_vec(line)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.master.kill();
+        let _ = self.master.wait();
+        let _ = durable::remove_dir_all(&self.control);
+    }
+}
+
+/// A session that ends when dropped.
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const SOCKET: &str = "s";
+
+/// Returns ssh with the options of every call.
+#[allow(clippy::disallowed_methods)] // the one place besides git's
+fn ssh(remote: &Remote, known_hosts: &Path, control: &Path) -> Command {
+    let mut command = Command::new("ssh");
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C");
+    command.args(["-F", "none", "-T", "-x", "-a"]);
+    for option in OPTIONS {
+        command.args(["-o", option]);
+    }
+    command.arg("-o").arg(with_path("UserKnownHostsFile", known_hosts));
+    command.arg("-o").arg(with_path("ControlPath", &control.join(SOCKET)));
+    command.arg("-o").arg(format!("HostKeyAlias={}", remote.name));
+    if let Some(identity) = &remote.identity {
+        command.args(["-o", "IdentitiesOnly=yes", "-o"]).arg(with_path("IdentityFile", identity));
+    }
+    command
+}
+
+const OPTIONS: &[&str] = &[
+    "BatchMode=yes",
+    "StrictHostKeyChecking=yes",
+    "CheckHostIP=no",
+    "GlobalKnownHostsFile=/dev/null",
+    "UpdateHostKeys=no",
+    "VerifyHostKeyDNS=no",
+    "IdentityAgent=none",
+    "PreferredAuthentications=publickey",
+    "ProxyCommand=none",
+    "PermitLocalCommand=no",
+    "ClearAllForwardings=yes",
+    "EscapeChar=none",
+    "ConnectTimeout=10",
+    "ServerAliveInterval=15",
+    "LogLevel=ERROR",
+];
+
+/// Returns a setting whose value is a path, which ssh would else cut at blanks and expand.
+fn with_path(key: &str, path: &Path) -> OsString {
+    let mut setting = format!("{key}=\"").into_bytes();
+    for &b in path.as_os_str().as_bytes() {
+        match b {
+            b'%' => setting.extend(b"%%"),
+            b'"' | b'\\' => setting.extend([b'\\', b]),
+            b => setting.push(b),
+        }
+    }
+    setting.push(b'"');
+    OsString::from_vec(setting)
+}
+
+/// Collects what a child says on standard error, at most the first 64 KiB.
+fn collect(stream: Option<std::process::ChildStderr>) -> Arc<Mutex<Vec<u8>>> {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&said);
+    if let Some(mut stream) = stream {
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            while let Ok(n @ 1..) = std::io::Read::read(&mut stream, &mut buffer) {
+                let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if kept.len() < 64 << 10 {
+                    kept.extend_from_slice(&buffer[..n]);
+                }
+            }
+        });
+    }
+    said
+}
