@@ -13,6 +13,8 @@ pub const INTEGRITY: u8 = 8;
 /// Input that is not acted on; the rest was done, if that is possible.
 pub const REFUSED: u8 = 65;
 
+/// `serve` was asked for something that is not served: what a shell reports of a command that it may not run.
+pub const NOT_SERVED: u8 = 126;
 /// Whoever read our standard output closed it: what a shell reports of a program that `SIGPIPE` killed.
 pub const CLOSED: u8 = 141;
 /// Our own mistake.

@@ -23,6 +23,7 @@ pub const TEST: &[Need] = &[
     ("python3", "python3"),
     ("gcc", "gcc"),
     ("ssh", "openssh-client"),
+    ("sshd", "openssh-server"),
     ("strace", "strace"),
     ("prlimit", "util-linux"),
     ("mount", "mount"),

@@ -11,9 +11,11 @@ mod cat;
 mod changes;
 mod check;
 mod chunk;
+mod clone;
 mod commit;
 mod completions;
 mod diff;
+mod fetch;
 mod gc;
 mod git;
 mod init;
@@ -21,9 +23,11 @@ mod log;
 mod ls;
 mod man;
 mod merge_metadata;
+mod remote;
 mod restore;
 mod rm;
 mod scan_args;
+mod serve;
 mod show;
 mod snapshot;
 mod status;
@@ -45,6 +49,11 @@ pub enum Verb {
     Cat(cat::CatArgs),
     Restore(restore::RestoreArgs),
     Check(check::CheckArgs),
+    Clone(clone::CloneArgs),
+    Fetch(fetch::FetchArgs),
+    Get(fetch::GetArgs),
+    Remote(remote::RemoteArgs),
+    Serve(serve::ServeArgs),
     Gc(gc::GcArgs),
     Attributes(attributes::AttributesArgs),
     Git(git::GitArgs),
@@ -72,6 +81,11 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Cat(args) => cat::run(ui, global, args),
         Verb::Restore(args) => restore::run(ui, global, args),
         Verb::Check(args) => check::run(ui, global, args),
+        Verb::Clone(args) => clone::run(ui, global, args),
+        Verb::Fetch(args) => fetch::run_fetch(ui, global, args),
+        Verb::Get(args) => fetch::run_get(ui, global, args),
+        Verb::Remote(args) => remote::run(ui, global, args),
+        Verb::Serve(args) => serve::run(ui, global, args),
         Verb::Gc(args) => gc::run(ui, global, args),
         Verb::Attributes(args) => attributes::run(ui, global, args),
         Verb::Git(args) => git::run(ui, global, args),

@@ -42,6 +42,13 @@ impl World {
         self.run(command)
     }
 
+    /// Runs `gdo serve` as sshd does for a client that asks for `command`.
+    pub fn gdo_asked(&self, command: &str) -> Run {
+        let mut serve = Command::new(env!("CARGO_BIN_EXE_gdo"));
+        serve.arg("serve").env("SSH_ORIGINAL_COMMAND", command).stdin(std::process::Stdio::null());
+        self.run(serve)
+    }
+
     /// Runs the program in the work tree within 256 MiB of address space.
     pub fn gdo_limited(&self, args: &[&str]) -> Run {
         let mut command = Command::new("sh");

@@ -77,15 +77,29 @@ impl Git {
     pub fn set_config(&self, key: &str, value: &str) -> Result<()> {
         check(key, Some(value.as_bytes()))?;
         let path = self.git_dir().join("config");
-        let edited = self.edited_config(&path, key, value).context(|| format!("cannot set '{key}' in '{}'", path.display()))?;
+        let edited = self
+            .edited_config(&path, &["--replace-all", key, value])
+            .context(|| format!("cannot set '{key}' in '{}'", path.display()))?;
         durable::publish(&path, &edited, 0o600)
     }
 
-    fn edited_config(&self, path: &Path, key: &str, value: &str) -> Result<Vec<u8>> {
+    /// Takes one key out of the repository's configuration, durably; one that is not there is no error.
+    pub fn unset_config(&self, key: &str) -> Result<()> {
+        let path = self.git_dir().join("config");
+        let what = || format!("cannot take '{key}' out of '{}'", path.display());
+        if Config::read(self)?.get(key).is_none() {
+            return Ok(());
+        }
+        let edited = self.edited_config(&path, &["--unset-all", key]).context(what)?;
+        durable::publish(&path, &edited, 0o600)
+    }
+
+    fn edited_config(&self, path: &Path, edit: &[&str]) -> Result<Vec<u8>> {
         let mut copy = Temp::beside(path, 0o600)?;
         copy.file.write_all(&durable::read(path)?)?;
-        let [file, key, value]: [&OsStr; 3] = [copy.path().as_ref(), key.as_ref(), value.as_ref()];
-        self.run(&["config".as_ref(), "--file".as_ref(), file, "--replace-all".as_ref(), key, value])?;
+        let mut args: Vec<&OsStr> = vec!["config".as_ref(), "--file".as_ref(), copy.path().as_ref()];
+        args.extend(edit.iter().map(OsStr::new));
+        self.run(&args)?;
         durable::read(copy.path())
     }
 }

@@ -19,6 +19,7 @@ pub mod objects;
 pub mod pack;
 mod packed;
 mod packindex;
+pub mod quarantine;
 pub mod refs;
 mod tree;
 

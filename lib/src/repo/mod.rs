@@ -14,6 +14,7 @@ mod guard;
 mod lifted;
 pub mod mend;
 mod pathset;
+pub mod remotes;
 pub mod remove;
 pub mod restore;
 pub mod scan;
@@ -97,7 +98,7 @@ impl Places {
     }
 
     /// Returns the store that counts: the one that the caller named, else the one that the configuration names, else the default.
-    fn configured_store(&self, config: &Config) -> PathBuf {
+    pub fn configured_store(&self, config: &Config) -> PathBuf {
         match config.get("devops.store").filter(|_| !self.is_store_named) {
             Some(store) => PathBuf::from(String::from_utf8_lossy(store).into_owned()),
             None => self.store.clone(),
@@ -409,6 +410,15 @@ impl Repo {
         let blob = self.objects.blob(&oid)?;
         let is_index = ChunkIndex::is_index(&blob);
         Ok(Some(if is_index { ChunkIndex::decode(&blob)?.size } else { blob.len() as u64 }))
+    }
+
+    /// Returns the chunk index that a blob is; `None` if the blob is a small file's content.
+    pub fn chunk_index(&self, blob: &Oid) -> Result<Option<ChunkIndex>> {
+        let blob = self.objects.blob(blob)?;
+        match ChunkIndex::is_index(&blob) {
+            true => ChunkIndex::decode(&blob).map(Some).map_err(|error| error.or_refused(Reason::Index)),
+            false => Ok(None),
+        }
     }
 
     /// Writes the content of the file at `path` in the commit `rev` to `out`; memory does not grow with the file.

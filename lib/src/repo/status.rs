@@ -2,6 +2,7 @@
 
 use super::Repo;
 use super::scan::{self, Change, Found, ScanOptions, Sink, What, file_path, join};
+use crate::durable;
 use crate::error::{Error, Kind, Result};
 use crate::git::Oid;
 use crate::git::name::{self, Stored};
@@ -27,6 +28,8 @@ pub fn status(repo: &Repo, options: &ScanOptions, progress: &Progress) -> Result
     let head = repo.head()?;
     let found = scan::scan(repo, &index, options, Sink::Compare, progress)?;
     let staged = match head {
+        // Made from HEAD a moment ago; git would take one that is not there for an empty one.
+        Some(_) if !durable::is_there(&repo.index_path()) => Vec::new(),
         Some(_) => changes(
             repo,
             &repo.git.run(&["diff-index", "--cached", "--raw", "-z", "--no-abbrev", "--no-renames", "HEAD", "--"])?,

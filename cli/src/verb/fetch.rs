@@ -1,0 +1,151 @@
+//! `gdo fetch` and `gdo get`
+
+use std::path::{Path, PathBuf};
+
+use git_devops::error::{Error, Result};
+use git_devops::progress::Progress;
+use git_devops::remote::fetch::Link;
+use git_devops::remote::ssh::{Connection, Remote};
+use git_devops::repo::Repo;
+use git_devops::repo::remotes::{self, Got, Moved};
+use serde_json::{Value, json};
+
+use crate::exit;
+use crate::places::GlobalArgs;
+use crate::ui::{Ui, bytes, complain, shown};
+
+/// Ask other hosts where their branches are
+///
+/// The branches are noted as NAME/BRANCH, and 'gdo log web1/main' shows one; nothing of this host is moved. Chunks come with 'gdo get'.
+#[derive(clap::Args)]
+pub struct FetchArgs {
+    /// The hosts to ask; all of them without this
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+}
+
+/// Get what large files lack here, from all hosts that have it
+#[derive(clap::Args)]
+pub struct GetArgs {
+    /// Of the files in this commit, instead of those that are staged
+    #[arg(short, long, value_name = "REV")]
+    source: Option<String>,
+    /// Ask only this host; may be given several times
+    #[arg(long, value_name = "NAME")]
+    from: Vec<String>,
+    /// Of the files at and below these paths; all of them without this
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+pub fn run_fetch(ui: &mut Ui, global: &GlobalArgs, args: &FetchArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let remotes = remotes::named(&repo, &args.names)?;
+    let mut all = Vec::new();
+    for remote in &remotes {
+        let fetched = remotes::connect(&repo, remote, &scratch())
+            .and_then(|connection| remotes::fetch_branches(&repo, remote, &connection));
+        match fetched {
+            Ok(moved) => all.extend(moved.into_iter().map(|moved| (remote.name.clone(), moved))),
+            Err(error) if remotes.len() == 1 => return Err(error),
+            Err(error) => tell_failure(ui, &error),
+        }
+    }
+    ui.json(|| json!({"branches": all.iter().map(|(name, moved)| to_json(name, moved)).collect::<Vec<_>>()}))?;
+    all.iter().try_for_each(|(name, Moved { branch, old, new })| {
+        let what = match (old, new) {
+            (None, Some(_)) => "new",
+            (_, None) => "gone",
+            _ => "moved",
+        };
+        ui.note(format_args!("{name}/{branch} {what}"))
+    })
+}
+
+fn to_json(name: &str, moved: &Moved) -> Value {
+    let oid = |oid: &Option<git_devops::git::Oid>| oid.map(|oid| oid.to_string());
+    json!({"remote": name, "branch": moved.branch, "old": oid(&moved.old), "new": oid(&moved.new)})
+}
+
+pub fn run_get(ui: &mut Ui, global: &GlobalArgs, args: &GetArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let paths = global.work_paths(&repo.places, &args.paths)?;
+    let hosts = Hosts::connect(ui, &repo, remotes::named(&repo, &args.from)?);
+    let tree = repo.source_tree(args.source.as_deref())?;
+    let progress = ui.progress();
+    let got = hosts.get(&repo, tree, &paths, &progress)?;
+    ui.warnings();
+    tell(ui, &got)
+}
+
+/// The hosts that could be reached.
+pub struct Hosts(Vec<Connection>);
+
+impl Hosts {
+    /// Connects to each of `remotes`; who cannot be reached is named.
+    pub fn connect(ui: &mut Ui, repo: &Repo, remotes: Vec<Remote>) -> Self {
+        let mut connections = Vec::new();
+        for remote in remotes {
+            match remotes::connect(repo, &remote, &scratch()) {
+                Ok(connection) => connections.push(connection),
+                Err(error) => tell_failure(ui, &error),
+            }
+        }
+        Self(connections)
+    }
+
+    /// Takes the one that is connected already.
+    pub fn of(connection: Connection) -> Self {
+        Self(vec![connection])
+    }
+
+    /// Gets the chunks that `tree` lacks here at and below `paths`.
+    pub fn get(&self, repo: &Repo, tree: git_devops::git::Oid, paths: &[Vec<u8>], progress: &Progress) -> Result<Got> {
+        progress.stage("getting chunks", 0, 0);
+        let mut links = || -> Vec<Link> { self.0.iter().filter_map(|connection| connection.chunks().ok()).collect() };
+        remotes::get(repo, tree, paths, &mut links, progress)
+    }
+}
+
+/// Says what came of getting chunks.
+pub fn tell(ui: &mut Ui, got: &Got) -> Result<()> {
+    for (name, share) in &got.hosts {
+        for failure in &share.failures {
+            tell_failure(ui, &Error::new(failure.kind(), format!("'{name}' was given up: {failure:#}")));
+        }
+    }
+    ui.json(|| {
+        let host = |(name, share): (&String, &remotes::Share)| {
+            json!({"name": name, "chunks": share.n_chunks, "bytes": share.n_bytes,
+                "failures": share.failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>()})
+        };
+        json!({"chunks": got.n_chunks, "stored_bytes": got.n_stored, "missing": got.n_missing, "hosts": got.hosts.iter().map(host).collect::<Vec<_>>()})
+    })?;
+    for (name, share) in got.hosts.iter().filter(|(_, share)| share.n_chunks > 0) {
+        ui.note(format_args!("{name}: {} chunks, {}", share.n_chunks, bytes(share.n_bytes)))?;
+    }
+    ui.note(format_args!("got {} chunks, {} stored", got.n_chunks, bytes(got.n_stored)))?;
+    if got.n_missing > 0 {
+        ui.exit_with(exit::PARTIAL);
+        let n = got.n_missing;
+        complain(format_args!("warning: {n} chunks are with none of these hosts; add one that has them with 'gdo remote add'"));
+    }
+    Ok(())
+}
+
+fn tell_failure(ui: &mut Ui, error: &Error) {
+    ui.exit_with(exit::PARTIAL);
+    complain(format_args!("warning: {}", shown(format!("{error:#}").as_bytes())));
+}
+
+/// Returns a directory whose path is short enough for a socket in it.
+pub fn scratch() -> PathBuf {
+    let named =
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.as_os_str().len() < 60);
+    let run = Path::new("/run");
+    match named {
+        Some(named) if named.is_dir() => named,
+        _ if rustix::process::geteuid().is_root() && run.is_dir() => run.to_owned(),
+        _ => PathBuf::from("/tmp"),
+    }
+}

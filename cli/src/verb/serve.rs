@@ -1,0 +1,49 @@
+//! `gdo serve`
+
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+
+use git_devops::error::{Error, Result};
+use git_devops::git::Git;
+use git_devops::remote::{serve, wire};
+use git_devops::store::Store;
+
+use crate::exit;
+use crate::places::GlobalArgs;
+use crate::ui::{Ui, complain};
+
+/// Answer another host that pulls from this repository; started by sshd
+///
+/// What the other host wants is in SSH_ORIGINAL_COMMAND. It can read what the repository holds, and change nothing. 'gdo remote authorize' prints
+/// the line for authorized_keys by which sshd starts this.
+#[derive(clap::Args)]
+pub struct ServeArgs {}
+
+pub fn run(ui: &mut Ui, global: &GlobalArgs, _: &ServeArgs) -> Result<()> {
+    let command = std::env::var_os("SSH_ORIGINAL_COMMAND").unwrap_or_default();
+    let is = |known: &str| command.as_bytes() == known.as_bytes();
+    if !is(wire::CHUNKS_COMMAND) && !is(wire::GIT_COMMAND) {
+        ui.exit_with(exit::NOT_SERVED);
+        complain("error: refused: this key may only be used to pull, by 'gdo fetch' and its like; nothing was done");
+        return Ok(());
+    }
+    // Not the whole repository: whoever asks must not make us mend it.
+    let mut places = global.places()?;
+    let (git, config) = Git::open(&places.git_dir)?;
+    if is(wire::GIT_COMMAND) {
+        return upload_pack(ui, &git);
+    }
+    places.store = places.configured_store(&config);
+    serve::serve(&Store::open(&places.store)?, std::io::stdin().as_fd(), std::io::stdout().as_fd())
+}
+
+/// Lets git answer, on our own streams.
+fn upload_pack(ui: &mut Ui, git: &Git) -> Result<()> {
+    let dir = git.git_dir().as_os_str().to_owned();
+    let args = ["-c", "pack.threads=1", "-c", "pack.windowMemory=16m", "upload-pack", "--strict", "--timeout=30"];
+    let mut command = git.command(&args.iter().map(std::ffi::OsString::from).chain([dir]).collect::<Vec<_>>());
+    command.env("GIT_PROTOCOL", "version=2").current_dir("/");
+    let status = command.status().map_err(|error| Error::from(error).wrap("cannot run git; is it installed?"))?;
+    ui.exit_with(status.code().map_or(exit::BUG, |code| code as u8));
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! Hosts that pull from each other, by a real sshd on the loopback.
+
+mod common;
+
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use common::{Run, World};
+
+/// A host that serves its work tree: a sshd with the line that `gdo remote authorize` printed.
+struct Server {
+    world: World,
+    sshd: Child,
+    port: u16,
+}
+
+/// A key that may pull.
+struct Key(tempfile::TempDir);
+
+impl Key {
+    fn new() -> Self {
+        let key = Self(tempfile::tempdir().unwrap());
+        keygen(&key.path());
+        key
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("key")
+    }
+}
+
+fn keygen(path: &Path) {
+    let status = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
+    assert!(status.expect("ssh-keygen is needed").success());
+}
+
+impl Server {
+    /// Starts a sshd for a new work tree with `key` as the only one.
+    fn new(key: &Key) -> Self {
+        let world = World::new();
+        let line = world.ok(&["remote", "authorize", &format!("{}.pub", key.path().display())]);
+        std::fs::write(world.path("../authorized_keys"), line).unwrap();
+        keygen(&world.path("../host_key"));
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let at = |name: &str| world.path("..").canonicalize().unwrap().join(name).display().to_string();
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n",
+            at("host_key"),
+            at("authorized_keys")
+        );
+        std::fs::write(world.path("../sshd_config"), config).unwrap();
+        let _ = std::fs::create_dir_all("/run/sshd"); // sshd wants it, and root alone can make it
+        let mut sshd = Command::new("/usr/sbin/sshd");
+        sshd.args(["-D", "-e", "-f", &at("sshd_config")]).stderr(std::fs::File::create(world.path("../sshd.log")).unwrap());
+        let sshd = sshd.spawn().expect("sshd is needed");
+        for _ in 0..200 {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { world, sshd, port }
+    }
+
+    fn address(&self) -> String {
+        format!("ssh://127.0.0.1:{}", self.port)
+    }
+
+    fn host_key(&self) -> String {
+        self.world.read("../host_key.pub")
+    }
+
+    /// Lets `client` know this server.
+    fn add_to(&self, client: &World, name: &str, key: &Key) {
+        let key = key.path().display().to_string();
+        client.ok(&["remote", "add", name, &self.address(), "--host-key", &self.host_key(), "-i", &key]);
+    }
+
+    /// Asks sshd, as the key may, to run something.
+    fn ask(&self, key: &Key, command: &[&str]) -> Run {
+        let output = Command::new("ssh")
+            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
+            .args(["-o", "LogLevel=ERROR", "-T", "-i"])
+            .arg(key.path())
+            .args(["-p", &self.port.to_string(), "127.0.0.1"])
+            .args(command)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Run { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.sshd.kill();
+        let _ = self.sshd.wait();
+    }
+}
+
+/// Writes a file of bytes that do not compress, the same for the same seed.
+fn noise(world: &World, name: &str, seed: u64, len: usize) {
+    let mut bytes = vec![0; len];
+    let mut state = seed;
+    for byte in &mut bytes {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *byte = (state >> 56) as u8;
+    }
+    std::fs::write(world.path(name), bytes).unwrap();
+}
+
+#[test]
+fn a_repository_is_cloned_and_what_is_new_fetched() {
+    let key = Key::new();
+    let server = Server::new(&key);
+    server.world.write("small", "hello\n");
+    server.world.sh("mkdir d; ln -s ../small d/link; chmod 750 d; truncate -s 30M d/holes");
+    noise(&server.world, "large", 1, 5 << 20);
+    server.world.snapshot();
+    let client = World::new();
+    let clone = |dir: &str, more: &[&str]| {
+        let (address, host_key, key) = (server.address(), server.host_key(), key.path().display().to_string());
+        client.gdo(&[&["clone", &address, dir, "--host-key", &host_key, "-i", &key], more].concat())
+    };
+    let run = clone("../copy", &[]);
+    assert_eq!(run.code, 0, "{}{}", run.out, run.err);
+    let listing = "cd {}; find . -path ./.git -prune -o -printf '%P %y %m %l %T@ %s\\n' | grep -v '^ ' | sort; b3sum large 2>/dev/null || sha256sum large";
+    let shown = |world: &World, dir: &str| world.sh(&listing.replace("{}", dir));
+    assert_eq!(shown(&client, "../copy"), shown(&server.world, "."));
+    assert_eq!(client.sh("cd ../copy; gdo status --exit-code"), server.world.ok(&["status"]));
+    client.sh("cd ../copy; gdo check --data; git fsck --strict; test -z \"$(ls -d .git/devops/state/incoming-* 2>/dev/null)\"");
+    // Into a directory with something in it, it is refused, and repeated it goes on.
+    client.sh("mkdir ../full; touch ../full/x");
+    assert_eq!(clone("../full", &[]).code, 65);
+    assert_eq!(clone("../copy", &[]).code, 0);
+    // What is new comes, and only that.
+    noise(&server.world, "large2", 2, 1 << 20);
+    server.world.sh("printf more >>large");
+    server.world.snapshot();
+    let told = client.sh("cd ../copy; gdo fetch; gdo get --source origin/main --json");
+    assert!(told.contains("origin/main moved"), "{told}");
+    let got: serde_json::Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    let bytes = got["hosts"][0]["bytes"].as_u64().unwrap();
+    assert!((1 << 20..2 << 20).contains(&bytes), "{told}");
+    assert_eq!(got["missing"], 0);
+    client.sh("cd ../copy; gdo restore --source origin/main; cmp large2 ${OLDPWD}/../copy/large2");
+    assert_eq!(shown(&client, "../copy"), shown(&server.world, "."));
+    assert_eq!(client.sh("cd ../copy; gdo fetch"), "");
+    // A branch that is gone there is gone here.
+    server.world.sh("gdo git branch side; gdo git branch other/deep");
+    client.sh("cd ../copy; gdo fetch | grep 'origin/side new'");
+    server.world.sh("gdo git branch -D side");
+    client.sh("cd ../copy; gdo fetch | grep 'origin/side gone'");
+}
+
+#[test]
+fn many_hosts_bring_a_file_together_and_one_that_lies_or_is_gone_is_named() {
+    let key = Key::new();
+    let servers: Vec<Server> = (0..3).map(|_| Server::new(&key)).collect();
+    for server in &servers {
+        noise(&server.world, "large", 1, 8 << 20);
+        server.world.snapshot();
+    }
+    let client = World::new();
+    for (server, name) in servers.iter().zip(["a", "b", "c"]) {
+        server.add_to(&client, name, &key);
+    }
+    client.ok(&["fetch"]);
+    // One of them damages all of its chunks, one has lost half.
+    servers[1].world.sh("for p in $(find .git/devops/store/packs -type f); do chmod 644 $p; \
+        head -c 100000 /dev/zero | tr '\\0' x | dd of=$p bs=1 seek=2000000 conv=notrunc status=none; done");
+    let run = client.gdo(&["get", "--source", "a/main", "--json"]);
+    assert_eq!(run.code, 0, "{}{}", run.out, run.err);
+    let got: serde_json::Value = serde_json::from_str(run.out.trim()).unwrap();
+    let shares: Vec<u64> = got["hosts"].as_array().unwrap().iter().map(|host| host["chunks"].as_u64().unwrap()).collect();
+    assert_eq!(shares.iter().sum::<u64>(), got["chunks"].as_u64().unwrap(), "{}", run.out);
+    client.ok(&["restore", "--source", "a/main", "--target", "../out"]);
+    assert_eq!(std::fs::read(client.path("../out/large")).unwrap(), std::fs::read(servers[0].world.path("large")).unwrap());
+    client.ok(&["check", "--data"]);
+    // One that cannot be reached, and one with another key, cost nothing but a warning.
+    let other = World::new();
+    servers[0].add_to(&other, "a", &key);
+    other.ok(&["remote", "add", "gone", "ssh://127.0.0.1:1", "--host-key", &servers[0].host_key()]);
+    let (address, key_path) = (servers[1].address(), key.path().display().to_string());
+    other.ok(&["remote", "add", "forged", &address, "--host-key", &servers[2].host_key(), "-i", &key_path]);
+    let run = other.gdo(&["fetch"]);
+    assert_eq!(run.code, 3, "{}", run.err);
+    assert!(run.err.contains("cannot connect to 'gone'") && run.err.contains("cannot connect to 'forged'"), "{}", run.err);
+    assert!(run.err.contains("Host key verification failed"), "{}", run.err);
+    let run = other.gdo(&["get", "--source", "a/main"]);
+    assert_eq!(run.code, 3, "{}{}", run.out, run.err);
+    other.ok(&["restore", "--source", "a/main", "--target", "../out"]);
+    // What nobody has is said, and the rest comes.
+    let poor = World::new();
+    servers[1].add_to(&poor, "b", &key);
+    poor.ok(&["fetch", "b"]);
+    let run = poor.gdo(&["get", "--source", "b/main"]);
+    assert_eq!(run.code, 3, "{}{}", run.out, run.err);
+    assert!(run.err.contains("chunks are with none of these hosts"), "{}", run.err);
+    let run = poor.gdo(&["restore", "--source", "b/main", "--target", "../out"]);
+    assert_eq!((run.code, run.err.contains("is not present"), poor.exists("../out/large")), (3, true, false), "{}", run.err);
+}
+
+#[test]
+fn a_key_that_may_pull_may_do_nothing_else() {
+    let key = Key::new();
+    let server = Server::new(&key);
+    server.world.write("secret", "x");
+    server.world.snapshot();
+    let before =
+        server.world.sh("find .git -type f | sort | xargs b3sum 2>/dev/null || find .git -type f | sort | xargs sha256sum");
+    let refused: &[&[&str]] = &[
+        &[],
+        &["id"],
+        &["sh", "-c", "id"],
+        &["; id"],
+        &["$(id)"],
+        &["`id`"],
+        &["gdo-chunks\nid"],
+        &["gdo-chunks; id"],
+        &["gdo-chunks --help"],
+        &["--help"],
+        &["gdo-git-upload-pack '/etc'"],
+        &["gdo-git-upload-pack '/' --help"],
+        &["git-upload-pack '/'"],
+        &["git-receive-pack '/'"],
+        &["gdo-git-receive-pack '/'"],
+        &["sftp"],
+        &["scp -t /tmp"],
+        &["internal-sftp"],
+    ];
+    for command in refused {
+        // What begins with a dash, ssh itself would take for an option of its own.
+        let run = match command.first().is_some_and(|word| word.starts_with('-')) {
+            true => server.world.gdo_asked(&command.join(" ")),
+            false => server.ask(&key, command),
+        };
+        assert_eq!((run.code, run.out.as_str()), (126, ""), "{command:?}: {}", run.err);
+        assert!(run.err.contains("may only be used to pull"), "{command:?}: {}", run.err);
+    }
+    let long = "x".repeat(100_000);
+    assert_eq!(server.ask(&key, &[&long]).code, 126);
+    // No terminal, no forwarding.
+    let run = server.ask(&key, &["gdo-chunks"]);
+    assert_eq!((run.code, run.out.as_str()), (0, ""), "{}", run.err);
+    let after =
+        server.world.sh("find .git -type f | sort | xargs b3sum 2>/dev/null || find .git -type f | sort | xargs sha256sum");
+    assert_eq!(before, after, "nothing was written");
+}
+
+#[test]
+fn what_is_no_host_and_no_key_is_refused_before_anything_is_started() {
+    let world = World::new();
+    let good = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHV5cGxhY2Vob2xkZXJrZXlwbGFjZWhvbGRlcmtleXBs";
+    for address in ["-oProxyCommand=touch pwned", "h; touch pwned", "ext::sh -c 'touch pwned'", "h\nProxyCommand touch pwned", ""]
+    {
+        let run = world.gdo(&["remote", "add", "--host-key", good, "--", "x", address]);
+        assert_eq!(run.code, 65, "{address:?}: {}", run.err);
+        assert!(run.err.contains("refused: host-syntax: "), "{}", run.err);
+    }
+    for key in ["x y", "ssh-ed25519 short", "ssh-ed25519", "# nothing here", "command=\"x\" ssh-ed25519 AAAA"] {
+        assert_eq!(world.gdo(&["remote", "add", "x", "host", "--host-key", &format!("{key} ")]).code, 2, "{key}");
+        assert_eq!(world.gdo(&["remote", "authorize", &format!("{key} ")]).code, 2, "{key}");
+    }
+    for name in ["../x", "-x", "a b", "a/b", "x.lock", "", "a..b"] {
+        assert_eq!(world.gdo(&["remote", "add", "--host-key", good, "--", name, "host"]).code, 2, "{name:?}");
+    }
+    assert_eq!(world.ok(&["remote", "list"]), "");
+    world.ok(&["remote", "add", "web1", "ann@web1.example.org", "--host-key", good]);
+    world.ok(&["remote", "add", "web1", "ssh://web2:2222", "--host-key", &format!("web2 {good} comment")]);
+    assert_eq!(world.ok(&["remote", "list"]), "web1\tssh://web2:2222\n");
+    assert_eq!(world.read(".git/devops/state/known_hosts"), format!("web1 {good}\n"));
+    world.ok(&["check"]);
+    world.ok(&["remote", "remove", "web1"]);
+    assert_eq!((world.ok(&["remote", "list"]), world.read(".git/devops/state/known_hosts")), (String::new(), String::new()));
+    assert_eq!(world.gdo(&["remote", "remove", "web1"]).code, 9);
+    assert_eq!(world.gdo(&["fetch"]).code, 9);
+}

@@ -1,0 +1,386 @@
+//! Other hosts that this repository pulls from: which there are, what their branches are at, the chunks they have.
+//!
+//! A remote is `devops.remote.NAME.url` (and `identity`) in the configuration, and its host keys are under its name in `known_hosts` in the state
+//! directory. Its branches are `refs/remotes/NAME/…`; nothing here moves a branch of this repository.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::Repo;
+use super::tree::StoredDir;
+use crate::durable::{self, Lock};
+use crate::error::{Context, Error, Kind, Reason, Result};
+use crate::file::index::{Entry, MAX_DEPTH, MAX_LIST_LEN, decode_list};
+use crate::git::quarantine::{self, Quarantine};
+use crate::git::{Kept, Oid};
+use crate::progress::Progress;
+use crate::remote::fetch::{Fetched, Link, Served, Wanted, fetch};
+use crate::remote::ssh::{Connection, Remote};
+use crate::remote::wire;
+use crate::store::{Record, WriteOptions};
+
+const SECTION: &str = "devops.remote.";
+const KNOWN_HOSTS: &str = "known_hosts";
+const MAX_NAME: usize = 64;
+/// Chunks that are asked for in one go, so that their list stays small however large a file is.
+const AT_ONCE: usize = 100_000;
+
+/// Returns the remotes, by name.
+pub fn list(repo: &Repo) -> Result<Vec<Remote>> {
+    let mut remotes = Vec::new();
+    for (key, value) in repo.config.with_prefix(SECTION) {
+        let Some(name) = key.strip_prefix(SECTION).and_then(|key| key.strip_suffix(".url")) else { continue };
+        let what = || format!("setting '{key}' is wrong");
+        let text = std::str::from_utf8(value).map_err(|_| Error::refused(Reason::HostSyntax, "it is no text")).context(what)?;
+        let identity = repo.config.get(&format!("{SECTION}{name}.identity")).map(|path| PathBuf::from(bytes_to_os(path)));
+        check_name(name).context(what)?;
+        remotes.push(Remote { name: name.to_owned(), address: text.parse().context(what)?, identity });
+    }
+    remotes.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(remotes)
+}
+
+fn bytes_to_os(bytes: &[u8]) -> std::ffi::OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(bytes.to_vec())
+}
+
+/// Returns the remotes that are called `names`; all of them if there are no names.
+pub fn named(repo: &Repo, names: &[String]) -> Result<Vec<Remote>> {
+    let all = list(repo)?;
+    if names.is_empty() && all.is_empty() {
+        return Err(Error::new(Kind::NotFound, "no other host is known here; add one with 'gdo remote add'"));
+    }
+    if names.is_empty() {
+        return Ok(all);
+    }
+    let find = |name: &String| {
+        let found = all.iter().find(|remote| remote.name == *name).cloned();
+        found.ok_or_else(|| Error::new(Kind::NotFound, format!("no remote '{name}'; 'gdo remote list' lists them")))
+    };
+    names.iter().map(find).collect()
+}
+
+/// Adds a remote whose host keys are `host_keys`, in the form of `ssh_host_…_key.pub` or of ssh-keyscan; one of that name is replaced.
+pub fn add(repo: &Repo, remote: &Remote, host_keys: &str) -> Result<()> {
+    let _lock = repo.lock()?;
+    check_name(&remote.name)?;
+    let keys = decode_host_keys(host_keys)?;
+    let identity = remote
+        .identity
+        .as_ref()
+        .map(|path| path.to_str().ok_or_else(|| Error::new(Kind::Usage, "the path of a key must be UTF-8")));
+    // The keys first: a remote without them could not be reached.
+    let path = known_hosts(repo);
+    let mut lines = other_lines(&path, &remote.name)?;
+    keys.iter().for_each(|key| lines += &format!("{} {key}\n", remote.name));
+    durable::publish(&path, lines.as_bytes(), 0o600)?;
+    repo.git.set_config(&format!("{SECTION}{}.url", remote.name), &remote.address.to_string())?;
+    match identity {
+        Some(identity) => repo.git.set_config(&format!("{SECTION}{}.identity", remote.name), identity?)?,
+        None => repo.git.unset_config(&format!("{SECTION}{}.identity", remote.name))?,
+    }
+    repo.note_refs(&_lock)
+}
+
+/// Removes a remote, its host keys, and what is known of its branches.
+pub fn remove(repo: &Repo, name: &str) -> Result<()> {
+    named(repo, &[name.to_owned()])?;
+    let lock = repo.lock()?;
+    for (branch, oid) in branches(repo, name)? {
+        repo.git.delete_ref(&format!("refs/remotes/{name}/{branch}"), oid)?;
+    }
+    for key in ["identity", "url"] {
+        repo.git.unset_config(&format!("{SECTION}{name}.{key}"))?;
+    }
+    let path = known_hosts(repo);
+    durable::publish(&path, other_lines(&path, name)?.as_bytes(), 0o600)?;
+    repo.note_refs(&lock)
+}
+
+/// Returns the branches of a remote as they were when it was last fetched from.
+pub fn branches(repo: &Repo, name: &str) -> Result<BTreeMap<String, Oid>> {
+    let prefix = format!("refs/remotes/{name}/");
+    let listed = repo.git.run(&["for-each-ref", "--format=%(objectname) %(refname)", &prefix])?;
+    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let branch = |line: &str| {
+        let (oid, name) = line.split_once(' ')?;
+        Some((name.strip_prefix(&prefix)?.to_owned(), Oid::from_hex(oid.as_bytes()).ok()?))
+    };
+    Ok(listed.lines().filter_map(branch).collect())
+}
+
+fn known_hosts(repo: &Repo) -> PathBuf {
+    repo.places.state.join(KNOWN_HOSTS)
+}
+
+/// Returns the lines of `known_hosts` that are not about `name`.
+fn other_lines(path: &Path, name: &str) -> Result<String> {
+    let text = durable::read_if_there(path).context(|| format!("cannot read '{}'", path.display()))?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let is_other = |line: &&str| line.split(' ').next() != Some(name);
+    Ok(text.lines().filter(is_other).map(|line| format!("{line}\n")).collect())
+}
+
+/// The name stands in a ref, in a setting, and in a line of host keys.
+fn check_name(name: &str) -> Result<()> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let is_good = name.len() <= MAX_NAME
+        && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && name.bytes().all(is_plain)
+        && !name.contains("..")
+        && !name.ends_with('.')
+        && !name.ends_with(".lock");
+    match is_good {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::Usage,
+            format!("'{}' is no name for a remote; letters, digits, '-', '_' and '.' make one", name.escape_debug()),
+        )),
+    }
+}
+
+/// Returns the host keys in `text`, each as type and key.
+fn decode_host_keys(text: &str) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| is_key_type(word)).filter(|at| *at <= 1);
+        let key = at.and_then(|at| Some((words[at], *words.get(at + 1)?))).filter(|(_, key)| is_base64(key));
+        let (kind, key) = key.ok_or_else(|| {
+            let message = format!(
+                "'{}' is no host key; give the line of '/etc/ssh/ssh_host_ed25519_key.pub' of that host",
+                line.escape_debug()
+            );
+            Error::new(Kind::Usage, message)
+        })?;
+        keys.push(format!("{kind} {key}"));
+    }
+    if keys.is_empty() {
+        return Err(Error::new(
+            Kind::Usage,
+            "there is no host key; give the line of '/etc/ssh/ssh_host_ed25519_key.pub' of that host",
+        ));
+    }
+    Ok(keys)
+}
+
+fn is_key_type(word: &str) -> bool {
+    ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|prefix| word.starts_with(prefix))
+        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-@.".contains(&b))
+}
+
+fn is_base64(word: &str) -> bool {
+    word.len() >= 40 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
+}
+
+/// Connects to a remote; `scratch` is a directory with a short path.
+pub fn connect(repo: &Repo, remote: &Remote, scratch: &Path) -> Result<Connection> {
+    Connection::open(remote, &known_hosts(repo), scratch)
+}
+
+/// A branch of a remote that is elsewhere than it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Its name at the remote.
+    pub branch: String,
+    /// Where it was; `None` for a new one.
+    pub old: Option<Oid>,
+    /// Where it is; `None` for one that is gone.
+    pub new: Option<Oid>,
+}
+
+/// Fetches the branches of `remote`, through a quarantine, and notes them as `refs/remotes/NAME/…`; durable on return.
+pub fn fetch_branches(repo: &Repo, remote: &Remote, connection: &Connection) -> Result<Vec<Moved>> {
+    let what = || format!("cannot fetch from '{}'", remote.name);
+    let lock = repo.lock()?;
+    clear_quarantine(repo, &lock)?;
+    let quarantine = Quarantine::open(&repo.git, &repo.places.state)?;
+    let (command, _) = wire::GIT_COMMAND.split_once(' ').expect("BUG: the command has an argument");
+    quarantine.fetch(&remote.address.git_url(), command, &connection.git_ssh_command()).context(what)?;
+    take_branches(repo, &remote.name, &quarantine, &lock).context(what)
+}
+
+/// Puts a repository without commits on a branch of `remote`: on `wanted`, on 'main', or on the only one; returns which.
+pub fn begin_branch(repo: &Repo, remote: &Remote, wanted: Option<&str>) -> Result<String> {
+    let lock = repo.lock()?;
+    let all = branches(repo, &remote.name)?;
+    let only = if all.len() == 1 { all.keys().next().map(String::as_str) } else { None };
+    let name = wanted.or_else(|| all.contains_key("main").then_some("main")).or(only);
+    let found = name.and_then(|name| all.get(name).map(|oid| (name.to_owned(), *oid)));
+    let Some((name, oid)) = found else {
+        let names: Vec<&str> = all.keys().map(String::as_str).take(20).collect();
+        let message = match names.is_empty() {
+            true => format!("'{}' has no branch yet; make a commit there first", remote.name),
+            false => format!("say with '--branch' which branch to begin with; '{}' has: {}", remote.name, names.join(", ")),
+        };
+        return Err(Error::new(Kind::NotFound, message));
+    };
+    let full = format!("refs/heads/{name}");
+    if repo.git.read_ref(&full)?.is_none() {
+        repo.git.update_ref(&full, oid, None, &format!("clone: from {}", remote.name))?;
+    }
+    repo.git.run(&["symbolic-ref", "-m", "clone", "HEAD", &full])?;
+    durable::sync_filesystem(&repo.places.git_dir)?;
+    repo.note_refs(&lock)?;
+    Ok(name)
+}
+
+fn clear_quarantine(repo: &Repo, _held: &Lock) -> Result<()> {
+    for listed in durable::list(&repo.places.state)? {
+        let name = listed.path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.starts_with(quarantine::PREFIX.as_bytes()) {
+            durable::remove_dir_all(&listed.path)?;
+        }
+    }
+    Ok(())
+}
+
+fn take_branches(repo: &Repo, name: &str, quarantine: &Quarantine, lock: &Lock) -> Result<Vec<Moved>> {
+    let (old, new) = (branches(repo, name)?, quarantine.branches()?);
+    let kept = quarantine.take_over(&repo.git, &repo.objects)?;
+    let mut moved = Vec::new();
+    // What goes away first: 'a/b' may come where 'a' was.
+    for (branch, oid) in old.iter().filter(|(branch, _)| !new.contains_key(*branch)) {
+        repo.git.delete_ref(&format!("refs/remotes/{name}/{branch}"), *oid)?;
+        moved.push(Moved { branch: branch.clone(), old: Some(*oid), new: None });
+    }
+    for (branch, oid) in &new {
+        let before = old.get(branch).copied();
+        if before != Some(*oid) {
+            repo.git.update_ref(&format!("refs/remotes/{name}/{branch}"), *oid, before, "fetch")?;
+            moved.push(Moved { branch: branch.clone(), old: before, new: Some(*oid) });
+        }
+    }
+    repo.note_refs(lock)?;
+    kept.map_or(Ok(()), Kept::release)?;
+    Ok(moved)
+}
+
+/// Makes lines to all hosts that have chunks, anew for each round.
+pub type Links<'a> = &'a mut dyn FnMut() -> Vec<Link>;
+
+/// What came of getting chunks.
+#[derive(Debug, Default)]
+pub struct Got {
+    /// Chunks that came and are stored, durably.
+    pub n_chunks: u64,
+    /// Bytes that they take here.
+    pub n_stored: u64,
+    /// Chunks that no host brought.
+    pub n_missing: u64,
+    /// Each host, by its name.
+    pub hosts: BTreeMap<String, Share>,
+}
+
+/// What came from one host.
+#[derive(Debug, Default)]
+pub struct Share {
+    /// Chunks that were taken.
+    pub n_chunks: u64,
+    /// Bytes that it sent.
+    pub n_bytes: u64,
+    /// Why it was given up, as often as it was.
+    pub failures: Vec<Error>,
+}
+
+/// Gets the chunks that the large files of `tree` at and below `paths` (all, if there are none) lack, from all of `links` at once.
+pub fn get(repo: &Repo, tree: Oid, paths: &[Vec<u8>], links: Links<'_>, progress: &Progress) -> Result<Got> {
+    let _lease = repo.store.lease()?;
+    let mut got = Got::default();
+    // Each round brings the lists that tell what the next one has to bring.
+    for _ in 0..=MAX_DEPTH + 1 {
+        let mut round = Round { repo, links, progress, got: &mut got, wanted: Vec::new(), n_came: 0, n_lists: 0 };
+        round.directory(StoredDir::root(repo, tree)?, paths)?;
+        round.flush()?;
+        if round.n_lists == 0 || round.n_came == 0 {
+            break;
+        }
+    }
+    Ok(got)
+}
+
+struct Round<'a, 'b> {
+    repo: &'a Repo,
+    links: Links<'b>,
+    progress: &'a Progress,
+    got: &'a mut Got,
+    wanted: Vec<Wanted>,
+    n_came: u64,
+    /// Lists that were wanted: behind each there may be more.
+    n_lists: u64,
+}
+
+impl Round<'_, '_> {
+    fn directory(&mut self, node: StoredDir, paths: &[Vec<u8>]) -> Result<()> {
+        let selected = match paths {
+            [] => super::pathset::PathSet::new(&[Vec::new()]),
+            paths => super::pathset::PathSet::new(paths),
+        };
+        let mut todo = vec![node];
+        while let Some(node) = todo.pop() {
+            let listing = node.list(self.repo)?;
+            for (name, item) in &listing.files {
+                let Some(blob) = item.content.filter(|_| selected.covers(&super::scan::join(&node.path, name))) else { continue };
+                if let Some(index) = self.repo.chunk_index(&blob)? {
+                    self.entries(&index.entries, 0)?;
+                }
+            }
+            todo.extend(listing.dirs.into_values().filter(|dir| selected.covers(&dir.path) || selected.leads_to(&dir.path)));
+        }
+        Ok(())
+    }
+
+    /// Notes what of these entries is not here.
+    fn entries(&mut self, entries: &[Entry], depth: usize) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(Error::refused(Reason::Index, "chunk lists are nested too deep"));
+        }
+        for entry in entries {
+            match *entry {
+                Entry::Hole { .. } => (),
+                Entry::Chunk { id, len } if !self.repo.store.contains(&id)? => {
+                    self.want(Wanted { id, max_len: len.try_into().unwrap_or(usize::MAX) })?;
+                }
+                Entry::Chunk { .. } => (),
+                Entry::List { id, .. } if !self.repo.store.contains(&id)? => {
+                    self.n_lists += 1;
+                    self.want(Wanted { id, max_len: MAX_LIST_LEN })?;
+                }
+                Entry::List { id, len, lines } => {
+                    let text = self.repo.store.read(&id, MAX_LIST_LEN)?;
+                    let inner = decode_list(&text, len, lines).context(|| format!("cannot read chunk list '{id}'"))?;
+                    self.entries(&inner, depth + 1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn want(&mut self, wanted: Wanted) -> Result<()> {
+        self.wanted.push(wanted);
+        if self.wanted.len() < AT_ONCE { Ok(()) } else { self.flush() }
+    }
+
+    /// Gets what was noted.
+    fn flush(&mut self) -> Result<()> {
+        let wanted = std::mem::take(&mut self.wanted);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let writer = self.repo.store.writer(WriteOptions { level: self.repo.settings.level })?;
+        let sink = |record: &Record<'_>, _: &[u8]| writer.put_record(record).map(drop);
+        let Fetched { missing, hosts } = fetch((self.links)(), wanted, &sink, self.progress)?;
+        let stats = writer.finish()?;
+        self.n_came += stats.new_chunks;
+        self.got.n_chunks += stats.new_chunks;
+        self.got.n_stored += stats.stored_bytes;
+        self.got.n_missing += missing.len() as u64;
+        for Served { name, n_chunks, n_bytes, failure } in hosts {
+            let share = self.got.hosts.entry(name).or_default();
+            share.n_chunks += n_chunks;
+            share.n_bytes += n_bytes;
+            share.failures.extend(failure);
+        }
+        Ok(())
+    }
+}
