@@ -252,6 +252,121 @@ fn a_key_that_may_pull_may_do_nothing_else() {
 }
 
 #[test]
+fn what_our_decoders_refuse_does_not_leave_quarantine() {
+    let key = Key::new();
+    let server = Server::new(&key);
+    server.world.write("f", "x");
+    server.world.snapshot();
+    let client = World::new();
+    server.add_to(&client, "a", &key);
+    client.ok(&["fetch"]);
+    let state = || client.sh("find .git -path .git/devops/state -prune -o -type f -print | sort; gdo git for-each-ref");
+    let before = state();
+    // Git itself lets the first one through.
+    let blob = server.world.sh("echo x | gdo git hash-object -w --stdin");
+    let raw_blob: Vec<u8> = (0..20).map(|at| u8::from_str_radix(&blob[2 * at..2 * at + 2], 16).unwrap()).collect();
+    for (id, head) in [("mode", &b"100666 f\0"[..]), ("", b"0100644 f\0"), ("", b"100644 .git\0")] {
+        std::fs::write(server.world.path("../raw"), [head, &raw_blob].concat()).unwrap();
+        server.world.sh("tree=$(git --git-dir .git hash-object -t tree --literally -w ../raw); \
+             gdo git update-ref refs/heads/evil $(GIT_DIR=.git git -c user.name=x -c user.email=x commit-tree -m evil $tree)");
+        let run = client.gdo(&["fetch", "--json"]);
+        assert_eq!(run.code, 65, "{id}: {}{}", run.out, run.err);
+        assert!(run.out.contains(&format!("\"id\":\"{id}")) || id.is_empty(), "{id}: {}{}", run.out, run.err);
+        assert_eq!(state(), before, "{id}");
+        assert_eq!(client.sh("ls -d .git/devops/state/incoming-* 2>/dev/null || true"), "");
+    }
+    server.world.sh("gdo git update-ref -d refs/heads/evil");
+    client.ok(&["fetch"]);
+}
+
+/// A server that speaks git's protocol 2 and advertises what no git has.
+const FAKE: &str = r#"
+import sys
+def say(line): sys.stdout.buffer.write(b'%04x' % (len(line) + 4) + line)
+def hear():
+    lines = []
+    while True:
+        head = sys.stdin.buffer.read(4)
+        if head in (b'', b'0000'): return lines
+        lines.append(b'' if head == b'0001' else sys.stdin.buffer.read(int(head, 16) - 4))
+for line in (b'version 2
+', b'ls-refs=unborn
+', b'fetch=shallow
+', b'object-format=sha1
+'): say(line)
+sys.stdout.buffer.write(b'0000'); sys.stdout.buffer.flush()
+if any(b'ls-refs' in line for line in hear()):
+    say(REF)
+    sys.stdout.buffer.write(b'0000'); sys.stdout.buffer.flush()
+hear()
+"#;
+
+#[test]
+fn refs_that_cannot_be_lead_nowhere() {
+    let key = Key::new();
+    let server = Server::new(&key);
+    let client = World::new();
+    client.write("f", "x");
+    client.snapshot();
+    server.add_to(&client, "a", &key);
+    let oid = client.ok(&["git", "rev-parse", "HEAD"]);
+    let fake = server.world.path("..").canonicalize().unwrap().join("fake.py");
+    let line = format!(
+        "restrict,command=\"python3 {}\" {}",
+        fake.display(),
+        std::fs::read_to_string(key.path().with_extension("pub")).unwrap()
+    );
+    std::fs::write(server.world.path("../authorized_keys"), line).unwrap();
+    let before = client.sh("gdo git for-each-ref; cat .git/HEAD");
+    for (at, name) in [
+        "unborn HEAD symref-target:refs/heads/../../../TARGET",
+        "refs/heads/../../../TARGET",
+        "refs/heads/a..b",
+        "refs/heads/a@{b",
+        "refs/heads/a\\x1bb",
+        "refs/heads/-x",
+        "refs/heads/a.lock",
+        "refs/replace/0123456789012345678901234567890123456789",
+        "HEAD symref-target:refs/heads/../../../TARGET",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let reference = if name.starts_with("unborn") { format!("{name}\\n") } else { format!("{} {name}\\n", oid.trim()) };
+        std::fs::write(&fake, FAKE.replace("REF", &format!("b'{reference}'"))).unwrap();
+        let run = client.gdo(&["fetch"]);
+        // Either it is refused, or it is none of what was asked for.
+        assert!(matches!(run.code, 0 | 5 | 65), "{name}: {}{}", run.out, run.err);
+        assert_eq!(client.sh("gdo git for-each-ref; cat .git/HEAD"), before, "{at} {name}: {}{}", run.out, run.err);
+        assert_eq!(client.sh("find .. -name 'TARGET*'"), "", "{name}");
+    }
+}
+
+#[test]
+fn a_server_needs_little_memory_whatever_it_is_asked_for() {
+    let world = World::new();
+    noise(&world, "large", 1, 40 << 20);
+    world.ok(&["attributes", "large", "chunker=fixed:size=4194304"]);
+    world.ok(&["snapshot", "-q", "."]);
+    let ids = world.sh("gdo chunk --chunker fixed:size=4194304 large | awk '{print $3}'");
+    let hashes: Vec<u8> = ids
+        .lines()
+        .flat_map(|id| (0..32).map(|at| u8::from_str_radix(&id[2 * at..2 * at + 2], 16).unwrap()).collect::<Vec<u8>>())
+        .collect();
+    assert_eq!(hashes.len(), 32 * 10);
+    let frame = |kind: u8, body: &[u8]| [&(body.len() as u32 + 1).to_le_bytes()[..], &[kind], body].concat();
+    let mut asked = frame(1, b"gdo-chunks\x01\0\x01\0");
+    for number in 0..2u32 {
+        asked.extend(frame(2, &[&number.to_le_bytes()[..], &hashes.repeat(10)].concat()));
+    }
+    std::fs::write(world.path("../asked"), asked).unwrap();
+    let n_bytes = world.sh("SSH_ORIGINAL_COMMAND=gdo-chunks /usr/bin/time -f %M -o ../peak gdo serve <../asked | wc -c");
+    assert!(n_bytes.trim().parse::<u64>().unwrap() > 2 * 10 * (40 << 20), "{n_bytes}");
+    let peak = world.read("../peak");
+    assert!(peak.trim().parse::<u64>().unwrap() < 64 << 10, "{peak} KiB");
+}
+
+#[test]
 fn what_is_no_host_and_no_key_is_refused_before_anything_is_started() {
     let world = World::new();
     let good = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHV5cGxhY2Vob2xkZXJrZXlwbGFjZWhvbGRlcmtleXBs";

@@ -204,6 +204,13 @@ pub fn append_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).context(what)
 }
 
+/// Cuts the file `path` off after `len` bytes; nothing is synced.
+pub fn truncate_unsynced(path: &Path, len: u64) -> Result<()> {
+    let what = || format!("cannot cut off '{}'", path.display());
+    let file = File::options().write(true).custom_flags(NO_SYMLINK).open(path).context(what)?;
+    file.set_len(len).context(what)
+}
+
 /// Makes the file `path` empty, and makes it if it is missing; nothing is synced.
 pub fn empty_unsynced(path: &Path) -> Result<()> {
     let mut options = File::options();

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::reflog::{Log, log_path};
 use super::refs::check_ref_name;
 use super::{Git, Identity, Objects, Oid};
 use crate::durable::{self, Listed};
@@ -599,47 +600,12 @@ fn decode_loose(bytes: &[u8]) -> Value {
     }
 }
 
-/// What git noted about the moves of a ref: pairs of before and after, oldest first.
-struct Log {
-    moves: Vec<(Oid, Oid)>,
-    is_whole: bool,
-}
-
-/// Longest log that is looked at, in bytes; of a longer one the end counts.
-const MAX_LOG: usize = 64 << 20;
-
-impl Log {
-    fn read(git_dir: &Path, name: &str) -> Result<Option<Self>> {
-        let Some(bytes) = read_if_there(&log_path(git_dir, name))? else { return Ok(None) };
-        let bytes = &bytes[bytes.len().saturating_sub(MAX_LOG)..];
-        let lines = bytes.split(|&b| b == b'\n').filter(|line| !line.is_empty());
-        let decoded: Vec<_> = lines.map(decode_move).collect();
-        let is_whole = decoded.iter().all(Option::is_some) && (bytes.is_empty() || bytes.ends_with(b"\n"));
-        Ok(Some(Self { moves: decoded.into_iter().flatten().collect(), is_whole }))
-    }
-
-    fn last(&self) -> Option<Oid> {
-        self.moves.last().map(|(_, new)| *new).filter(|new| !new.is_null())
-    }
-
-    fn mentions(&self, oid: &Oid) -> bool {
-        self.moves.iter().any(|(old, new)| old == oid || new == oid)
-    }
-}
-
-fn decode_move(line: &[u8]) -> Option<(Oid, Oid)> {
-    let (old, rest) = line.split_at_checked(41)?;
-    let (new, _) = rest.split_at_checked(41)?;
-    let oid = |word: &[u8]| Oid::from_hex(word.strip_suffix(b" ")?).ok();
-    Some((oid(old)?, oid(new)?))
-}
-
 /// Names logs that are not what git writes.
 pub fn examine_logs(git_dir: &Path) -> Result<Vec<Deviation>> {
     let mut found = Vec::new();
     for name in names_of_logs(git_dir)? {
         let Some(log) = Log::read(git_dir, &name)? else { continue };
-        if log.is_whole {
+        if !log.is_damaged {
             continue; // One that ends elsewhere is what a run leaves that was killed, or cut off, between log and ref.
         }
         let problem = "this log of a ref has a line that git does not write".to_owned();
@@ -682,10 +648,6 @@ fn names_of_logs(git_dir: &Path) -> Result<BTreeSet<String>> {
         Ok(())
     })?;
     Ok(names)
-}
-
-fn log_path(git_dir: &Path, name: &str) -> PathBuf {
-    git_dir.join("logs").join(name)
 }
 
 /// Hands each file below `dir` whose name can be that of a ref to `take`, with that name.

@@ -20,6 +20,7 @@ pub mod pack;
 mod packed;
 mod packindex;
 pub mod quarantine;
+mod reflog;
 pub mod refs;
 mod tree;
 

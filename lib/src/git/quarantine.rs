@@ -60,8 +60,10 @@ impl Quarantine {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
+        // What git's own check refuses is no trouble with the line.
+        let kind = if said.contains("fsck error") { Kind::Refused } else { Kind::Io };
         let said = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("git fetch failed without a word");
-        Err(Error::new(Kind::Io, format!("git says: {}", said.escape_debug())))
+        Err(Error::new(kind, format!("git says: {}", said.escape_debug())))
     }
 
     /// Returns the branches that came, by their names below `refs/heads/`; a name that cannot be is refused.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::Oid;
 use super::command::Git;
+use super::reflog::cut_torn_end;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Reason, Result};
 
@@ -105,6 +106,9 @@ impl Git {
 
     fn change_ref(&self, name: &str, old: Option<Oid>, args: &[&str]) -> Result<()> {
         check_ref_name(name)?;
+        for log in [name, "HEAD"] {
+            cut_torn_end(self.git_dir(), log)?;
+        }
         if let Err(error) = self.run(args) {
             let kind = match self.read_ref(name) {
                 Ok(now) if now != old => Kind::Conflict,

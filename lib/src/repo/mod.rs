@@ -236,13 +236,13 @@ impl Repo {
         enrolled::clear_leftovers(&places.state, &lock)?;
         let mut places = places.clone();
         places.store = places.configured_store(&config);
+        // Before the store's list names us: whoever reads it looks for our store where the configuration says.
+        if places.is_store_named {
+            git.set_config("devops.store", &places.store.to_string_lossy())?;
+        }
         durable::create_private_dir(&places.store)?;
         Store::create(&places.store)?;
         enrolled::enrol(&places)?;
-        if places.is_store_named {
-            let store = places.store.to_string_lossy();
-            Git::open(&places.git_dir)?.0.set_config("devops.store", &store)?;
-        }
         durable::sync_filesystem(&places.git_dir)?;
         witness::begin(&places, &lock)
     }
