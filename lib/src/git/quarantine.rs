@@ -5,41 +5,68 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ChildStderr, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::object::{ObjectKind, decode_tree};
 use super::refs::check_ref_name;
 use super::{CommitData, Git, Kept, Objects, Oid, PackWriter};
-use crate::durable;
+use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 
 /// More refs than this one host need not have.
 const MAX_REFS: usize = 100_000;
+const LOCK: &str = "lock";
 /// What the name of the directory begins with.
-pub const PREFIX: &str = "incoming-";
+const PREFIX: &str = "incoming-";
 
 /// What was fetched and not yet taken over; it is gone when dropped.
 pub struct Quarantine {
     git: Git,
     dir: PathBuf,
+    /// Tells others that somebody is in there.
+    _lock: Lock,
 }
+
+/// How long a fetch may go on without a word and without a byte. Keep-alives of ssh do not see a host that stopped.
+pub const SILENCE: Duration = Duration::from_secs(60);
+/// How often is looked.
+const TICK: Duration = Duration::from_millis(20);
 
 impl Quarantine {
     /// Makes an empty one in the state directory `state`, for what `git` does not have.
     pub fn open(git: &Git, state: &Path) -> Result<Self> {
         let what = || "cannot make a quarantine for what comes in";
         let dir = durable::make_scratch_dir(state, PREFIX).context(what)?;
+        let lock = Lock::exclusive(&dir.join(LOCK)).context(what)?;
         let inner = Git::init(&dir.join("repo"), "none").context(what)?;
-        let quarantine = Self { git: inner, dir };
+        let quarantine = Self { git: inner, dir, _lock: lock };
         let objects = git.git_dir().join("objects");
         let path = quarantine.git.git_dir().join("objects/info/alternates");
         durable::publish(&path, &[objects.as_os_str().as_encoded_bytes(), b"\n"].concat(), 0o600).context(what)?;
         Ok(quarantine)
     }
 
-    /// Fetches all branches from `url`, which `ssh_command` reaches and where `upload_pack` answers.
+    /// Removes what runs that were killed left in `state`.
+    pub fn clear(state: &Path) -> Result<()> {
+        for listed in durable::list(state)? {
+            let name = listed.path.file_name().unwrap_or_default().as_encoded_bytes();
+            if name.starts_with(PREFIX.as_bytes()) && Lock::exclusive(&listed.path.join(LOCK)).is_ok() {
+                durable::remove_dir_all(&listed.path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches all branches from `url`, which `ssh_command` reaches and where `upload_pack` answers; gives up after [`SILENCE`].
     pub fn fetch(&self, url: &str, upload_pack: &str, ssh_command: &OsStr) -> Result<()> {
+        self.fetch_within(SILENCE, url, upload_pack, ssh_command)
+    }
+
+    fn fetch_within(&self, silence: Duration, url: &str, upload_pack: &str, ssh_command: &OsStr) -> Result<()> {
         let upload_pack = format!("--upload-pack={upload_pack}");
         let mut command = self.git.command(&[
             "-c",
@@ -47,7 +74,7 @@ impl Quarantine {
             "-c",
             "fetch.unpackLimit=1",
             "fetch",
-            "--quiet",
+            "--progress",
             "--no-tags",
             "--no-write-fetch-head",
             &upload_pack,
@@ -55,15 +82,39 @@ impl Quarantine {
             "+refs/heads/*:refs/heads/*",
         ]);
         command.env("GIT_SSH_COMMAND", ssh_command).env("GIT_SSH_VARIANT", "ssh").current_dir(&self.dir);
-        let output = command.stdin(Stdio::null()).output().context(|| "cannot run git (is it installed?)")?;
-        if output.status.success() {
+        let what = || "cannot run git (is it installed?)";
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().context(what)?;
+        let said = Words::of(child.stderr.take());
+        let (mut seen, mut since) = (0, Instant::now());
+        let status = loop {
+            if let Some(status) = child.try_wait().context(what)? {
+                break status;
+            }
+            let now = said.n_bytes() + self.n_bytes();
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            } else if since.elapsed() > silence {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(Error::new(Kind::Io, format!("nothing came for {} seconds", silence.as_secs())));
+            }
+            std::thread::sleep(TICK);
+        };
+        if status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.to_text();
         // What git's own check refuses is no trouble with the line.
         let kind = if said.contains("fsck error") { Kind::Refused } else { Kind::Io };
-        let said = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("git fetch failed without a word");
-        Err(Error::new(kind, format!("git says: {}", said.escape_debug())))
+        let is_error = |line: &&str| line.starts_with("error: ") || line.starts_with("fatal: ");
+        let told = said.lines().find(is_error).or(said.lines().next_back()).unwrap_or("git fetch failed without a word");
+        Err(Error::new(kind, format!("git says: {}", told.escape_debug())))
+    }
+
+    /// Returns how many bytes have come.
+    fn n_bytes(&self) -> u64 {
+        let packs = durable::list(&self.git.git_dir().join("objects/pack")).unwrap_or_default();
+        packs.iter().filter_map(|listed| durable::look(&listed.path).ok()).map(|meta| meta.len()).sum()
     }
 
     /// Returns the branches that came, by their names below `refs/heads/`; a name that cannot be is refused.
@@ -112,6 +163,41 @@ impl Quarantine {
     }
 }
 
+/// What git says on standard error, while it runs.
+struct Words(Arc<Mutex<(u64, Vec<u8>)>>);
+
+/// As much of it is kept.
+const MAX_WORDS: usize = 64 << 10;
+
+impl Words {
+    fn of(stream: Option<ChildStderr>) -> Self {
+        let words = Self(Arc::default());
+        let kept = Arc::clone(&words.0);
+        std::thread::spawn(move || {
+            let (Some(mut stream), mut buffer) = (stream, [0; 4096]) else { return };
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.0 += n as u64;
+                kept.1.extend_from_slice(&buffer[..n]);
+                let surplus = kept.1.len().saturating_sub(MAX_WORDS);
+                kept.1.drain(..surplus);
+            }
+        });
+        words
+    }
+
+    fn n_bytes(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Returns its last words, when it has ended.
+    fn to_text(&self) -> String {
+        std::thread::sleep(TICK);
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&kept.1).replace('\r', "\n")
+    }
+}
+
 /// Reads an object as strictly as a restore will.
 fn check(kind: ObjectKind, content: &[u8]) -> Result<()> {
     match kind {
@@ -125,5 +211,30 @@ impl Drop for Quarantine {
     fn drop(&mut self) {
         // What stays is removed by the next one who takes the lock.
         let _ = durable::remove_dir_all(&self.dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_says_nothing_is_given_up_and_what_a_dead_run_left_is_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let git = Git::init(&temp.path().join("repo"), "main").unwrap();
+        let state = temp.path().join("state");
+        std::fs::create_dir_all(state.join("incoming-dead/repo")).unwrap();
+        let quarantine = Quarantine::open(&git, &state).unwrap();
+        Quarantine::clear(&state).unwrap();
+        assert!(quarantine.dir.exists() && !state.join("incoming-dead").exists());
+        let fetch = |ssh: &str| quarantine.fetch_within(Duration::from_secs(1), "ssh://x/", "upload", ssh.as_ref()).unwrap_err();
+        let started = Instant::now();
+        assert_eq!(fetch("sleep 30 #").to_string(), "nothing came for 1 seconds");
+        assert!(started.elapsed() < Duration::from_secs(20));
+        // Who speaks now and then is not silent, and what git says in the end is told.
+        let told = fetch("sh -c 'for i in 1 2 3 4; do echo $i >&2; sleep 0.5; done; exit 1' #").to_string();
+        assert!(told.starts_with("git says: fatal: "), "{told}");
+        drop(quarantine);
+        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
     }
 }

@@ -3,7 +3,7 @@
 //! One thread for each host holds the connection, verifies what comes and hands it to the sink. A host that stalls, dies, lies or is cut off costs its
 //! open requests at most. When nothing is left to ask for, what others are slow to bring is asked for once more.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -129,7 +129,9 @@ struct Flight {
 }
 
 impl Queue {
-    fn new(wanted: Vec<Wanted>, n_hosts: usize) -> Self {
+    fn new(mut wanted: Vec<Wanted>, n_hosts: usize) -> Self {
+        let mut seen = HashSet::new();
+        wanted.retain(|wanted| seen.insert(wanted.id));
         Self {
             todo: wanted.into(),
             flying: HashMap::new(),
@@ -154,9 +156,6 @@ impl Queue {
         while taken.len() < n
             && let Some(wanted) = self.todo.pop_front()
         {
-            if self.flying.contains_key(&wanted.id) {
-                continue; // it was wanted twice
-            }
             match self.lacks(host, &wanted.id) {
                 true => passed.push(wanted),
                 false => taken.push(wanted),

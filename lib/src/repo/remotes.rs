@@ -11,7 +11,7 @@ use super::tree::StoredDir;
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::{Entry, MAX_DEPTH, MAX_LIST_LEN, decode_list};
-use crate::git::quarantine::{self, Quarantine};
+use crate::git::quarantine::Quarantine;
 use crate::git::{Kept, Oid};
 use crate::progress::Progress;
 use crate::remote::fetch::{Fetched, Link, Served, Wanted, fetch};
@@ -192,11 +192,12 @@ pub struct Moved {
 /// Fetches the branches of `remote`, through a quarantine, and notes them as `refs/remotes/NAME/…`; durable on return.
 pub fn fetch_branches(repo: &Repo, remote: &Remote, connection: &Connection) -> Result<Vec<Moved>> {
     let what = || format!("cannot fetch from '{}'", remote.name);
-    let lock = repo.lock()?;
-    clear_quarantine(repo, &lock)?;
+    // While the other host takes its time, others may work here.
+    Quarantine::clear(&repo.places.state)?;
     let quarantine = Quarantine::open(&repo.git, &repo.places.state)?;
     let (command, _) = wire::GIT_COMMAND.split_once(' ').expect("BUG: the command has an argument");
     quarantine.fetch(&remote.address.git_url(), command, &connection.git_ssh_command()).context(what)?;
+    let lock = repo.lock()?;
     take_branches(repo, &remote.name, &quarantine, &lock).context(what)
 }
 
@@ -223,16 +224,6 @@ pub fn begin_branch(repo: &Repo, remote: &Remote, wanted: Option<&str>) -> Resul
     durable::sync_filesystem(&repo.places.git_dir)?;
     repo.note_refs(&lock)?;
     Ok(name)
-}
-
-fn clear_quarantine(repo: &Repo, _held: &Lock) -> Result<()> {
-    for listed in durable::list(&repo.places.state)? {
-        let name = listed.path.file_name().unwrap_or_default().as_encoded_bytes();
-        if name.starts_with(quarantine::PREFIX.as_bytes()) {
-            durable::remove_dir_all(&listed.path)?;
-        }
-    }
-    Ok(())
 }
 
 fn take_branches(repo: &Repo, name: &str, quarantine: &Quarantine, lock: &Lock) -> Result<Vec<Moved>> {
