@@ -126,6 +126,9 @@ fn fsck(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
             complaints.retain(|line| again.contains(line));
         }
     }
+    repo.objects.refresh();
+    // Also each time anew, where packs come and go faster than git reads them: what it misses and we have is not missing.
+    complaints.retain(|line| !is_about_absence(line) || oids_in(line).any(|oid| !matches!(repo.objects.find(&oid), Ok(Some(_)))));
     for line in complaints {
         findings.push(Finding {
             what: path_in(&line, &git_dir).unwrap_or_else(|| git_dir.clone()),
@@ -136,6 +139,19 @@ fn fsck(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// Says whether a line of git's is about objects that it did not find, and nothing else.
+fn is_about_absence(line: &str) -> bool {
+    ["invalid reflog entry ", "missing ", "broken link from ", "to "].iter().any(|words| {
+        let line = line.strip_prefix("error: ").unwrap_or(line);
+        line.trim_start().starts_with(words) || line.contains(&format!(": {words}"))
+    }) && oids_in(line).next().is_some()
+}
+
+fn oids_in(line: &str) -> impl Iterator<Item = Oid> + '_ {
+    let words = line.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 40);
+    words.filter_map(|word| Oid::from_hex(word.as_bytes()).ok())
 }
 
 /// Returns the file below `git_dir` that a line of git's names.
@@ -208,4 +224,29 @@ pub(super) fn for_each_index(repo: &Repo, take: &mut dyn FnMut(Oid, Result<Chunk
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_git_says_of_objects_that_it_misses_is_told_from_damage() {
+        let oid = "cf87fe2707e9ba676acfcddf2e27ef4b3a6f6d11";
+        for (line, is_absence) in [
+            ("error: HEAD: invalid reflog entry OID", true),
+            ("error: refs/heads/main: invalid reflog entry OID", true),
+            ("missing blob OID", true),
+            ("broken link from    tree OID", true),
+            ("              to    blob OID", true),
+            ("error: OID: object corrupt or missing: .git/objects/cf/87", false),
+            ("error: sha1 mismatch for .git/objects/cf/87 (expected OID)", false),
+            ("error in tree OID: treeNotSorted: not properly sorted", false),
+            ("error: refs/heads/main: invalid sha1 pointer 0000", false),
+            ("missing blob", false),
+        ] {
+            let line = line.replace("OID", oid);
+            assert_eq!(is_about_absence(&line), is_absence, "{line}");
+        }
+    }
 }
