@@ -291,7 +291,7 @@ impl Shared<'_> {
             send(&link.output, &mut host.outbox)?;
             if is_ready(link.input.as_fd(), PollFlags::IN, TICK)? {
                 match rustix::io::read(&link.input, &mut buffer[..]) {
-                    Ok(0) => return Err(Error::new(Kind::Io, "it ended the connection")),
+                    Ok(0) | Err(Errno::CONNRESET) => return Err(Error::new(Kind::Io, "it ended the connection")),
                     Ok(n) => {
                         served.n_bytes += n as u64;
                         host.client.receive(&buffer[..n]);
@@ -392,6 +392,8 @@ fn send(output: &OwnedFd, outbox: &mut VecDeque<u8>) -> Result<()> {
             Ok(n) => drop(outbox.drain(..n)),
             Err(Errno::AGAIN) => return Ok(()),
             Err(Errno::INTR) => (),
+            // It listens no more. What it sent before may still be on the way; the end of that tells.
+            Err(Errno::PIPE | Errno::CONNRESET) => outbox.clear(),
             Err(error) => return Err(error).context(|| "the connection failed"),
         }
     }
