@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -43,25 +43,25 @@ impl Server {
         let line = world.ok(&["remote", "authorize", &format!("{}.pub", key.path().display())]);
         std::fs::write(world.path("../authorized_keys"), line).unwrap();
         keygen(&world.path("../host_key"));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let at = |name: &str| world.path("..").canonicalize().unwrap().join(name).display().to_string();
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n",
-            at("host_key"),
-            at("authorized_keys")
-        );
-        std::fs::write(world.path("../sshd_config"), config).unwrap();
+        let settings = "StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n";
+        let settings = format!("HostKey {}\nAuthorizedKeysFile {}\n{settings}", at("host_key"), at("authorized_keys"));
         let _ = std::fs::create_dir_all("/run/sshd"); // sshd wants it, and root alone can make it
-        let mut sshd = Command::new("/usr/sbin/sshd");
-        sshd.args(["-D", "-e", "-f", &at("sshd_config")]).stderr(std::fs::File::create(world.path("../sshd.log")).unwrap());
-        let sshd = sshd.spawn().expect("sshd is needed");
-        for _ in 0..200 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                break;
+        // Somebody else may take the port before sshd does.
+        for _ in 0..10 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            std::fs::write(world.path("../sshd_config"), format!("ListenAddress 127.0.0.1:{port}\n{settings}")).unwrap();
+            let mut sshd = Command::new("/usr/sbin/sshd");
+            sshd.args(["-D", "-e", "-f", &at("sshd_config")]).stderr(std::fs::File::create(world.path("../sshd.log")).unwrap());
+            let mut sshd = sshd.spawn().expect("sshd is needed");
+            while sshd.try_wait().unwrap().is_none() {
+                if world.read("../sshd.log").contains("Server listening") {
+                    return Self { world, sshd, port };
+                }
+                std::thread::sleep(Duration::from_millis(10));
             }
-            std::thread::sleep(Duration::from_millis(20));
         }
-        Self { world, sshd, port }
+        panic!("sshd does not start: {}", world.read("../sshd.log"));
     }
 
     fn address(&self) -> String {
@@ -132,10 +132,13 @@ fn a_repository_is_cloned_and_what_is_new_fetched() {
     assert_eq!(shown(&client, "../copy"), shown(&server.world, "."));
     assert_eq!(client.sh("cd ../copy; gdo status --exit-code"), server.world.ok(&["status"]));
     client.sh("cd ../copy; gdo check --data; git fsck --strict; test -z \"$(ls -d .git/devops/state/incoming-* 2>/dev/null)\"");
-    // Into a directory with something in it, it is refused, and repeated it goes on.
-    client.sh("mkdir ../full; touch ../full/x");
+    // Into a directory with something in it, or over a repository with changes, it is refused; cut short, it goes on.
+    client.sh("mkdir ../full; touch ../full/x; echo mine >../copy/small");
     assert_eq!(clone("../full", &[]).code, 65);
-    assert_eq!(clone("../copy", &[]).code, 0);
+    assert_eq!((clone("../copy", &[]).code, client.read("../copy/small").as_str()), (65, "mine\n"));
+    client.sh("touch ../copy/.git/devops/state/cloning");
+    assert_eq!((clone("../copy", &[]).code, client.read("../copy/small").as_str()), (0, "hello\n"));
+    assert_eq!(client.sh("ls ../copy/.git/devops/state"), "enrolled\nindex-checksum\nknown_hosts\nlock\nmirror\n");
     // What is new comes, and only that.
     noise(&server.world, "large2", 2, 1 << 20);
     server.world.sh("printf more >>large");
@@ -244,11 +247,23 @@ fn a_key_that_may_pull_may_do_nothing_else() {
     let long = "x".repeat(100_000);
     assert_eq!(server.ask(&key, &[&long]).code, 126);
     // No terminal, no forwarding.
+    let absent = [&b"\x0f\0\0\0\x01gdo-chunks\x01\0\x01\0\x25\0\0\0\x02\x01\0\0\0"[..], &[7; 32]].concat();
+    std::fs::write(server.world.path("../absent"), absent).unwrap();
+    let answer = server.world.sh("SSH_ORIGINAL_COMMAND=gdo-chunks gdo serve <../absent | wc -c");
+    assert_eq!(answer.trim(), "28", "a greeting, and that it is not there");
     let run = server.ask(&key, &["gdo-chunks"]);
     assert_eq!((run.code, run.out.as_str()), (0, ""), "{}", run.err);
     let after =
         server.world.sh("find .git -type f | sort | xargs b3sum 2>/dev/null || find .git -type f | sort | xargs sha256sum");
     assert_eq!(before, after, "nothing was written");
+    // The system instance has its store elsewhere.
+    server
+        .world
+        .sh("mkdir -p ../sys/etc; gdo -q --root ../sys init --system; echo x >../sys/etc/f; gdo -q --root ../sys snapshot etc");
+    let line = server.world.sh(&format!("gdo --root ../sys remote authorize {}.pub", key.path().display()));
+    let command = line.split('"').nth(1).unwrap();
+    let answer = server.world.sh(&format!("SSH_ORIGINAL_COMMAND=gdo-chunks {command} <../absent | wc -c"));
+    assert_eq!(answer.trim(), "28");
 }
 
 #[test]

@@ -379,6 +379,12 @@ impl Dir {
     }
 }
 
+/// Returns device and inode of what a path leads to, by whatever symlinks: only to compare with.
+pub fn identity(path: &Path) -> Option<((u32, u32), u64)> {
+    let handle = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    stat_fd(handle).ok().map(|stat| (stat.dev, stat.ino))
+}
+
 /// Symlinks that are followed on the way to one directory, as many as the kernel follows.
 const MAX_LINKS: usize = 40;
 

@@ -45,6 +45,9 @@ pub struct CloneArgs {
     no_restore: bool,
 }
 
+/// The file in the state that says that a clone was begun and not ended: only then it may go on over what is there.
+const MARKER: &str = "cloning";
+
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CloneArgs) -> Result<()> {
     let cwd = global.cwd()?;
     let identity = args.identity.as_ref().map(|path| cwd.join(path));
@@ -53,12 +56,22 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CloneArgs) -> Result<()> {
     let places = places(global, args)?;
     Repo::init(&places, args.branch.as_deref().unwrap_or("main"))?;
     let repo = Repo::open(places)?;
+    let marker = repo.places.state.join(MARKER);
+    if repo.head()?.is_some() && !marker.exists() {
+        let dir = repo.places.work_tree.display().to_string();
+        return Err(Error::new(
+            Kind::Refused,
+            format!("'{dir}' has a repository already; 'gdo fetch' and 'gdo get' bring what is new"),
+        ));
+    }
+    durable::publish(&marker, b"", 0o600)?;
     remotes::add(&repo, &remote, &host_key)?;
     let connection = remotes::connect(&repo, &remote, &scratch())?;
     remotes::fetch_branches(&repo, &remote, &connection)?;
     let branch = remotes::begin_branch(&repo, &remote, args.branch.as_deref())?;
     ui.note(format_args!("'{branch}' of '{}' is here", remote.name))?;
     if args.no_restore || args.system {
+        durable::remove(&marker)?;
         return ui.json(|| json!({"branch": branch}));
     }
     // Opened anew: what it knew of itself was from before there was a commit.
@@ -69,6 +82,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CloneArgs) -> Result<()> {
     let restored = into_work_tree(&repo, Some("HEAD"), &RestoreOptions::default(), &progress)?;
     // For stock git, too, what is here is staged.
     repo.write_index(&repo.index()?)?;
+    durable::remove(&marker)?;
     ui.warnings();
     tell(ui, &got)?;
     let (n, written) = (restored.steps.len(), bytes(restored.n_bytes));

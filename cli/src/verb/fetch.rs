@@ -111,7 +111,7 @@ impl Hosts {
 pub fn tell(ui: &mut Ui, got: &Got) -> Result<()> {
     for (name, share) in &got.hosts {
         for failure in &share.failures {
-            tell_failure(ui, &Error::new(failure.kind(), format!("'{name}' was given up: {failure:#}")));
+            complain(format_args!("warning: '{name}' was given up: {}", shown(format!("{failure:#}").as_bytes())));
         }
     }
     ui.json(|| {

@@ -104,9 +104,8 @@ fn authorized(global: &GlobalArgs, key: &str) -> Result<String> {
     }
     let program = std::env::current_exe().context(|| "cannot tell where this program is")?;
     let places = global.repo()?.places;
-    let command =
-        format!("{} --git-dir {} --work-tree {} serve", word(&program)?, word(&places.git_dir)?, word(&places.work_tree)?);
-    Ok(format!("restrict,command=\"{}\" {key}", command.replace('"', "\\\"")))
+    // Not the work tree: with it, a system instance would not be known for one.
+    Ok(format!("restrict,command=\"{} --git-dir {} serve\" {key}", word(&program)?, word(&places.git_dir)?))
 }
 
 /// Returns a path as one word for the shell by which sshd runs a command.

@@ -34,13 +34,15 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, _: &ServeArgs) -> Result<()> {
         return upload_pack(ui, &git);
     }
     places.store = places.configured_store(&config);
-    serve::serve(&Store::open(&places.store)?, std::io::stdin().as_fd(), std::io::stdout().as_fd())
+    serve::serve(&Store::open_to_read(&places.store)?, std::io::stdin().as_fd(), std::io::stdout().as_fd())
 }
 
 /// Lets git answer, on our own streams.
 fn upload_pack(ui: &mut Ui, git: &Git) -> Result<()> {
     let dir = git.git_dir().as_os_str().to_owned();
-    let args = ["-c", "pack.threads=1", "-c", "pack.windowMemory=16m", "upload-pack", "--strict", "--timeout=30"];
+    // The account that sshd lets in may read the repository, and need not own it.
+    let safe = format!("safe.directory={}", git.git_dir().display());
+    let args = ["-c", &safe, "-c", "pack.threads=1", "-c", "pack.windowMemory=16m", "upload-pack", "--strict", "--timeout=30"];
     let mut command = git.command(&args.iter().map(std::ffi::OsString::from).chain([dir]).collect::<Vec<_>>());
     command.env("GIT_PROTOCOL", "version=2").current_dir("/");
     let status = command.status().map_err(|error| Error::from(error).wrap("cannot run git; is it installed?"))?;

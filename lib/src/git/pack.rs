@@ -93,6 +93,16 @@ impl<'a> PackWriter<'a> {
         Ok(oid)
     }
 
+    /// Adds an object also if the repository holds it: perhaps nothing leads to it there, and somebody's gc is about to remove it.
+    pub fn put_anew(&self, kind: ObjectKind, data: &[u8]) -> Result<Oid> {
+        let oid = object_id(kind, data)?;
+        let name = name_of(&oid);
+        if !self.lock().has(&name) {
+            self.append(kind, data, name)?;
+        }
+        Ok(oid)
+    }
+
     /// Says whether the object is in this pack, not only in the repository.
     pub(super) fn has(&self, oid: &Oid) -> bool {
         self.lock().has(&name_of(oid))

@@ -17,8 +17,10 @@ use super::{CommitData, Git, Kept, Objects, Oid, PackWriter};
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 
-/// More refs than this one host need not have.
-const MAX_REFS: usize = 100_000;
+/// More branches than this one host need not have; each is moved, and synced, by itself.
+const MAX_REFS: usize = 10_000;
+/// Longest blob that is taken over, in bytes: it is read whole.
+const MAX_BLOB: u64 = 128 << 20;
 const LOCK: &str = "lock";
 /// What the name of the directory begins with.
 const PREFIX: &str = "incoming-";
@@ -31,7 +33,9 @@ pub struct Quarantine {
     _lock: Lock,
 }
 
-/// How long a fetch may go on without a word and without a byte. Keep-alives of ssh do not see a host that stopped.
+/// In this time so many bytes must come, as data or as words. Keep-alives of ssh do not see a host that stopped.
+const LEAST: u64 = 256;
+/// See [`LEAST`].
 pub const SILENCE: Duration = Duration::from_secs(60);
 /// How often is looked.
 const TICK: Duration = Duration::from_millis(20);
@@ -42,6 +46,8 @@ impl Quarantine {
         let what = || "cannot make a quarantine for what comes in";
         let dir = durable::make_scratch_dir(state, PREFIX).context(what)?;
         let lock = Lock::exclusive(&dir.join(LOCK)).context(what)?;
+        // A git that outlives us is still in there.
+        lock.share_with_children().context(what)?;
         let inner = Git::init(&dir.join("repo"), "none").context(what)?;
         let quarantine = Self { git: inner, dir, _lock: lock };
         let objects = git.git_dir().join("objects");
@@ -55,7 +61,8 @@ impl Quarantine {
         for listed in durable::list(state)? {
             let name = listed.path.file_name().unwrap_or_default().as_encoded_bytes();
             if name.starts_with(PREFIX.as_bytes()) && Lock::exclusive(&listed.path.join(LOCK)).is_ok() {
-                durable::remove_dir_all(&listed.path)?;
+                // What cannot be removed now, the next one meets.
+                let _ = durable::remove_dir_all(&listed.path);
             }
         }
         Ok(())
@@ -91,12 +98,13 @@ impl Quarantine {
                 break status;
             }
             let now = said.n_bytes() + self.n_bytes();
-            if now != seen {
+            if now >= seen + LEAST {
                 (seen, since) = (now, Instant::now());
             } else if since.elapsed() > silence {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(Error::new(Kind::Io, format!("nothing came for {} seconds", silence.as_secs())));
+                let what = format!("{} bytes came within {} seconds", now - seen.min(now), silence.as_secs());
+                return Err(Error::new(Kind::Io, what));
             }
             std::thread::sleep(TICK);
         };
@@ -155,9 +163,13 @@ impl Quarantine {
         for hex in listed.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
             let oid = Oid::from_hex(hex).map_err(|_| Error::new(Kind::Bug, "BUG: git rev-list did not print an object id"))?;
             let what = || format!("cannot take over object {oid}");
+            if came.blob_size(&oid).is_ok_and(|size| size.is_some_and(|size| size > MAX_BLOB)) {
+                let message = format!("it has more than {} MiB, which no small file and no chunk index has", MAX_BLOB >> 20);
+                return Err(Error::new(Kind::Refused, message)).context(what);
+            }
             let (kind, content) = came.find(&oid)?.ok_or_else(|| Error::new(Kind::Corrupt, "it did not come")).context(what)?;
             check(kind, &content).map_err(|error| error.or_refused(Reason::TreeEntry)).context(what)?;
-            pack.put(kind, &content)?;
+            pack.put_anew(kind, &content)?;
         }
         pack.finish()
     }
@@ -229,10 +241,10 @@ mod tests {
         assert!(quarantine.dir.exists() && !state.join("incoming-dead").exists());
         let fetch = |ssh: &str| quarantine.fetch_within(Duration::from_secs(1), "ssh://x/", "upload", ssh.as_ref()).unwrap_err();
         let started = Instant::now();
-        assert_eq!(fetch("sleep 30 #").to_string(), "nothing came for 1 seconds");
+        assert_eq!(fetch("sleep 30 #").to_string(), "0 bytes came within 1 seconds");
         assert!(started.elapsed() < Duration::from_secs(20));
         // Who speaks now and then is not silent, and what git says in the end is told.
-        let told = fetch("sh -c 'for i in 1 2 3 4; do echo $i >&2; sleep 0.5; done; exit 1' #").to_string();
+        let told = fetch("sh -c 'for i in 1 2 3 4; do printf %300d\\\\n $i >&2; sleep 0.5; done; exit 1' #").to_string();
         assert!(told.starts_with("git says: fatal: "), "{told}");
         drop(quarantine);
         assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);

@@ -150,10 +150,10 @@ impl Queue {
     fn take(&mut self, host: usize, n: usize, now: Instant) -> Vec<Wanted> {
         let n_alive = self.is_alive.iter().filter(|is_alive| **is_alive).count().max(1);
         // Towards the end smaller ones, so that no host has much to do when the others are done.
-        let n = n.min(self.todo.len().div_ceil(2 * n_alive)).max(1);
+        let n_new = n.min(self.todo.len().div_ceil(2 * n_alive)).max(1);
         let mut taken = Vec::new();
         let mut passed = Vec::new();
-        while taken.len() < n
+        while taken.len() < n_new
             && let Some(wanted) = self.todo.pop_front()
         {
             match self.lacks(host, &wanted.id) {
@@ -170,8 +170,8 @@ impl Queue {
                 .flying
                 .values_mut()
                 .filter(|flight| !flight.hosts.contains(&host) && now.saturating_duration_since(flight.since) > SLOW);
-            let slow: Vec<ChunkId> = slow.map(|flight| flight.wanted.id).take(n).collect();
-            for id in slow.into_iter().filter(|id| !self.lacks(host, id)).collect::<Vec<_>>() {
+            let slow: Vec<ChunkId> = slow.map(|flight| flight.wanted.id).collect();
+            for id in slow.into_iter().filter(|id| !self.lacks(host, id)).take(n).collect::<Vec<_>>() {
                 let flight = self.flying.get_mut(&id).expect("BUG: it flies");
                 flight.hosts.push(host);
                 flight.since = now;
@@ -295,7 +295,9 @@ impl Shared<'_> {
                     Ok(n) => {
                         served.n_bytes += n as u64;
                         host.client.receive(&buffer[..n]);
+                        let begun = Instant::now();
                         self.take_all(host, served)?;
+                        mark += begun.elapsed(); // that was our time
                     }
                     Err(Errno::AGAIN | Errno::INTR) => (),
                     Err(error) => return Err(error).context(|| "the connection failed"),

@@ -50,7 +50,7 @@ impl Session {
         while let Some((kind, body)) = self.splitter.next_frame()? {
             self.since = now;
             self.waiting.push_back(FromClient::decode(kind, &body)?);
-            if self.waiting.len() > wire::MAX_OPEN {
+            if self.waiting.len() > wire::MAX_OPEN + usize::from(!self.has_greeted) {
                 return Err(violation(format!("more than {} requests came before they could be answered", wire::MAX_OPEN)));
             }
         }
@@ -153,8 +153,9 @@ pub fn answer(store: &Store, request: &Request, send: Send<'_>) -> std::result::
 fn present<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(found) => Ok(Some(found)),
-        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt | Kind::Refused) => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if error.kind() == Kind::Bug => Err(error),
+        // One sector that cannot be read is no reason to keep all else back.
+        Err(_) => Ok(None),
     }
 }
 

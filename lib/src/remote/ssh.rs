@@ -3,6 +3,7 @@
 //! Nothing of the caller's ssh configuration counts, no agent and no password, and only the host key that was given when the remote was added.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::address::Address;
+use super::client::Client;
 use super::fetch::Link;
 use super::wire::CHUNKS_COMMAND;
 use crate::durable;
@@ -48,10 +50,14 @@ impl Connection {
         let what = || format!("cannot connect to '{}' at '{}'", remote.name, remote.address);
         let control = durable::make_scratch_dir(scratch, ".gdo-").context(what)?;
         let mut command = ssh(remote, known_hosts, &control);
-        command.args(["-N", "-o", "ControlMaster=yes"]).args(remote.address.ssh_args());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // A session of its own, which ends with us, however we end: the host then hears the end of what we say.
+        command.args(["-o", "ControlMaster=yes"]).args(remote.address.ssh_args()).arg(CHUNKS_COMMAND);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut master = command.spawn().context(|| "cannot run ssh; is it installed?").context(what)?;
         let said = collect(master.stderr.take());
+        if let Some(mut stdin) = master.stdin.as_ref() {
+            let _ = stdin.write_all(&Client::greeting()); // if it is gone already, its last words tell
+        }
         let (remote, known_hosts) = (remote.clone(), known_hosts.to_owned());
         let mut connection = Self { remote, known_hosts, control, master, said };
         connection.wait().context(what)?;

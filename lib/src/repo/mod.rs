@@ -119,8 +119,7 @@ impl Places {
 
     /// Returns what identifies our own directories: they are never stored and never written into.
     fn identities(&self) -> Vec<((u32, u32), u64)> {
-        let stat = |path: &PathBuf| safepath::Dir::open(path).and_then(|dir| dir.stat_self()).ok();
-        [&self.git_dir, &self.store, &self.state].into_iter().filter_map(stat).map(|stat| (stat.dev, stat.ino)).collect()
+        [&self.git_dir, &self.store, &self.state].into_iter().filter_map(|path| safepath::identity(path)).collect()
     }
 }
 

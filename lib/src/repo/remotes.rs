@@ -3,7 +3,7 @@
 //! A remote is `devops.remote.NAME.url` (and `identity`) in the configuration, and its host keys are under its name in `known_hosts` in the state
 //! directory. Its branches are `refs/remotes/NAME/…`; nothing here moves a branch of this repository.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Repo;
@@ -13,6 +13,7 @@ use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::{Entry, MAX_DEPTH, MAX_LIST_LEN, decode_list};
 use crate::git::quarantine::Quarantine;
 use crate::git::{Kept, Oid};
+use crate::id::ChunkId;
 use crate::progress::Progress;
 use crate::remote::fetch::{Fetched, Link, Served, Wanted, fetch};
 use crate::remote::ssh::{Connection, Remote};
@@ -144,7 +145,8 @@ fn decode_host_keys(text: &str) -> Result<Vec<String>> {
     let mut keys = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let at = words.iter().position(|word| is_key_type(word)).filter(|at| *at <= 1);
+        let at =
+            (0..words.len().min(2)).find(|&at| is_key_type(words[at]) && words.get(at + 1).is_some_and(|key| is_base64(key)));
         let key = at.and_then(|at| Some((words[at], *words.get(at + 1)?))).filter(|(_, key)| is_base64(key));
         let (kind, key) = key.ok_or_else(|| {
             let message = format!(
@@ -204,6 +206,10 @@ pub fn fetch_branches(repo: &Repo, remote: &Remote, connection: &Connection) -> 
 /// Puts a repository without commits on a branch of `remote`: on `wanted`, on 'main', or on the only one; returns which.
 pub fn begin_branch(repo: &Repo, remote: &Remote, wanted: Option<&str>) -> Result<String> {
     let lock = repo.lock()?;
+    if repo.head()?.is_some() {
+        let head = repo.git.head_ref()?.unwrap_or_else(|| "HEAD".to_owned());
+        return Ok(head.strip_prefix("refs/heads/").unwrap_or(&head).to_owned());
+    }
     let all = branches(repo, &remote.name)?;
     let only = if all.len() == 1 { all.keys().next().map(String::as_str) } else { None };
     let name = wanted.or_else(|| all.contains_key("main").then_some("main")).or(only);
@@ -280,7 +286,10 @@ pub fn get(repo: &Repo, tree: Oid, paths: &[Vec<u8>], links: Links<'_>, progress
     let mut got = Got::default();
     // Each round brings the lists that tell what the next one has to bring.
     for _ in 0..=MAX_DEPTH + 1 {
-        let mut round = Round { repo, links, progress, got: &mut got, wanted: Vec::new(), n_came: 0, n_lists: 0 };
+        // What one round missed, the next one may bring.
+        got.n_missing = 0;
+        let mut round =
+            Round { repo, links, progress, got: &mut got, wanted: Vec::new(), n_came: 0, n_lists: 0, seen: HashSet::new() };
         round.directory(StoredDir::root(repo, tree)?, paths)?;
         round.flush()?;
         if round.n_lists == 0 || round.n_came == 0 {
@@ -299,6 +308,8 @@ struct Round<'a, 'b> {
     n_came: u64,
     /// Lists that were wanted: behind each there may be more.
     n_lists: u64,
+    /// Lists that were gone through: a hostile one names another a thousand times.
+    seen: HashSet<ChunkId>,
 }
 
 impl Round<'_, '_> {
@@ -333,6 +344,7 @@ impl Round<'_, '_> {
                     self.want(Wanted { id, max_len: len.try_into().unwrap_or(usize::MAX) })?;
                 }
                 Entry::Chunk { .. } => (),
+                Entry::List { id, .. } if !self.seen.insert(id) => (),
                 Entry::List { id, .. } if !self.repo.store.contains(&id)? => {
                     self.n_lists += 1;
                     self.want(Wanted { id, max_len: MAX_LIST_LEN })?;

@@ -55,6 +55,8 @@ struct Inner {
     rebuilding: Mutex<()>,
     /// Most recently used last.
     open_packs: Mutex<Vec<(PackId, Arc<File>)>>,
+    /// Whether nothing is made anew, however wrong it is.
+    is_read_only: bool,
 }
 
 /// What is done with a record and what the index says of it.
@@ -100,6 +102,15 @@ impl Store {
 
     /// Opens the store in `dir`. Reads one small file; the index is loaded by the first lookup.
     pub fn open(dir: &Path) -> Result<Self> {
+        Self::open_as(dir, false)
+    }
+
+    /// Opens the store in `dir` for lookups that write nothing: a damaged index is an error, and a chunk that it lacks is not there.
+    pub fn open_to_read(dir: &Path) -> Result<Self> {
+        Self::open_as(dir, true)
+    }
+
+    fn open_as(dir: &Path, is_read_only: bool) -> Result<Self> {
         let layout = Layout { root: dir.to_owned() };
         let what = || format!("cannot open chunk store '{}'", dir.display());
         let mut format = Vec::new();
@@ -109,7 +120,8 @@ impl Store {
         let file = durable::open(&layout.format()).context(no_format).context(what)?;
         std::io::Read::read_to_end(&mut std::io::Read::take(file, 256), &mut format).context(what)?;
         decode_format(&format).context(what)?;
-        let inner = Inner { layout, index: RwLock::default(), rebuilding: Mutex::default(), open_packs: Mutex::default() };
+        let inner =
+            Inner { layout, index: RwLock::default(), rebuilding: Mutex::default(), open_packs: Mutex::default(), is_read_only };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -271,6 +283,9 @@ impl Store {
     }
 
     fn rebuilt(&self) -> Result<Index> {
+        if self.inner.is_read_only {
+            return Err(Error::new(Kind::Io, "the index of the chunk store is damaged; 'gdo check' makes it anew"));
+        }
         let _lease = self.lease()?;
         index::rebuild(self.layout())
             .and_then(|()| Index::load(self.layout()))
@@ -322,6 +337,9 @@ impl Store {
         if !index.is_current(self.layout()) {
             self.refresh()?;
             return Ok(false);
+        }
+        if self.inner.is_read_only {
+            return Ok(true);
         }
         let is_right = |place: &Location| match index::read_toc(&pack::path_of(&self.layout().packs(), place.pack)) {
             // A pack without a readable table can only be searched, and was, if the index knows it.
