@@ -36,7 +36,7 @@ pub struct Quarantine {
 /// In this time so many bytes must come, as data or as words. Keep-alives of ssh do not see a host that stopped.
 const LEAST: u64 = 256;
 /// See [`LEAST`].
-pub const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(60);
 /// How often is looked.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -68,7 +68,7 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Fetches all branches from `url`, which `ssh_command` reaches and where `upload_pack` answers; gives up after [`SILENCE`].
+    /// Fetches all branches from `url`, which `ssh_command` reaches and where `upload_pack` answers; a host that falls silent is given up.
     pub fn fetch(&self, url: &str, upload_pack: &str, ssh_command: &OsStr) -> Result<()> {
         self.fetch_within(SILENCE, url, upload_pack, ssh_command)
     }
