@@ -33,7 +33,7 @@ fn clear(dir: &Path, is_deep: bool) -> Result<usize> {
     for Listed { path, is_dir } in entries {
         if is_dir {
             count += if is_deep { clear(&path, true)? } else { 0 };
-        } else if is_leftover(&path) {
+        } else if is_leftover(&path) && !is_of_running_gc(&path) {
             durable::remove(&path).context(what)?;
             count += 1;
         }
@@ -49,6 +49,13 @@ fn is_leftover(path: &Path) -> bool {
         || name.starts_with(TEMP_PREFIX)
         // Someone else's guard says something else, and stays.
         || name.ends_with(b".keep") && durable::read(path).is_ok_and(|note| note == KEEP_NOTE)
+}
+
+/// Says whether it is what a `git gc` that runs just now, without our lock, packs refs with.
+fn is_of_running_gc(path: &Path) -> bool {
+    let is_packing = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"packed-refs."));
+    let gc = path.with_file_name("gc.pid");
+    is_packing && durable::is_file(&gc) && is_held_by_git(&gc)
 }
 
 /// Says whether the process that a `gc.pid` names may be a git: git itself takes any process with that number for one, even a dead one.
