@@ -69,6 +69,8 @@ pub enum Reason {
     Meta,
     /// A ref has a name that git refuses or that leads elsewhere.
     RefName,
+    /// What a holder is said to hold and promise is not signed by it, or not in order.
+    Promise,
 }
 
 impl Reason {
@@ -92,6 +94,7 @@ impl Reason {
             Self::Index => "index",
             Self::Meta => "meta",
             Self::RefName => "ref-name",
+            Self::Promise => "promise",
         }
     }
 }

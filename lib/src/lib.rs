@@ -16,6 +16,7 @@ pub mod safepath;
 pub mod durable;
 pub mod chunk;
 pub mod store;
+pub mod placement;
 pub mod remote;
 pub mod metadata;
 pub mod git;
