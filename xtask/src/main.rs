@@ -14,6 +14,7 @@ mod instructions;
 mod packages;
 mod race;
 mod rot;
+mod simulate;
 mod test;
 
 use std::ffi::OsString;
@@ -25,7 +26,7 @@ const USAGE: &str = "\
 usage: cargo xtask <verb>
 
   test [--only PART] [NAME...]       everything a change must pass; PART is one of: format, lint, unit, docs, crash, concurrency,
-                                     race, rot, acceptance
+                                     race, rot, simulate, acceptance
   acceptance [--full] [--keep] [--gdo PROGRAM] [--scratch DIR] [--list] [NAME...]
                                      the program against real trees; --full uses the sizes that the promises are made for
   compare [--ignore NAME]... A B     every difference between two trees; exit code 1 if there is one
@@ -43,7 +44,9 @@ usage: cargo xtask <verb>
   rot [--full] [--only FILES] [--without-data] [--json] [--jobs N] [--gdo PROGRAM] [--scratch DIR]
                                      every stored file damaged in every way: found, harmless, repaired, as a markdown table
   race [--full] [--scratch DIR] [OPERATION...]
-                                     a user who swaps names against what root does in that user's directory, as a markdown table";
+                                     a user who swaps names against what root does in that user's directory, as a markdown table
+  simulate [--full] [--seeds N] [--first SEED]
+                                     hosts that drop copies at once, by the library's own rules, in worlds made from seeds";
 
 type Verb = fn(Vec<OsString>) -> Result<ExitCode>;
 
@@ -59,6 +62,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("concurrency", concurrency::main),
     ("race", race::main),
     ("rot", rot::main),
+    ("simulate", simulate::main),
 ];
 
 fn main() -> ExitCode {

@@ -36,6 +36,7 @@ const STEPS: &[Step] = &[
     Step { name: "crash", program: "cargo", args: &["xtask", "crash"], env: &[] },
     Step { name: "concurrency", program: "cargo", args: &["xtask", "concurrency"], env: &[] },
     Step { name: "race", program: "cargo", args: &["xtask", "race", "naive-read", "add", "temp"], env: &[] },
+    Step { name: "simulate", program: "cargo", args: &["xtask", "simulate"], env: &[] },
     Step { name: "rot", program: "cargo", args: &["xtask", "rot"], env: &[] },
     Step { name: ACCEPTANCE, program: "cargo", args: &["xtask", "acceptance"], env: &[] },
 ];

@@ -83,9 +83,7 @@ impl Inquiry {
             return Ok(());
         }
         let enough = at.wall.saturating_add(self.terms.window).saturating_add(2 * self.terms.max_skew);
-        for ((n_copies, (_, expected)), (until, proof)) in
-            self.n_copies.iter_mut().zip(&self.chunks).zip(&answer.promises)
-        {
+        for ((n_copies, (_, expected)), (until, proof)) in self.n_copies.iter_mut().zip(&self.chunks).zip(&answer.promises) {
             *n_copies += usize::from(*until >= enough && proof == expected);
         }
         Ok(())
@@ -113,7 +111,8 @@ impl Inquiry {
             return Err(Error::new(Kind::Conflict, "the clock was set while others were asked; try again"));
         }
         if boot > self.terms.window {
-            let message = format!("others were asked {boot} seconds ago, and what they said counts for {}; try again", self.terms.window);
+            let message =
+                format!("others were asked {boot} seconds ago, and what they said counts for {}; try again", self.terms.window);
             return Err(Error::new(Kind::Conflict, message));
         }
         Ok(())
@@ -167,7 +166,9 @@ mod tests {
     #[test]
     fn clocks_that_differ_too_much_stop_everything() {
         let good = [(u64::MAX, [1; 32]), (u64::MAX, [2; 32])];
-        for (now, is_fine) in [(0, false), (999_939, false), (999_940, true), (1_000_065, true), (1_000_066, false), (u64::MAX, false)] {
+        for (now, is_fine) in
+            [(0, false), (999_939, false), (999_940, true), (1_000_065, true), (1_000_066, false), (u64::MAX, false)]
+        {
             let taken = inquiry().take(&Answer { now, ..answer(1, good) }, at(5));
             assert_eq!(taken.is_ok(), is_fine, "{now}");
         }

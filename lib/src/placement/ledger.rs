@@ -144,7 +144,9 @@ impl Ledger {
     /// Returns what changes when either file is replaced: whoever keeps a ledger in memory compares it.
     pub fn stamp(dir: &Path) -> Vec<(u64, u64, i64, i64)> {
         use std::os::unix::fs::MetadataExt;
-        let stamp = |name: &str| durable::look(&dir.join(name)).ok().map(|meta| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()));
+        let stamp = |name: &str| {
+            durable::look(&dir.join(name)).ok().map(|meta| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+        };
         [LEDGER, LAPSING].into_iter().map(|name| stamp(name).unwrap_or_default()).collect()
     }
 

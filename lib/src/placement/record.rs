@@ -78,7 +78,9 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= MAX_RECORD);
         let record = text.and_then(Self::decode_fields);
-        record.filter(|record| record.encode().as_bytes() == bytes).ok_or_else(|| refused("the record is not what a holder writes"))
+        record
+            .filter(|record| record.encode().as_bytes() == bytes)
+            .ok_or_else(|| refused("the record is not what a holder writes"))
     }
 
     fn decode_fields(text: &str) -> Option<Self> {
@@ -131,7 +133,10 @@ pub fn encode_list(prefixes: &[u64]) -> Vec<u8> {
 
 /// Decodes a list that `line` of a record names.
 pub fn decode_list(bytes: &[u8], line: &ListLine) -> Result<Vec<u64>> {
-    if bytes.len() / PREFIX != line.n_chunks || !bytes.len().is_multiple_of(PREFIX) || *blake3::hash(bytes).as_bytes() != line.hash {
+    if bytes.len() / PREFIX != line.n_chunks
+        || !bytes.len().is_multiple_of(PREFIX)
+        || *blake3::hash(bytes).as_bytes() != line.hash
+    {
         return Err(refused("a list of chunks is not the one that was signed"));
     }
     let prefixes: Vec<u64> = bytes.as_chunks::<PREFIX>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect();
