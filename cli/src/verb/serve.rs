@@ -9,7 +9,7 @@ use git_devops::remote::{serve, wire};
 use git_devops::store::Store;
 
 use crate::exit;
-use crate::places::GlobalArgs;
+use crate::places::{GlobalArgs, moment};
 use crate::ui::{Ui, complain};
 
 /// Answer another host that pulls from this repository; started by sshd
@@ -34,7 +34,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, _: &ServeArgs) -> Result<()> {
         return upload_pack(ui, &git);
     }
     places.store = places.configured_store(&config);
-    serve::serve(&Store::open_to_read(&places.store)?, std::io::stdin().as_fd(), std::io::stdout().as_fd())
+    let store = Store::open_to_read(&places.store)?;
+    let served = serve::Served::new(&store, &|| moment().wall);
+    serve::serve(&served, std::io::stdin().as_fd(), std::io::stdout().as_fd())
 }
 
 /// Lets git answer, on our own streams.

@@ -2,12 +2,16 @@
 //!
 //! All times are seconds since 1970 by this host's clock. Format: `docs/formats/holders.md`.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::HolderId;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::ChunkId;
+
+/// What the files of a ledger look like from outside: inode, length, time.
+pub type LedgerStamp = [(u64, u64, i64, i64); 2];
 
 /// Chunks that may lapse at a time.
 pub const MAX_LAPSING: usize = 1 << 19;
@@ -142,12 +146,11 @@ impl Ledger {
     }
 
     /// Returns what changes when either file is replaced: whoever keeps a ledger in memory compares it.
-    pub fn stamp(dir: &Path) -> Vec<(u64, u64, i64, i64)> {
-        use std::os::unix::fs::MetadataExt;
+    pub fn stamp(dir: &Path) -> LedgerStamp {
         let stamp = |name: &str| {
             durable::look(&dir.join(name)).ok().map(|meta| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
         };
-        [LEDGER, LAPSING].into_iter().map(|name| stamp(name).unwrap_or_default()).collect()
+        [LEDGER, LAPSING].map(|name| stamp(name).unwrap_or_default())
     }
 
     fn encode(&self) -> Vec<u8> {

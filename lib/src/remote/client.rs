@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::wire::{self, FromClient, FromServer, Request, Splitter, Want, violation};
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
+use crate::placement::inquiry::Answer;
 
 /// What another host answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Event {
     Have(Vec<(ChunkId, bool)>),
     /// What ought to be [`wire::proof`] of chunks, zeros for one that is not there.
     Proof(Vec<(ChunkId, [u8; 32])>),
+    /// What it promises of the chunks of the oldest request; proofs are not verified.
+    Promises(Answer),
 }
 
 /// The requests of one connection.
@@ -49,12 +52,7 @@ impl Client {
     ///
     /// If there are more ids than one request may have, or none.
     pub fn ask(&mut self, want: Want, ids: Vec<ChunkId>) -> Vec<u8> {
-        let most = match want {
-            Want::Get => wire::MAX_GET,
-            Want::Have => wire::MAX_HAVE,
-            Want::Prove(_) => wire::MAX_PROVE,
-        };
-        assert!((1..=most).contains(&ids.len()), "BUG: a request for {} chunks", ids.len());
+        assert!((1..=want.most()).contains(&ids.len()), "BUG: a request for {} chunks", ids.len());
         let request = Request { number: self.next_number, want, ids };
         self.next_number = self.next_number.wrapping_add(1).max(1);
         let frame = FromClient::Request(request.clone()).encode();
@@ -109,6 +107,13 @@ impl Client {
                 let ids = self.answered_at_once(number, |want| matches!(want, Want::Prove(_)))?;
                 match hashes.len() == ids.len() {
                     true => Ok(Some(Event::Proof(ids.into_iter().zip(hashes).collect()))),
+                    false => Err(violation("an answer came that is not about what was asked")),
+                }
+            }
+            FromServer::Promises { number, holder, now, promises } => {
+                let ids = self.answered_at_once(number, |want| matches!(want, Want::Promise(_)))?;
+                match promises.len() == ids.len() {
+                    true => Ok(Some(Event::Promises(Answer { holder, now, promises }))),
                     false => Err(violation("an answer came that is not about what was asked")),
                 }
             }

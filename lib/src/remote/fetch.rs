@@ -342,7 +342,9 @@ impl Shared<'_> {
                     self.queue().is_absent(host.number, &id);
                     self.wake.notify_all();
                 }
-                Event::Have(_) | Event::Proof(_) => return Err(violation("an answer came to something that was not asked")),
+                Event::Have(_) | Event::Proof(_) | Event::Promises(_) => {
+                    return Err(violation("an answer came to something that was not asked"));
+                }
             }
             if host.client.n_open() < n_open
                 && let Some(sent) = host.sent.pop_front()
@@ -382,13 +384,13 @@ impl Shared<'_> {
     }
 }
 
-fn set_nonblocking(stream: &OwnedFd) -> Result<()> {
+pub(super) fn set_nonblocking(stream: &OwnedFd) -> Result<()> {
     let flags = rustix::fs::fcntl_getfl(stream).context(|| "cannot use the connection")?;
     rustix::fs::fcntl_setfl(stream, flags | rustix::fs::OFlags::NONBLOCK).context(|| "cannot use the connection")
 }
 
 /// Sends as much as the host takes now.
-fn send(output: &OwnedFd, outbox: &mut VecDeque<u8>) -> Result<()> {
+pub(super) fn send(output: &OwnedFd, outbox: &mut VecDeque<u8>) -> Result<()> {
     while !outbox.is_empty() {
         match rustix::io::write(output, outbox.as_slices().0) {
             Ok(n) => drop(outbox.drain(..n)),
@@ -409,7 +411,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::remote::serve::serve;
+    use crate::remote::serve::{Served, serve};
     use crate::store::{Store, WriteOptions};
 
     const N_CHUNKS: usize = 1500;
@@ -478,7 +480,7 @@ mod tests {
         let (ours, mut outer) = UnixStream::pair().unwrap();
         let (mut inner, theirs) = UnixStream::pair().unwrap();
         let store = store.clone();
-        std::thread::spawn(move || drop(serve(&store, theirs.as_fd(), theirs.as_fd())));
+        std::thread::spawn(move || drop(serve(&Served::new(&store, &|| 0), theirs.as_fd(), theirs.as_fd())));
         let (mut to, mut from) = (inner.try_clone().unwrap(), outer.try_clone().unwrap());
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut from, &mut to);

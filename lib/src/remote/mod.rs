@@ -3,8 +3,10 @@
 //! Formats and limits: `docs/formats/serve.md`. Hosts only pull: no request changes anything on the side that answers.
 
 pub mod address;
+pub mod ask;
 pub mod client;
 pub mod fetch;
 pub mod serve;
+pub mod sign;
 pub mod ssh;
 pub mod wire;

@@ -3,6 +3,7 @@
 //! [`Session`] knows the order and the time limits of the protocol and does no I/O; [`serve`] is the loop around it. One frame of the client and one
 //! record of the store are in memory at a time.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use rustix::io::Errno;
 use super::wire::{self, FromClient, FromServer, Request, Splitter, Want, violation};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::ChunkId;
+use crate::placement::HolderId;
+use crate::placement::ledger::{Ledger, LedgerStamp};
 use crate::store::{MAX_CHUNK, Store};
 
 /// How long the client may take until its hello is complete, and for the rest of a frame that began.
@@ -117,9 +120,41 @@ impl From<Error> for End {
 /// Takes one frame to the client.
 type Send<'a> = &'a mut dyn FnMut(FromServer) -> std::result::Result<(), End>;
 
+/// What is served, and until when it is promised.
+pub struct Served<'a> {
+    store: &'a Store,
+    clock: &'a dyn Fn() -> u64,
+    /// The ledger, and what its files looked like when it was read.
+    ledger: RefCell<Option<(LedgerStamp, Option<Ledger>)>>,
+}
+
+impl<'a> Served<'a> {
+    /// Returns what serves `store`; `clock` tells the seconds since 1970.
+    pub fn new(store: &'a Store, clock: &'a dyn Fn() -> u64) -> Self {
+        Self { store, clock, ledger: RefCell::new(None) }
+    }
+
+    /// Proves that a chunk is there and tells until when it is promised; zeros for one that is not.
+    fn promise(&self, ledger: Option<&Ledger>, nonce: &[u8; 32], id: &ChunkId) -> Result<(u64, [u8; 32])> {
+        let Some(until) = ledger.map(|ledger| ledger.promise_of(id)).filter(|until| *until > 0) else { return Ok((0, [0; 32])) };
+        let plain = present(self.store.read(id, MAX_CHUNK))?;
+        Ok(plain.map_or((0, [0; 32]), |plain| (until, wire::proof(nonce, &plain))))
+    }
+
+    /// Hands the ledger as it is now to `take`; one that cannot be read promises nothing.
+    fn with_ledger<T>(&self, take: impl FnOnce(Option<&Ledger>) -> T) -> T {
+        let mut known = self.ledger.borrow_mut();
+        let stamp = Ledger::stamp(self.store.dir());
+        if known.as_ref().is_none_or(|(then, _)| *then != stamp) {
+            *known = Some((stamp, Ledger::read(self.store.dir()).ok().flatten()));
+        }
+        take(known.as_ref().and_then(|(_, ledger)| ledger.as_ref()))
+    }
+}
+
 /// Hands the frames that answer `request` to `send`, one at a time.
-pub fn answer(store: &Store, request: &Request, send: Send<'_>) -> std::result::Result<(), End> {
-    let number = request.number;
+pub fn answer(served: &Served<'_>, request: &Request, send: Send<'_>) -> std::result::Result<(), End> {
+    let (number, store) = (request.number, served.store);
     match request.want {
         Want::Get => {
             for (position, id) in request.ids.iter().enumerate() {
@@ -146,6 +181,13 @@ pub fn answer(store: &Store, request: &Request, send: Send<'_>) -> std::result::
             let hashes = request.ids.iter().map(prove).collect::<Result<_>>()?;
             send(FromServer::Proof { number, hashes })
         }
+        Want::Promise(nonce) => {
+            let (holder, promises) = served.with_ledger(|ledger| -> Result<_> {
+                let promises: Vec<_> = request.ids.iter().map(|id| served.promise(ledger, &nonce, id)).collect::<Result<_>>()?;
+                Ok((ledger.map_or(HolderId::NONE, |ledger| ledger.holder), promises))
+            })?;
+            send(FromServer::Promises { number, holder, now: (served.clock)(), promises })
+        }
     }
 }
 
@@ -162,13 +204,13 @@ fn present<T>(read: Result<T>) -> Result<Option<T>> {
 /// Answers one client until it ends the connection. One that breaks the rules is told why, and is an error here.
 ///
 /// Sets both streams to non-blocking.
-pub fn serve(store: &Store, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> Result<()> {
+pub fn serve(served: &Served<'_>, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> Result<()> {
     for stream in [input, output] {
         let flags = rustix::fs::fcntl_getfl(stream).context(|| "cannot use the connection")?;
         rustix::fs::fcntl_setfl(stream, flags | OFlags::NONBLOCK).context(|| "cannot use the connection")?;
     }
     let mut send = |frame: FromServer| send_all(output, &frame.encode());
-    match converse(store, input, &mut send) {
+    match converse(served, input, &mut send) {
         Err(End::Failed(error)) => {
             // Names of files, and what is wrong with them, are none of the client's business.
             let is_theirs = matches!(error.kind(), Kind::Refused | Kind::Unsupported);
@@ -180,7 +222,7 @@ pub fn serve(store: &Store, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> Re
     }
 }
 
-fn converse(store: &Store, input: BorrowedFd<'_>, send: Send<'_>) -> std::result::Result<(), End> {
+fn converse(served: &Served<'_>, input: BorrowedFd<'_>, send: Send<'_>) -> std::result::Result<(), End> {
     let started = Instant::now();
     let mut session = Session::new(Duration::ZERO);
     let mut buffer = vec![0; READ];
@@ -188,7 +230,7 @@ fn converse(store: &Store, input: BorrowedFd<'_>, send: Send<'_>) -> std::result
         while let Some(step) = session.next_step()? {
             match step {
                 Step::Greet => send(FromServer::Hello { version: wire::VERSION })?,
-                Step::Answer(request) => answer(store, &request, send)?,
+                Step::Answer(request) => answer(served, &request, send)?,
             }
             session.answered(started.elapsed());
         }
@@ -323,7 +365,7 @@ mod tests {
             std::thread::scope(|scope| {
                 let server = scope.spawn(|| {
                     let theirs = theirs;
-                    serve(&self.store, theirs.as_fd(), theirs.as_fd())
+                    serve(&Served::new(&self.store, &|| 7), theirs.as_fd(), theirs.as_fd())
                 });
                 let mut answers = Vec::new();
                 let mut reader = ours.try_clone().unwrap();
@@ -367,6 +409,7 @@ mod tests {
                     assert_eq!(id, wanted[1]);
                     n_absent += 1;
                 }
+                Event::Promises(_) => panic!("nobody asked"),
                 Event::Proof(proofs) => {
                     for (id, proof) in proofs {
                         let expected = world.store.read(&id, MAX_CHUNK).map_or([0; 32], |plain| wire::proof(&nonce, &plain));
@@ -430,7 +473,7 @@ mod tests {
         let server = std::thread::scope(|scope| {
             let server = scope.spawn(|| {
                 let theirs = theirs;
-                serve(&world.store, theirs.as_fd(), theirs.as_fd())
+                serve(&Served::new(&world.store, &|| 0), theirs.as_fd(), theirs.as_fd())
             });
             std::thread::sleep(Duration::from_millis(200));
             drop(ours);

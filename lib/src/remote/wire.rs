@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Reason, Result};
 use crate::id::ChunkId;
+use crate::placement::HolderId;
 use crate::store::MAX_CHUNK;
 
 /// What the client asks sshd to run for the protocol of this module.
@@ -35,12 +36,14 @@ const HELLO: u8 = 1;
 const GET: u8 = 2;
 const HAVE: u8 = 3;
 const PROVE: u8 = 4;
+const PROMISE: u8 = 5;
 const ANSWER: u8 = 128;
 const CHUNK: u8 = ANSWER | GET;
 const ABSENT: u8 = 131;
 const HAS: u8 = 132;
 const PROOF: u8 = 133;
 const FAILURE: u8 = 134;
+const PROMISES: u8 = 135;
 const WELCOME: u8 = ANSWER | HELLO;
 
 /// A frame of a client.
@@ -77,6 +80,19 @@ pub enum Want {
     Have,
     /// Proof that they are there, under this nonce.
     Prove([u8; 32]),
+    /// The same, and until when they are promised.
+    Promise([u8; 32]),
+}
+
+impl Want {
+    /// Returns how many chunks one request may be about.
+    pub fn most(self) -> usize {
+        match self {
+            Self::Get => MAX_GET,
+            Self::Have => MAX_HAVE,
+            Self::Prove(_) | Self::Promise(_) => MAX_PROVE,
+        }
+    }
 }
 
 /// A frame of a server.
@@ -116,6 +132,17 @@ pub enum FromServer {
         number: u32,
         /// For each id, what [`proof`] returns, or zeros.
         hashes: Vec<[u8; 32]>,
+    },
+    /// Until when they are promised, and proof that they are there.
+    Promises {
+        /// The request.
+        number: u32,
+        /// Who promises; [`HolderId::NONE`] if this host is no holder.
+        holder: HolderId,
+        /// What its clock says, in seconds since 1970.
+        now: u64,
+        /// For each id: until when, in seconds since 1970, and what [`proof`] returns; zeros if it is not there, or not promised.
+        promises: Vec<(u64, [u8; 32])>,
     },
     /// Why a request, or the connection if the number is 0, failed.
     Failure {
@@ -188,6 +215,7 @@ impl FromClient {
                     Want::Get => (GET, &[]),
                     Want::Have => (HAVE, &[]),
                     Want::Prove(nonce) => (PROVE, nonce),
+                    Want::Promise(nonce) => (PROMISE, nonce),
                 };
                 let ids: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
                 frame(kind, &[&number.to_le_bytes(), nonce, &ids])
@@ -203,14 +231,15 @@ impl FromClient {
                 rest.magic()?;
                 Self::Hello { lowest: rest.u16()?, highest: rest.u16()? }
             }
-            GET | HAVE | PROVE => {
+            GET | HAVE | PROVE | PROMISE => {
                 let number = rest.u32()?;
-                let (want, most) = match kind {
-                    GET => (Want::Get, MAX_GET),
-                    HAVE => (Want::Have, MAX_HAVE),
-                    _ => (Want::Prove(rest.array()?), MAX_PROVE),
+                let want = match kind {
+                    GET => Want::Get,
+                    HAVE => Want::Have,
+                    PROVE => Want::Prove(rest.array()?),
+                    _ => Want::Promise(rest.array()?),
                 };
-                let ids = rest.hashes(most)?.into_iter().map(ChunkId::from_bytes).collect();
+                let ids = rest.hashes(want.most())?.into_iter().map(ChunkId::from_bytes).collect();
                 Self::Request(Request { number, want, ids })
             }
             other => return Err(violation(format!("an unknown frame of kind {other} came"))),
@@ -229,6 +258,11 @@ impl FromServer {
             Self::Absent { number, position } => frame(ABSENT, &[&number.to_le_bytes(), &position.to_le_bytes()]),
             Self::Have { number, bits } => frame(HAS, &[&number.to_le_bytes(), bits]),
             Self::Proof { number, hashes } => frame(PROOF, &[&number.to_le_bytes(), &hashes.concat()]),
+            Self::Promises { number, holder, now, promises } => {
+                let promises: Vec<u8> =
+                    promises.iter().flat_map(|(until, proof)| [&until.to_le_bytes()[..], proof].concat()).collect();
+                frame(PROMISES, &[&number.to_le_bytes(), holder.as_bytes(), &now.to_le_bytes(), &promises])
+            }
             Self::Failure { number, text } => {
                 let end = (0..=text.len().min(MAX_TEXT)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
                 frame(FAILURE, &[&number.to_le_bytes(), &text.as_bytes()[..end]])
@@ -248,6 +282,10 @@ impl FromServer {
             ABSENT => Self::Absent { number: rest.u32()?, position: rest.u16()? },
             HAS => Self::Have { number: rest.u32()?, bits: rest.all().to_vec() },
             PROOF => Self::Proof { number: rest.u32()?, hashes: rest.hashes(MAX_PROVE)? },
+            PROMISES => {
+                let (number, holder, now) = (rest.u32()?, HolderId::from_bytes(rest.array()?), rest.u64()?);
+                Self::Promises { number, holder, now, promises: rest.promises()? }
+            }
             FAILURE => {
                 let (number, text) = (rest.u32()?, rest.all());
                 let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= MAX_TEXT);
@@ -288,6 +326,10 @@ impl<'a> Rest<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
+    fn u64(&mut self) -> Result<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
     fn magic(&mut self) -> Result<()> {
         match self.array()? {
             found if &found == MAGIC => Ok(()),
@@ -302,6 +344,19 @@ impl<'a> Rest<'a> {
             true => Ok(hashes.to_vec()),
             false => Err(violation(format!("a frame came whose list is not of 1 to {most} hashes"))),
         }
+    }
+
+    /// Takes all that is left, which must be promises, with proofs, of chunks that one request can be about.
+    fn promises(&mut self) -> Result<Vec<(u64, [u8; 32])>> {
+        let (promises, rest) = self.all().as_chunks::<{ 8 + ID }>();
+        if !rest.is_empty() || !(1..=MAX_PROVE).contains(&promises.len()) {
+            return Err(violation(format!("a frame came whose list is not of 1 to {MAX_PROVE} promises")));
+        }
+        let decode = |bytes: &[u8; 8 + ID]| {
+            let (until, proof) = bytes.split_first_chunk().expect("BUG: it has 40 bytes");
+            (u64::from_le_bytes(*until), proof.try_into().expect("BUG: it has 40 bytes"))
+        };
+        Ok(promises.iter().map(decode).collect())
     }
 
     fn all(&mut self) -> &'a [u8] {
@@ -329,6 +384,7 @@ mod tests {
             request(Want::Get, MAX_GET),
             request(Want::Have, MAX_HAVE),
             request(Want::Prove([9; 32]), MAX_PROVE),
+            request(Want::Promise([9; 32]), MAX_PROVE),
         ]
     }
 
@@ -339,6 +395,7 @@ mod tests {
             FromServer::Absent { number: u32::MAX, position: u16::MAX },
             FromServer::Have { number: 1, bits: vec![1; 512] },
             FromServer::Proof { number: 1, hashes: vec![[2; 32]; MAX_PROVE] },
+            FromServer::Promises { number: 1, holder: HolderId::NONE, now: 5, promises: vec![(3, [2; 32]); MAX_PROVE] },
             FromServer::Failure { number: 0, text: "grün".into() },
         ]
     }
@@ -405,6 +462,7 @@ mod tests {
             too_many(Want::Get, MAX_GET + 1),
             too_many(Want::Have, MAX_HAVE + 1),
             too_many(Want::Prove([0; 32]), MAX_PROVE + 1),
+            too_many(Want::Promise([0; 32]), MAX_PROVE + 1),
             too_many(Want::Get, 0),
             frame(HELLO, &[b"gdo-chunk!", &[1, 0, 1, 0]]),
             frame(99, &[]),

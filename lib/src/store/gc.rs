@@ -66,7 +66,7 @@ impl Store {
     /// Fails with [`Kind::Locked`] while anyone holds a lease or another collection runs, having removed nothing; the caller must
     /// not hold one itself. Memory: one bit per chunk. A crash at any point loses nothing.
     pub fn gc(&self, live: &mut Live<'_>, options: GcOptions, progress: &Progress) -> Result<GcReport> {
-        let _one = Lock::exclusive(&self.layout().gc_lock())?;
+        let _one = self.removal_lock()?;
         let mut view = {
             let _alone = exclude_leases(self.layout())?;
             forget_leases(self.layout())?;
@@ -84,11 +84,56 @@ impl Store {
             marks = mark(&view.index, live, progress)?;
         }
         let plan = Sweep::plan(self, &view, &marks, &options)?;
-        let report = self.sweep(&view, &marks, plan, progress);
-        // Whatever happened, what is loaded may be stale.
+        let report = self.sweep(&view, &marks, plan, &mut || Ok(()), progress);
+        self.forget_loaded();
+        report
+    }
+
+    /// Takes the lock of whoever removes chunks, or decides to; fails with [`Kind::Locked`] if somebody has it.
+    pub fn removal_lock(&self) -> Result<Lock> {
+        Lock::exclusive(&self.layout().gc_lock())
+    }
+
+    /// Removes every copy of `doomed`, which ascend, and nothing else, whoever needs it. The caller holds the lock for removal, and no lease.
+    ///
+    /// `may_go` is asked last of all, when only the removal itself is left; its error ends the run. Fails with [`Kind::Locked`] while anyone holds a lease. A
+    /// crash at any point loses nothing else.
+    pub fn remove_chunks(
+        &self,
+        _lock: &Lock,
+        doomed: &[ChunkId],
+        may_go: &mut dyn FnMut() -> Result<()>,
+        progress: &Progress,
+    ) -> Result<GcReport> {
+        let _alone = exclude_leases(self.layout())?;
+        let view = self.view()?;
+        let marks = all_but(&view.index, doomed)?;
+        let plan = Sweep::plan(self, &view, &marks, &GcOptions { max_dead_ratio: 0.0, ..GcOptions::default() })?;
+        let report = self.sweep(&view, &marks, plan, may_go, progress);
+        self.forget_loaded();
+        report
+    }
+
+    /// Returns chunks that `live` does not name, ascending, at most `most` of them. Holds no lock: what is live may have changed since.
+    pub fn dead(&self, live: &mut Live<'_>, most: usize, progress: &Progress) -> Result<Vec<ChunkId>> {
+        self.refresh()?;
+        let index = self.index()?;
+        let marks = mark(&index, live, progress)?;
+        let mut dead = Vec::new();
+        self.for_each_chunk(&mut |id| {
+            let is_live = index.find(&id)?.is_none_or(|found| marks.is_set(found.segment, found.position));
+            if !is_live && dead.len() < most {
+                dead.push(id);
+            }
+            Ok(())
+        })?;
+        Ok(dead)
+    }
+
+    /// Whatever was done, what is loaded may be stale.
+    fn forget_loaded(&self) {
         self.close_packs();
         *self.inner.index.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
-        report
     }
 
     /// Returns a verified index of all packs; the caller excludes leases.
@@ -116,7 +161,14 @@ impl Store {
         Ok(View { index: Index::load_again(self.layout(), &index.segments)?, packs })
     }
 
-    fn sweep(&self, view: &View, marks: &Marks, plan: Sweep, progress: &Progress) -> Result<GcReport> {
+    fn sweep(
+        &self,
+        view: &View,
+        marks: &Marks,
+        plan: Sweep,
+        may_go: &mut dyn FnMut() -> Result<()>,
+        progress: &Progress,
+    ) -> Result<GcReport> {
         let Sweep { mut dead, rewrite, mut report } = plan;
         progress.stage("removing packs", (dead.len() + rewrite.len()) as u64, 0);
         let mut written = Written::default();
@@ -135,6 +187,7 @@ impl Store {
         }
         report.removed_packs = dead.len() as u64;
         report.removed_bytes = dead.iter().map(|pack| pack.len).sum();
+        may_go()?;
         self.remove(view, &dead, &written.segments)?;
         progress.add(dead.len() as u64, 0);
         Ok(report)
@@ -277,6 +330,24 @@ impl Marks {
     fn is_set(&self, segment: usize, position: u64) -> bool {
         self.bits[segment][position as usize / 64] >> (position % 64) & 1 == 1
     }
+}
+
+/// Marks every chunk but `doomed`, which ascend.
+fn all_but(index: &Index, doomed: &[ChunkId]) -> Result<Marks> {
+    let mut marks = Marks { bits: Vec::new(), n_live: 0, n_absent: 0 };
+    for segment in &index.segments {
+        let mut bits = vec![0_u64; segment.trailer.n_entries.div_ceil(64) as usize];
+        let mut cursor = segment.entries();
+        let mut position = 0;
+        while let Some(entry) = cursor.next_entry()? {
+            let is_doomed = doomed.binary_search(&entry.id).is_ok();
+            bits[position / 64] |= u64::from(!is_doomed) << (position % 64);
+            marks.n_live += u64::from(!is_doomed);
+            position += 1;
+        }
+        marks.bits.push(bits);
+    }
+    Ok(marks)
 }
 
 fn mark(index: &Index, live: &mut Live<'_>, progress: &Progress) -> Result<Marks> {

@@ -20,6 +20,8 @@ mod tests;
 mod writer;
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -137,6 +139,11 @@ impl Store {
         }
     }
 
+    /// Returns the store's directory.
+    pub fn dir(&self) -> &Path {
+        &self.inner.layout.root
+    }
+
     /// Says whether the store has the chunk, without reading it.
     pub fn contains(&self, id: &ChunkId) -> Result<bool> {
         Ok(!self.find_all(id)?.is_empty())
@@ -211,6 +218,25 @@ impl Store {
             stats.plain_bytes += segment.trailer.plain_bytes;
         }
         Ok(stats)
+    }
+
+    /// Hands every chunk to `take`, once, ascending, from the index of this moment.
+    pub fn for_each_chunk(&self, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
+        self.refresh()?;
+        let index = self.index()?;
+        let mut cursors: Vec<_> = index.segments.iter().map(|segment| segment.entries()).collect();
+        let mut heads = BinaryHeap::new();
+        for (at, cursor) in cursors.iter_mut().enumerate() {
+            heads.extend(cursor.next_entry()?.map(|entry| Reverse((entry.id, at))));
+        }
+        let mut last = None;
+        while let Some(Reverse((id, at))) = heads.pop() {
+            if last.replace(id) != Some(id) {
+                take(id)?;
+            }
+            heads.extend(cursors[at].next_entry()?.map(|entry| Reverse((entry.id, at))));
+        }
+        Ok(())
     }
 
     /// Makes the index anew from the packs. Lookups do so by themselves when they find it damaged.

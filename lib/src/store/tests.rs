@@ -650,6 +650,50 @@ fn gc_removes_dead_packs_rewrites_half_dead_ones_and_leaves_the_others() {
 }
 
 #[test]
+fn chunks_are_removed_by_name_and_no_other_one_goes() {
+    let scratch = Scratch::new();
+    for seeds in [0..10, 10..20, 20..30] {
+        scratch.put_all(&noises(seeds));
+    }
+    let ids = |chunks: &[Vec<u8>]| {
+        let mut ids: Vec<_> = chunks.iter().map(|chunk| ChunkId::of(chunk)).collect();
+        ids.sort();
+        ids
+    };
+    let mut all = Vec::new();
+    scratch
+        .store
+        .for_each_chunk(&mut |id| {
+            all.push(id);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(all, ids(&noises(0..30)));
+    let live = ids(&noises(0..21));
+    let dead =
+        |most| scratch.store.dead(&mut |sink| live.iter().try_for_each(|id| sink(*id)), most, &Progress::default()).unwrap();
+    assert_eq!(dead(100), ids(&noises(21..30)));
+    assert_eq!(dead(3).len(), 3);
+    let doomed = [noises(3..5), noises(10..20), noises(50..51)].concat();
+    let lock = scratch.store.removal_lock().unwrap();
+    let remove =
+        |may_go: &mut dyn FnMut() -> Result<()>| scratch.store.remove_chunks(&lock, &ids(&doomed), may_go, &Progress::default());
+    let refuse = &mut || Err(Error::new(Kind::Conflict, "too late"));
+    assert_eq!(remove(refuse).unwrap_err().kind(), Kind::Conflict);
+    scratch.assert_has(&noises(0..30), &[]);
+    let lease = scratch.store.lease().unwrap();
+    assert_eq!(remove(&mut || Ok(())).unwrap_err().kind(), Kind::Locked);
+    drop(lease);
+    let report = remove(&mut || Ok(())).unwrap();
+    // What the refused run copied is used.
+    assert_eq!((report.removed_packs, report.rewritten_packs), (2, 0));
+    scratch.assert_has(&[noises(0..3), noises(5..10), noises(20..30)].concat(), &doomed);
+    assert_eq!(scratch.gc(&[], GcOptions::default()).unwrap_err().kind(), Kind::Locked, "one at a time");
+    // Nothing to do is nothing done.
+    assert_eq!(remove(&mut || panic!("nothing goes")).unwrap().removed_packs, 0);
+}
+
+#[test]
 fn gc_counts_live_chunks_that_are_not_here_and_keeps_young_packs() {
     let scratch = Scratch::new();
     scratch.put_all(&noises(0..2));
