@@ -3,8 +3,10 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use git_devops::error::{Context, Error, Kind, Result};
+use git_devops::placement::inquiry::Moment;
 use git_devops::repo::witness::{self, Witnessed};
 use git_devops::repo::{Places, Repo};
 
@@ -191,6 +193,21 @@ pub fn plain(path: &Path) -> PathBuf {
 /// Returns a path of the work tree as the operating system knows it.
 pub fn as_path(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))
+}
+
+/// Reads this host's clocks; GIT_DEVOPS_TIME stands in for the one that people set.
+pub fn moment() -> Moment {
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let faked = std::env::var("GIT_DEVOPS_TIME").ok().and_then(|time| time.parse().ok());
+    let wall = faked.unwrap_or_else(|| jiff::Timestamp::now().as_second().try_into().unwrap_or(0));
+    Moment { wall, boot: Duration::new(boot.tv_sec.try_into().unwrap_or(0), boot.tv_nsec.try_into().unwrap_or(0)) }
+}
+
+/// Returns what this host calls itself.
+pub fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }
 
 #[cfg(test)]

@@ -204,6 +204,12 @@ pub fn json_path(path: &[u8]) -> Value {
     }
 }
 
+/// Returns a moment, in seconds since 1970, for people.
+pub fn time(seconds: u64) -> String {
+    let moment = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    moment.map_or_else(|| "the end of time".to_owned(), |moment| moment.to_string())
+}
+
 /// Returns a number of bytes as people read it.
 pub fn bytes(n: u64) -> String {
     HumanBytes(n).to_string()

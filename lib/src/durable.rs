@@ -231,6 +231,12 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).context(|| format!("cannot sync directory '{}'", path.display()))
 }
 
+/// Returns how many bytes the filesystem of `path` has in all.
+pub fn filesystem_size(path: &Path) -> Result<u64> {
+    let stat = rustix::fs::statvfs(path).context(|| format!("cannot tell the size of the filesystem of '{}'", path.display()))?;
+    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+}
+
 /// Returns once everything written to the filesystem that holds `path` would survive a power cut.
 pub fn sync_filesystem(path: &Path) -> Result<()> {
     let what = || format!("cannot sync the filesystem of '{}'", path.display());

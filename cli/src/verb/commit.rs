@@ -6,7 +6,7 @@ use git_devops::repo::Repo;
 use git_devops::repo::stage::{self, CommitInfo};
 use serde_json::json;
 
-use crate::places::GlobalArgs;
+use crate::places::{GlobalArgs, hostname};
 use crate::ui::Ui;
 
 /// Commit what is staged
@@ -43,8 +43,7 @@ pub fn commit_info(repo: &Repo, message: String) -> Result<CommitInfo> {
 /// Returns who commits: `user.name` and `user.email` of the repository, or else the user and the host.
 pub fn identity(repo: &Repo) -> Identity {
     let setting = |key: &str| repo.config.get(key).map(|value| String::from_utf8_lossy(value).into_owned());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+    let host = hostname();
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty()).unwrap_or_else(|| "root".to_owned());
     Identity {
         name: setting("user.name").unwrap_or_else(|| user.clone()),

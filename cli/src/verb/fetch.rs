@@ -46,7 +46,10 @@ pub fn run_fetch(ui: &mut Ui, global: &GlobalArgs, args: &FetchArgs) -> Result<(
         let fetched = remotes::connect(&repo, remote, &scratch())
             .and_then(|connection| remotes::fetch_branches(&repo, remote, &connection));
         match fetched {
-            Ok(moved) => all.extend(moved.into_iter().map(|moved| (remote.name.clone(), moved))),
+            Ok((moved, refused)) => {
+                all.extend(moved.into_iter().map(|moved| (remote.name.clone(), moved)));
+                refused.iter().for_each(|error| tell_failure(ui, error));
+            }
             Err(error) if remotes.len() == 1 => return Err(error),
             Err(error) => tell_failure(ui, &error),
         }
@@ -94,6 +97,21 @@ impl Hosts {
         Self(connections)
     }
 
+    /// Notes where the branches of each are, and what it tells of holders; who fails is named.
+    pub fn fetch(&self, ui: &mut Ui, repo: &Repo) {
+        for connection in &self.0 {
+            match remotes::fetch_branches(repo, connection.remote(), connection) {
+                Ok((_, refused)) => refused.iter().for_each(|error| tell_failure(ui, error)),
+                Err(error) => tell_failure(ui, &error),
+            }
+        }
+    }
+
+    /// Returns lines on which the hosts answer requests for chunks.
+    pub fn links(&self) -> Vec<Link> {
+        self.0.iter().filter_map(|connection| connection.chunks().ok()).collect()
+    }
+
     /// Takes the one that is connected already.
     pub fn of(connection: Connection) -> Self {
         Self(vec![connection])
@@ -102,28 +120,43 @@ impl Hosts {
     /// Gets the chunks that `tree` lacks here at and below `paths`.
     pub fn get(&self, repo: &Repo, tree: git_devops::git::Oid, paths: &[Vec<u8>], progress: &Progress) -> Result<Got> {
         progress.stage("getting chunks", 0, 0);
-        let mut links = || -> Vec<Link> { self.0.iter().filter_map(|connection| connection.chunks().ok()).collect() };
-        remotes::get(repo, tree, paths, &mut links, progress)
+        remotes::get(repo, tree, paths, &mut || self.links(), progress)
     }
 }
 
-/// Says what came of getting chunks.
-pub fn tell(ui: &mut Ui, got: &Got) -> Result<()> {
+/// Names the hosts that were given up.
+pub fn tell_failures(got: &Got) {
     for (name, share) in &got.hosts {
         for failure in &share.failures {
             complain(format_args!("warning: '{name}' was given up: {}", shown(format!("{failure:#}").as_bytes())));
         }
     }
-    ui.json(|| {
-        let host = |(name, share): (&String, &remotes::Share)| {
-            json!({"name": name, "chunks": share.n_chunks, "bytes": share.n_bytes,
-                "failures": share.failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>()})
-        };
-        json!({"chunks": got.n_chunks, "stored_bytes": got.n_stored, "missing": got.n_missing, "hosts": got.hosts.iter().map(host).collect::<Vec<_>>()})
-    })?;
-    for (name, share) in got.hosts.iter().filter(|(_, share)| share.n_chunks > 0) {
-        ui.note(format_args!("{name}: {} chunks, {}", share.n_chunks, bytes(share.n_bytes)))?;
-    }
+}
+
+/// Returns what each host brought.
+pub fn hosts_json(got: &Got) -> Value {
+    let host = |(name, share): (&String, &remotes::Share)| {
+        json!({"name": name, "chunks": share.n_chunks, "bytes": share.n_bytes,
+            "failures": share.failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>()})
+    };
+    got.hosts.iter().map(host).collect()
+}
+
+/// Says what each host brought.
+pub fn tell_hosts(ui: &mut Ui, got: &Got) -> Result<()> {
+    let brought = got.hosts.iter().filter(|(_, share)| share.n_chunks > 0);
+    brought
+        .into_iter()
+        .try_for_each(|(name, share)| ui.note(format_args!("{name}: {} chunks, {}", share.n_chunks, bytes(share.n_bytes))))
+}
+
+/// Says what came of getting chunks.
+pub fn tell(ui: &mut Ui, got: &Got) -> Result<()> {
+    tell_failures(got);
+    ui.json(
+        || json!({"chunks": got.n_chunks, "stored_bytes": got.n_stored, "missing": got.n_missing, "hosts": hosts_json(got)}),
+    )?;
+    tell_hosts(ui, got)?;
     ui.note(format_args!("got {} chunks, {} stored", got.n_chunks, bytes(got.n_stored)))?;
     if got.n_missing > 0 {
         ui.exit_with(exit::PARTIAL);
@@ -133,7 +166,7 @@ pub fn tell(ui: &mut Ui, got: &Got) -> Result<()> {
     Ok(())
 }
 
-fn tell_failure(ui: &mut Ui, error: &Error) {
+pub fn tell_failure(ui: &mut Ui, error: &Error) {
     ui.exit_with(exit::PARTIAL);
     complain(format_args!("warning: {}", shown(format!("{error:#}").as_bytes())));
 }

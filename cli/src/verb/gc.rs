@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use git_devops::error::Result;
-use git_devops::repo::gc::{CleanUp, gc};
+use git_devops::repo::gc::{CleanUp, Cleaned, gc};
 use serde_json::json;
 
-use crate::places::{GlobalArgs, plain};
-use crate::ui::{Ui, bytes};
+use crate::places::{GlobalArgs, moment, plain};
+use crate::ui::{Ui, bytes, time};
 
 /// Remove what nothing refers to any more
 ///
@@ -31,13 +31,15 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GcArgs) -> Result<()> {
     let progress = ui.progress();
     let cwd = global.cwd()?;
     let forget: Vec<PathBuf> = args.forget.iter().map(|dir| plain(&cwd.join(dir))).collect();
-    let report = gc(&repo, &CleanUp { prune: args.prune.clone(), forget, dry_run: args.dry_run }, &progress)?;
+    let what = CleanUp { prune: args.prune.clone(), forget, dry_run: args.dry_run, now: moment().wall };
+    let Cleaned { report, n_lapsing, due } = gc(&repo, &what, &progress)?;
     ui.warnings();
     let freed = report.removed_bytes.saturating_sub(report.copied_bytes);
     ui.json(|| {
         json!({
             "live_chunks": report.live_chunks, "removed_packs": report.removed_packs, "rewritten_packs": report.rewritten_packs,
             "freed_bytes": freed, "dead_bytes_left": report.dead_bytes_left, "dry_run": args.dry_run, "is_cut_short": report.is_cut_short,
+            "promised_chunks": n_lapsing, "promised_until": (n_lapsing > 0).then_some(due),
             "damaged_packs": report.findings.iter().map(|found| found.file.display().to_string()).collect::<Vec<_>>(),
         })
     })?;
@@ -49,6 +51,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GcArgs) -> Result<()> {
     ))?;
     for found in &report.findings {
         ui.line(format_args!("'{}' is damaged and stays: {}; {}", found.file.display(), found.problem, found.remedy))?;
+    }
+    if n_lapsing > 0 {
+        ui.line(format_args!("{n_lapsing} dead chunks are promised to other hosts; they can go after {}", time(due)))?;
     }
     if report.is_cut_short {
         ui.line("the disk is too full to copy what is live: run it again, there is more room now")?;

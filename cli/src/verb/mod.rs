@@ -15,6 +15,7 @@ mod clone;
 mod commit;
 mod completions;
 mod diff;
+mod drop;
 mod fetch;
 mod gc;
 mod git;
@@ -31,7 +32,9 @@ mod serve;
 mod show;
 mod snapshot;
 mod status;
+mod sync;
 mod tour;
+mod whereis;
 
 /// What the program can do.
 #[derive(clap::Subcommand)]
@@ -52,6 +55,9 @@ pub enum Verb {
     Clone(clone::CloneArgs),
     Fetch(fetch::FetchArgs),
     Get(fetch::GetArgs),
+    Sync(sync::SyncArgs),
+    Whereis(whereis::WhereisArgs),
+    Drop(drop::DropArgs),
     Remote(remote::RemoteArgs),
     Serve(serve::ServeArgs),
     Gc(gc::GcArgs),
@@ -84,6 +90,9 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Clone(args) => clone::run(ui, global, args),
         Verb::Fetch(args) => fetch::run_fetch(ui, global, args),
         Verb::Get(args) => fetch::run_get(ui, global, args),
+        Verb::Sync(args) => sync::run(ui, global, args),
+        Verb::Whereis(args) => whereis::run(ui, global, args),
+        Verb::Drop(args) => drop::run(ui, global, args),
         Verb::Remote(args) => remote::run(ui, global, args),
         Verb::Serve(args) => serve::run(ui, global, args),
         Verb::Gc(args) => gc::run(ui, global, args),

@@ -22,6 +22,9 @@ const MAX_REFS: usize = 10_000;
 /// Longest blob that is taken over, in bytes: it is read whole.
 const MAX_BLOB: u64 = 128 << 20;
 const LOCK: &str = "lock";
+/// Where the records of holders are, under the holders' ids.
+pub const HOLDERS: &str = "refs/devops/holders/";
+const BRANCHES: &str = "refs/heads/";
 /// What the name of the directory begins with.
 const PREFIX: &str = "incoming-";
 
@@ -87,6 +90,7 @@ impl Quarantine {
             &upload_pack,
             url,
             "+refs/heads/*:refs/heads/*",
+            "+refs/devops/holders/*:refs/devops/holders/*",
         ]);
         command.env("GIT_SSH_COMMAND", ssh_command).env("GIT_SSH_VARIANT", "ssh").current_dir(&self.dir);
         let what = || "cannot run git (is it installed?)";
@@ -125,37 +129,55 @@ impl Quarantine {
         packs.iter().filter_map(|listed| durable::look(&listed.path).ok()).map(|meta| meta.len()).sum()
     }
 
+    /// Returns the directory of the quarantine, for files about what came.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns the repository in which it is.
+    pub fn git_dir(&self) -> &Path {
+        self.git.git_dir()
+    }
+
     /// Returns the branches that came, by their names below `refs/heads/`; a name that cannot be is refused.
     pub fn branches(&self) -> Result<BTreeMap<String, Oid>> {
+        self.refs(BRANCHES)
+    }
+
+    /// Returns the records of holders that came, by what should be the holders' ids.
+    pub fn holders(&self) -> Result<BTreeMap<String, Oid>> {
+        self.refs(HOLDERS)
+    }
+
+    fn refs(&self, below: &str) -> Result<BTreeMap<String, Oid>> {
         let listed = self.git.run(&["for-each-ref", "--format=%(objectname) %(refname)"])?;
-        let mut branches = BTreeMap::new();
-        for line in String::from_utf8_lossy(&listed).lines() {
+        let mut refs = BTreeMap::new();
+        for (at, line) in String::from_utf8_lossy(&listed).lines().enumerate() {
             let (oid, name) = line.split_once(' ').unwrap_or_default();
             check_ref_name(name)?;
-            let branch = name.strip_prefix("refs/heads/");
-            let oid = Oid::from_hex(oid.as_bytes()).ok();
-            let (Some(branch), Some(oid)) = (branch, oid) else {
+            let is_asked = [BRANCHES, HOLDERS].iter().any(|asked| name.starts_with(asked));
+            let (true, Ok(oid)) = (is_asked, Oid::from_hex(oid.as_bytes())) else {
                 return Err(Error::refused(
                     Reason::RefName,
                     format!("a ref came that nobody asked for: '{}'", name.escape_debug()),
                 ));
             };
-            branches.insert(branch.to_owned(), oid);
-            if branches.len() > MAX_REFS {
-                return Err(Error::refused(Reason::RefName, format!("more than {MAX_REFS} branches came")));
+            refs.extend(name.strip_prefix(below).map(|name| (name.to_owned(), oid)));
+            if at >= MAX_REFS {
+                return Err(Error::refused(Reason::RefName, format!("more than {MAX_REFS} refs came")));
             }
         }
-        Ok(branches)
+        Ok(refs)
     }
 
-    /// Writes what the branches need, and no ref of `git` reaches, into the repository of `git`; returns the guarded pack.
+    /// Writes what the branches and the commits `more` need, and no ref of `git` reaches, into the repository of `git`; returns the guarded pack.
     ///
     /// An object that our decoders refuse is an error, and nothing is written.
-    pub fn take_over(&self, git: &Git, objects: &Objects) -> Result<Option<Kept>> {
+    pub fn take_over(&self, git: &Git, objects: &Objects, more: &[Oid]) -> Result<Option<Kept>> {
         let tips = self.branches()?;
         let args = ["rev-list", "--objects", "--no-object-names", "--stdin"];
         let known = git.run(&["for-each-ref", "--format=^%(objectname)"])?;
-        let mut input: Vec<u8> = tips.values().flat_map(|oid| format!("{oid}\n").into_bytes()).collect();
+        let mut input: Vec<u8> = tips.values().chain(more).flat_map(|oid| format!("{oid}\n").into_bytes()).collect();
         input.extend(known);
         let listed = self.git.run_with_input(&args, &input).context(|| "what came is not complete")?;
         let came = Objects::open(self.git.git_dir())?;

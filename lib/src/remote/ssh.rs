@@ -81,6 +81,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Returns to whom this leads.
+    pub fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
     /// Returns a line on which the host answers requests for chunks.
     pub fn chunks(&self) -> Result<Link> {
         let mut command = ssh(&self.remote, &self.known_hosts, &self.control);

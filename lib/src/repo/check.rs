@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Repo, enrolled};
+use super::{Repo, enrolled, holders};
 use crate::durable;
 use crate::error::{Kind, Result};
 use crate::file::index::ChunkIndex;
@@ -102,6 +102,14 @@ fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
         problem,
         remedy: "set it right by hand: one absolute path in each line, of each repository that uses the store; until then 'gdo gc' removes nothing. 'gdo init' adds the repository that it is run for".into(),
     }));
+    if let Err(error) = holders::look(repo) {
+        findings.push(Finding {
+            what: repo.store.dir().join("promises").display().to_string(),
+            offset: None,
+            problem: format!("{error:#}"),
+            remedy: "'gdo check --repair' makes one that promises enough".into(),
+        });
+    }
     Ok(())
 }
 

@@ -5,15 +5,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Repo;
 use super::check::for_each_index;
-use super::{Places, enrolled};
+use super::holders::Own;
+use super::{Places, Repo, enrolled, holders};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::read;
 use crate::id::ChunkId;
+use crate::placement::ledger::{Ledger, MAX_LAPSING};
 use crate::progress::Progress;
-use crate::store::{GcOptions, GcReport};
+use crate::store::{GcOptions, GcReport, Live};
 
 /// What to clean up.
 #[derive(Clone, Debug)]
@@ -24,12 +25,25 @@ pub struct CleanUp {
     pub forget: Vec<PathBuf>,
     /// Change nothing, only tell what would be removed.
     pub dry_run: bool,
+    /// Seconds since 1970: what is [promised](crate::placement::ledger) still at this moment stays.
+    pub now: u64,
 }
 
-/// Removes what git has no reference to, then the chunks that no repository of the store refers to.
+/// What a clean-up did.
+#[derive(Clone, Debug, Default)]
+pub struct Cleaned {
+    /// What was removed.
+    pub report: GcReport,
+    /// Chunks that nothing refers to, and that were promised; the promise lapses.
+    pub n_lapsing: u64,
+    /// When all of these may go, in seconds since 1970.
+    pub due: u64,
+}
+
+/// Removes what git has no reference to, then the chunks that no repository of the store refers to and that are not promised to other hosts.
 ///
 /// An index that can't be read, or a repository that can't be asked, stops it before a chunk is removed.
-pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<GcReport> {
+pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<Cleaned> {
     let lock = repo.lock()?;
     let forgotten = forgotten(repo, &what.forget)?;
     if !what.dry_run {
@@ -48,18 +62,46 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<GcReport> 
     }
     let others = others(repo, &forgotten)?;
     progress.stage("looking for live chunks", 0, 0);
+    let mut live = |take: &mut dyn FnMut(ChunkId) -> Result<()>| {
+        for other in &others {
+            let marked = mark(other, take, progress);
+            marked.map_err(|error| error.wrap(format!("cannot ask repository '{}'", other.places.git_dir.display())))?;
+        }
+        mark(repo, take, progress)
+    };
+    let max_skew = holders::terms(repo)?.max_skew;
+    let mut cleaned = lapse(repo, &mut live, what, max_skew, progress)?;
     let options = GcOptions { dry_run: what.dry_run, ..GcOptions::default() };
-    repo.store.gc(
-        &mut |live| {
-            for other in &others {
-                let marked = mark(other, live, progress);
-                marked.map_err(|error| error.wrap(format!("cannot ask repository '{}'", other.places.git_dir.display())))?;
-            }
-            mark(repo, live, progress)
-        },
-        options,
-        progress,
-    )
+    let mut live_or_promised = |take: &mut dyn FnMut(ChunkId) -> Result<()>| {
+        // Now that nobody else can change it.
+        if let Some(ledger) = Ledger::read(repo.store.dir())? {
+            repo.store.for_each_chunk(&mut |id| if ledger.is_over(&id, what.now, max_skew) { Ok(()) } else { take(id) })?;
+        }
+        live(take)
+    };
+    cleaned.report = repo.store.gc(&mut live_or_promised, options, progress)?;
+    Ok(cleaned)
+}
+
+/// Lets the promise of chunks lapse that nothing refers to.
+fn lapse(repo: &Repo, live: &mut Live<'_>, what: &CleanUp, max_skew: u64, progress: &Progress) -> Result<Cleaned> {
+    let mut cleaned = Cleaned::default();
+    let Some(ledger) = Ledger::read(repo.store.dir())?.filter(|ledger| ledger.is_binding(what.now, max_skew)) else {
+        return Ok(cleaned);
+    };
+    let mut dead = repo.store.dead(live, MAX_LAPSING, progress)?;
+    dead.retain(|id| !ledger.is_over(id, what.now, max_skew));
+    if dead.is_empty() {
+        return Ok(cleaned);
+    }
+    if !what.dry_run {
+        let mut own = Own::open(repo)?;
+        own.ledger.lapse(dead.iter().copied());
+        own.ledger.write_lapsing(repo.store.dir())?;
+    }
+    cleaned.n_lapsing = dead.len() as u64;
+    cleaned.due = dead.iter().map(|id| ledger.promise_of(id).saturating_add(max_skew + 1)).max().unwrap_or(0);
+    Ok(cleaned)
 }
 
 /// Returns the repositories that are to be forgotten, as they stand in the store; one that is there and keeps its chunks here is refused.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::for_each_index;
 use super::witness::{self, Witnessed};
-use super::{INDEX_NOTE, Places, Repo, enrolled};
+use super::{INDEX_NOTE, Places, Repo, enrolled, holders};
 use crate::chunk::ChunkerSpec;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -97,6 +97,7 @@ pub fn repair(repo: &Repo, from: &[PathBuf], progress: &Progress) -> Result<Repa
     repaired.n_store_findings = repo.store.repair(progress)?.len();
     repaired.n_chunks = mend_chunks(repo, &sources, progress)?;
     mend_index(repo)?;
+    repaired.n_store_findings += usize::from(holders::mend(repo)?);
     if repaired != Repaired::default() {
         // What the work tree still has is read again, so that what is still lost comes back with the next snapshot.
         durable::remove(&repo.places.state.join(INDEX_NOTE))?;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Repo;
+use super::holders::Came;
 use super::tree::StoredDir;
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
@@ -24,7 +25,7 @@ const SECTION: &str = "devops.remote.";
 const KNOWN_HOSTS: &str = "known_hosts";
 const MAX_NAME: usize = 64;
 /// Chunks that are asked for in one go, so that their list stays small however large a file is.
-const AT_ONCE: usize = 100_000;
+pub(super) const AT_ONCE: usize = 100_000;
 
 /// Returns the remotes, by name.
 pub fn list(repo: &Repo) -> Result<Vec<Remote>> {
@@ -192,7 +193,9 @@ pub struct Moved {
 }
 
 /// Fetches the branches of `remote`, through a quarantine, and notes them as `refs/remotes/NAME/…`; durable on return.
-pub fn fetch_branches(repo: &Repo, remote: &Remote, connection: &Connection) -> Result<Vec<Moved>> {
+///
+/// Records of holders that are newer than what is known are taken over, too; what is wrong with others is returned beside the branches.
+pub fn fetch_branches(repo: &Repo, remote: &Remote, connection: &Connection) -> Result<(Vec<Moved>, Vec<Error>)> {
     let what = || format!("cannot fetch from '{}'", remote.name);
     // While the other host takes its time, others may work here.
     Quarantine::clear(&repo.places.state)?;
@@ -200,7 +203,9 @@ pub fn fetch_branches(repo: &Repo, remote: &Remote, connection: &Connection) -> 
     let (command, _) = wire::GIT_COMMAND.split_once(' ').expect("BUG: the command has an argument");
     quarantine.fetch(&remote.address.git_url(), command, &connection.git_ssh_command()).context(what)?;
     let lock = repo.lock()?;
-    take_branches(repo, &remote.name, &quarantine, &lock).context(what)
+    let came = Came::look(repo, &quarantine)?;
+    let moved = take_branches(repo, &remote.name, &quarantine, &came, &lock).context(what)?;
+    Ok((moved, came.refused))
 }
 
 /// Puts a repository without commits on a branch of `remote`: on `wanted`, on 'main', or on the only one; returns which.
@@ -232,9 +237,11 @@ pub fn begin_branch(repo: &Repo, remote: &Remote, wanted: Option<&str>) -> Resul
     Ok(name)
 }
 
-fn take_branches(repo: &Repo, name: &str, quarantine: &Quarantine, lock: &Lock) -> Result<Vec<Moved>> {
+fn take_branches(repo: &Repo, name: &str, quarantine: &Quarantine, came: &Came, lock: &Lock) -> Result<Vec<Moved>> {
     let (old, new) = (branches(repo, name)?, quarantine.branches()?);
-    let kept = quarantine.take_over(&repo.git, &repo.objects)?;
+    let records: Vec<Oid> = came.news.iter().map(|(_, commit, _)| *commit).collect();
+    let kept = quarantine.take_over(&repo.git, &repo.objects, &records)?;
+    came.take(repo)?;
     let mut moved = Vec::new();
     // What goes away first: 'a/b' may come where 'a' was.
     for (branch, oid) in old.iter().filter(|(branch, _)| !new.contains_key(*branch)) {
@@ -367,23 +374,28 @@ impl Round<'_, '_> {
     /// Gets what was noted.
     fn flush(&mut self) -> Result<()> {
         let wanted = std::mem::take(&mut self.wanted);
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let writer = self.repo.store.writer(WriteOptions { level: self.repo.settings.level })?;
-        let sink = |record: &Record<'_>, _: &[u8]| writer.put_record(record).map(drop);
-        let Fetched { missing, hosts } = fetch((self.links)(), wanted, &sink, self.progress)?;
-        let stats = writer.finish()?;
-        self.n_came += stats.new_chunks;
-        self.got.n_chunks += stats.new_chunks;
-        self.got.n_stored += stats.stored_bytes;
-        self.got.n_missing += missing.len() as u64;
-        for Served { name, n_chunks, n_bytes, failure } in hosts {
-            let share = self.got.hosts.entry(name).or_default();
-            share.n_chunks += n_chunks;
-            share.n_bytes += n_bytes;
-            share.failures.extend(failure);
-        }
+        self.n_came += get_wanted(self.repo, wanted, self.links, self.got, self.progress)?;
         Ok(())
     }
+}
+
+/// Gets what is `wanted` from all of `links` and stores it, durably; adds what came to `got`, and returns how many chunks did.
+pub(super) fn get_wanted(repo: &Repo, wanted: Vec<Wanted>, links: Links<'_>, got: &mut Got, progress: &Progress) -> Result<u64> {
+    if wanted.is_empty() {
+        return Ok(0);
+    }
+    let writer = repo.store.writer(WriteOptions { level: repo.settings.level })?;
+    let sink = |record: &Record<'_>, _: &[u8]| writer.put_record(record).map(drop);
+    let Fetched { missing, hosts } = fetch(links(), wanted, &sink, progress)?;
+    let stats = writer.finish()?;
+    got.n_chunks += stats.new_chunks;
+    got.n_stored += stats.stored_bytes;
+    got.n_missing += missing.len() as u64;
+    for Served { name, n_chunks, n_bytes, failure } in hosts {
+        let share = got.hosts.entry(name).or_default();
+        share.n_chunks += n_chunks;
+        share.n_bytes += n_bytes;
+        share.failures.extend(failure);
+    }
+    Ok(stats.new_chunks)
 }

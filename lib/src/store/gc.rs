@@ -94,13 +94,12 @@ impl Store {
         Lock::exclusive(&self.layout().gc_lock())
     }
 
-    /// Removes every copy of `doomed`, which ascend, and nothing else, whoever needs it. The caller holds the lock for removal, and no lease.
+    /// Removes every copy of `doomed`, which ascend, and nothing else, whoever needs it. The caller has [`Store::removal_lock`], and no lease.
     ///
     /// `may_go` is asked last of all, when only the removal itself is left; its error ends the run. Fails with [`Kind::Locked`] while anyone holds a lease. A
     /// crash at any point loses nothing else.
     pub fn remove_chunks(
         &self,
-        _lock: &Lock,
         doomed: &[ChunkId],
         may_go: &mut dyn FnMut() -> Result<()>,
         progress: &Progress,

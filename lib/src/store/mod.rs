@@ -32,7 +32,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
 
 pub use check::Finding;
-pub use gc::{GcOptions, GcReport};
+pub use gc::{GcOptions, GcReport, Live};
 pub use lease::Lease;
 pub use pack::{MAX_CHUNK, Record};
 pub use writer::{Put, WriteOptions, WriteStats, Writer};

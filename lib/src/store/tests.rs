@@ -675,9 +675,9 @@ fn chunks_are_removed_by_name_and_no_other_one_goes() {
     assert_eq!(dead(100), ids(&noises(21..30)));
     assert_eq!(dead(3).len(), 3);
     let doomed = [noises(3..5), noises(10..20), noises(50..51)].concat();
-    let lock = scratch.store.removal_lock().unwrap();
+    let _lock = scratch.store.removal_lock().unwrap();
     let remove =
-        |may_go: &mut dyn FnMut() -> Result<()>| scratch.store.remove_chunks(&lock, &ids(&doomed), may_go, &Progress::default());
+        |may_go: &mut dyn FnMut() -> Result<()>| scratch.store.remove_chunks(&ids(&doomed), may_go, &Progress::default());
     let refuse = &mut || Err(Error::new(Kind::Conflict, "too late"));
     assert_eq!(remove(refuse).unwrap_err().kind(), Kind::Conflict);
     scratch.assert_has(&noises(0..30), &[]);
