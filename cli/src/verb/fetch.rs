@@ -3,10 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use git_devops::error::{Error, Result};
-use git_devops::progress::Progress;
-use git_devops::remote::fetch::Link;
-use git_devops::remote::ssh::{Connection, Remote};
-use git_devops::repo::Repo;
 use git_devops::repo::remotes::{self, Got, Moved};
 use serde_json::{Value, json};
 
@@ -41,14 +37,20 @@ pub struct GetArgs {
 pub fn run_fetch(ui: &mut Ui, global: &GlobalArgs, args: &FetchArgs) -> Result<()> {
     let repo = global.repo()?;
     let remotes = remotes::named(&repo, &args.names)?;
+    let (hosts, failures) = remotes::connect(&repo, &remotes, &scratch());
     let mut all = Vec::new();
-    for remote in &remotes {
-        let fetched = remotes::connect(&repo, remote, &scratch())
-            .and_then(|connection| remotes::fetch_branches(&repo, remote, &connection));
-        match fetched {
-            Ok(moved) => all.extend(moved.into_iter().map(|moved| (remote.name.clone(), moved))),
-            Err(error) if remotes.len() == 1 => return Err(error),
-            Err(error) => tell_failure(ui, &error),
+    let failed = |ui: &mut Ui, error: Error| match remotes.len() {
+        1 => Err(error),
+        _ => {
+            tell_failure(ui, &error);
+            Ok(())
+        }
+    };
+    failures.into_iter().try_for_each(|error| failed(ui, error))?;
+    for connection in hosts.connections() {
+        match remotes::fetch_branches(&repo, connection) {
+            Ok(moved) => all.extend(moved.into_iter().map(|moved| (connection.remote().name.clone(), moved))),
+            Err(error) => failed(ui, error)?,
         }
     }
     ui.json(|| json!({"branches": all.iter().map(|(name, moved)| to_json(name, moved)).collect::<Vec<_>>()}))?;
@@ -70,61 +72,38 @@ fn to_json(name: &str, moved: &Moved) -> Value {
 pub fn run_get(ui: &mut Ui, global: &GlobalArgs, args: &GetArgs) -> Result<()> {
     let repo = global.repo()?;
     let paths = global.work_paths(&repo.places, &args.paths)?;
-    let hosts = Hosts::connect(ui, &repo, remotes::named(&repo, &args.from)?);
+    let (mut hosts, failures) = remotes::connect(&repo, &remotes::named(&repo, &args.from)?, &scratch());
+    failures.iter().for_each(|error| tell_failure(ui, error));
     let tree = repo.source_tree(args.source.as_deref())?;
     let progress = ui.progress();
-    let got = hosts.get(&repo, tree, &paths, &progress)?;
-    ui.warnings();
-    tell(ui, &got)
-}
-
-/// The hosts that could be reached.
-pub struct Hosts(Vec<Connection>);
-
-impl Hosts {
-    /// Connects to each of `remotes`; who cannot be reached is named.
-    pub fn connect(ui: &mut Ui, repo: &Repo, remotes: Vec<Remote>) -> Self {
-        let mut connections = Vec::new();
-        for remote in remotes {
-            match remotes::connect(repo, &remote, &scratch()) {
-                Ok(connection) => connections.push(connection),
-                Err(error) => tell_failure(ui, &error),
-            }
-        }
-        Self(connections)
-    }
-
-    /// Takes the one that is connected already.
-    pub fn of(connection: Connection) -> Self {
-        Self(vec![connection])
-    }
-
-    /// Gets the chunks that `tree` lacks here at and below `paths`.
-    pub fn get(&self, repo: &Repo, tree: git_devops::git::Oid, paths: &[Vec<u8>], progress: &Progress) -> Result<Got> {
-        progress.stage("getting chunks", 0, 0);
-        let mut links = || -> Vec<Link> { self.0.iter().filter_map(|connection| connection.chunks().ok()).collect() };
-        remotes::get(repo, tree, paths, &mut links, progress)
-    }
+    progress.stage("getting chunks", 0, 0);
+    let got = remotes::get(&repo, tree, &paths, &mut hosts, &progress)?;
+    let warnings = ui.warnings();
+    tell(ui, &got, &warnings)
 }
 
 /// Says what came of getting chunks.
-pub fn tell(ui: &mut Ui, got: &Got) -> Result<()> {
+pub fn tell(ui: &mut Ui, got: &Got, warnings: &[Value]) -> Result<()> {
     for (name, share) in &got.hosts {
-        for failure in &share.failures {
+        if let Some(failure) = &share.failure {
             complain(format_args!("warning: '{name}' was given up: {}", shown(format!("{failure:#}").as_bytes())));
         }
     }
     ui.json(|| {
         let host = |(name, share): (&String, &remotes::Share)| {
             json!({"name": name, "chunks": share.n_chunks, "bytes": share.n_bytes,
-                "failures": share.failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>()})
+                "failure": share.failure.as_ref().map(|error| format!("{error:#}"))})
         };
-        json!({"chunks": got.n_chunks, "stored_bytes": got.n_stored, "missing": got.n_missing, "hosts": got.hosts.iter().map(host).collect::<Vec<_>>()})
+        json!({"chunks": got.n_chunks, "stored_bytes": got.n_stored, "missing": got.n_missing, "unreadable": got.n_unreadable, "warnings": warnings,
+            "hosts": got.hosts.iter().map(host).collect::<Vec<_>>()})
     })?;
     for (name, share) in got.hosts.iter().filter(|(_, share)| share.n_chunks > 0) {
         ui.note(format_args!("{name}: {} chunks, {}", share.n_chunks, bytes(share.n_bytes)))?;
     }
     ui.note(format_args!("got {} chunks, {} stored", got.n_chunks, bytes(got.n_stored)))?;
+    if got.n_unreadable > 0 {
+        ui.exit_with(exit::PARTIAL);
+    }
     if got.n_missing > 0 {
         ui.exit_with(exit::PARTIAL);
         let n = got.n_missing;

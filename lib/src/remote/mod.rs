@@ -5,6 +5,7 @@
 pub mod address;
 pub mod client;
 pub mod fetch;
+pub mod hosts;
 pub mod serve;
 pub mod ssh;
 pub mod wire;
