@@ -9,6 +9,7 @@ use super::Repo;
 use crate::durable::Lock;
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::quarantine::{HOLDERS, Quarantine};
+use crate::git::refs::RefMove;
 use crate::git::{CommitData, Identity, Kept, ObjectKind, Objects, Oid, PackWriter, Signature, write_tree};
 use crate::placement::inquiry::Terms;
 use crate::placement::ledger::Ledger;
@@ -133,7 +134,7 @@ pub fn known(repo: &Repo) -> Result<BTreeMap<HolderId, Known>> {
 #[derive(Debug, Default)]
 pub struct Came {
     /// Records to take over: whose, the new commit, the one before.
-    pub(super) news: Vec<(HolderId, Oid, Option<Oid>)>,
+    news: Vec<(HolderId, Oid, Option<Oid>)>,
     /// Why others are not taken over.
     pub refused: Vec<Error>,
 }
@@ -156,11 +157,14 @@ impl Came {
         Ok(came)
     }
 
-    /// Moves the refs of the records that were taken over.
-    pub(super) fn take(&self, repo: &Repo) -> Result<()> {
-        let take =
-            |(id, new, old): &(HolderId, Oid, Option<Oid>)| repo.git.update_ref(&format!("{HOLDERS}{id}"), *new, *old, "fetch");
-        self.news.iter().try_for_each(take)
+    /// Returns the commits to take over.
+    pub(super) fn commits(&self) -> Vec<Oid> {
+        self.news.iter().map(|(_, commit, _)| *commit).collect()
+    }
+
+    /// Returns how the refs of the records move then.
+    pub(super) fn moves(&self) -> impl Iterator<Item = RefMove> {
+        self.news.iter().map(|(id, new, old)| RefMove { name: format!("{HOLDERS}{id}"), old: *old, new: Some(*new) })
     }
 }
 
