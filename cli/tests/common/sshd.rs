@@ -86,6 +86,22 @@ impl Server {
         panic!("sshd does not start: {}", world.read("../sshd.log"));
     }
 
+    /// Nobody can reach it any more.
+    pub fn stop(&mut self) {
+        let _ = self.sshd.kill();
+        let _ = self.sshd.wait();
+    }
+
+    /// It is reached again, where it was.
+    pub fn restart(&mut self) {
+        let config = self.world.path("..").canonicalize().unwrap().join("sshd_config");
+        let mut sshd = Command::new("/usr/sbin/sshd");
+        self.sshd = sshd.args(["-D", "-e", "-f"]).arg(config).stderr(std::process::Stdio::null()).spawn().unwrap();
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub fn address(&self) -> String {
         format!("ssh://127.0.0.1:{}", self.port)
     }
@@ -139,8 +155,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.sshd.kill();
-        let _ = self.sshd.wait();
+        self.stop();
     }
 }
 

@@ -1,6 +1,6 @@
 //! Verifies what is stored: git's objects, the chunk packs, and that every large file has all of its chunks.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 
 use super::{Repo, enrolled, holders};
 use crate::durable;
@@ -9,6 +9,7 @@ use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::git::check::Role;
 use crate::git::{Deviation, Index, Oid, mirror};
+use crate::id::ChunkId;
 use crate::progress::Progress;
 
 const CHUNK_REMEDY: &str =
@@ -170,9 +171,9 @@ fn path_in(line: &str, git_dir: &str) -> Option<String> {
     Some(rest[..end].to_owned())
 }
 
-/// Verifies that all chunks of all large files in all commits are there.
+/// Verifies that all chunks of all large files in all commits are here, or with a holder that told so.
 fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) -> Result<()> {
-    let mut missing = HashSet::new();
+    let mut missing = BTreeMap::new();
     if let Err(error) = repo.git.all_blobs() {
         // Git itself stops at some damage, which was named above.
         let (what, problem) = (repo.places.git_dir.display().to_string(), format!("not all objects can be listed: {error:#}"));
@@ -194,18 +195,17 @@ fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) ->
                 return Ok(());
             }
         };
+        let mut lacks_any = false;
         let walked = read::for_each_id(&repo.store, &index, &mut |id| {
-            if !repo.store.contains(&id)? && missing.insert(id) {
-                findings.push(Finding {
-                    what: format!("git object {oid}"),
-                    offset: None,
-                    problem: format!("chunk {id} of this chunk index is not in the store"),
-                    remedy: CHUNK_REMEDY.into(),
-                });
+            if !repo.store.contains(&id)? {
+                lacks_any = true;
+                missing.entry(id).or_insert(oid);
             }
             Ok(())
         });
         match walked {
+            // It is a list, and among the missing.
+            Err(error) if error.kind() == Kind::NotFound && lacks_any => (),
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => findings.push(Finding {
                 what: format!("git object {oid}"),
                 offset: None,
@@ -215,7 +215,17 @@ fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) ->
             other => other?,
         }
         Ok(())
-    })
+    })?;
+    let ids: Vec<ChunkId> = missing.keys().copied().collect();
+    let is_elsewhere = holders::hold(repo, &ids)?;
+    let lost = missing.into_iter().zip(is_elsewhere).filter(|(_, is_elsewhere)| !is_elsewhere);
+    findings.extend(lost.map(|((id, oid), _)| Finding {
+        what: format!("git object {oid}"),
+        offset: None,
+        problem: format!("chunk {id} of this chunk index is not in the store, and no other holder tells that it has it"),
+        remedy: CHUNK_REMEDY.into(),
+    }));
+    Ok(())
 }
 
 /// Hands every chunk index that the repository has to `take`: those of all commits, also of what nothing refers to (any more, or yet).

@@ -11,10 +11,11 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::git::quarantine::{HOLDERS, Quarantine};
 use crate::git::refs::RefMove;
 use crate::git::{CommitData, Identity, Kept, ObjectKind, Objects, Oid, PackWriter, Signature, write_tree};
+use crate::id::ChunkId;
 use crate::placement::inquiry::Terms;
 use crate::placement::ledger::Ledger;
 use crate::placement::record::{
-    Holdings, ListLine, MAX_LIST, MAX_RECORD, Record, decode_list, encode_list, is_name, prefix, refused,
+    self, Holdings, ListLine, MAX_LIST, MAX_RECORD, Record, decode_list, encode_list, is_name, prefix, refused,
 };
 use crate::placement::{Holder, HolderId};
 use crate::remote::sign;
@@ -128,6 +129,22 @@ pub fn known(repo: &Repo) -> Result<BTreeMap<HolderId, Known>> {
         known.insert(id, Known::read(&repo.objects, oid).context(|| format!("cannot read what holder {id} tells"))?.0);
     }
     Ok(known)
+}
+
+/// Says which of `chunks`, which ascend, another holder told that it has.
+pub(super) fn hold(repo: &Repo, chunks: &[ChunkId]) -> Result<Vec<bool>> {
+    let wanted: Vec<u64> = chunks.iter().map(record::prefix).collect();
+    let mut is_held = vec![false; wanted.len()];
+    if wanted.is_empty() {
+        return Ok(is_held);
+    }
+    let own = Ledger::read(repo.store.dir()).ok().flatten().map(|ledger| ledger.holder);
+    for (id, known) in known(repo)? {
+        if Some(id) != own {
+            is_held.iter_mut().zip(known.holds(&repo.objects, &wanted)?).for_each(|(is, holds)| *is |= holds);
+        }
+    }
+    Ok(is_held)
 }
 
 /// What came with a fetch about holders.
