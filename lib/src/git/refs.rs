@@ -9,6 +9,29 @@ use super::reflog::cut_torn_end;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Reason, Result};
 
+/// A ref that is to go from one place to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefMove {
+    /// Its full name.
+    pub name: String,
+    /// Where it is; `None`: it must not exist.
+    pub old: Option<Oid>,
+    /// Where it is to be; `None`: removed.
+    pub new: Option<Oid>,
+}
+
+impl RefMove {
+    /// Returns what `git update-ref --stdin -z` is told.
+    fn to_line(&self) -> Vec<u8> {
+        let oid = |oid: Option<Oid>| oid.unwrap_or(Oid::null(gix_hash::Kind::Sha1)).to_string();
+        match self.new {
+            Some(new) => format!("update {}\0{new}\0{}\0", self.name, oid(self.old)),
+            None => format!("delete {}\0{}\0", self.name, oid(self.old)),
+        }
+        .into_bytes()
+    }
+}
+
 impl Git {
     /// Returns the full name of the ref that HEAD stands on, or `None` if HEAD is detached.
     pub fn head_ref(&self) -> Result<Option<String>> {
@@ -95,30 +118,49 @@ impl Git {
     ///
     /// If the ref is elsewhere by now, nothing moves and the error is of the kind [`Kind::Conflict`].
     pub fn update_ref(&self, name: &str, new: Oid, old: Option<Oid>, message: &str) -> Result<()> {
-        let (new, expected) = (new.to_string(), old.unwrap_or(Oid::null(gix_hash::Kind::Sha1)).to_string());
-        self.change_ref(name, old, &["update-ref", "--no-deref", "-m", message, name, &new, &expected])
+        self.move_refs(&[RefMove { name: name.to_owned(), old, new: Some(new) }], message)
     }
 
     /// Removes the ref `name`, which points at `old`, and returns once that would survive a power cut.
     pub fn delete_ref(&self, name: &str, old: Oid) -> Result<()> {
-        self.change_ref(name, Some(old), &["update-ref", "--no-deref", "-d", name, &old.to_string()])
+        self.move_refs(&[RefMove { name: name.to_owned(), old: Some(old), new: None }], "")
     }
 
-    fn change_ref(&self, name: &str, old: Option<Oid>, args: &[&str]) -> Result<()> {
-        check_ref_name(name)?;
-        for log in [name, "HEAD"] {
-            cut_torn_end(self.git_dir(), log)?;
+    /// Moves all of these refs, those that are removed first so that 'a/b' may come where 'a' was, and returns once that would survive a power cut.
+    ///
+    /// If one cannot be moved, nothing is, except that removals may be done; if it is elsewhere by now, the error is of the kind [`Kind::Conflict`].
+    pub fn move_refs(&self, moves: &[RefMove], message: &str) -> Result<()> {
+        let (gone, moved): (Vec<_>, Vec<_>) = moves.iter().partition(|step| step.new.is_none());
+        for transaction in [gone, moved] {
+            self.change_refs(&transaction, message)?;
         }
-        if let Err(error) = self.run(args) {
-            let kind = match self.read_ref(name) {
-                Ok(now) if now != old => Kind::Conflict,
-                _ if durable::is_there(&self.git_dir().join(format!("{name}.lock"))) => Kind::Locked,
-                _ => error.kind(),
-            };
-            return Err(error.with_kind(kind).wrap(format!("cannot move ref '{name}'; it stays where it is")));
+        // git syncs the files, but neither the directories of the refs and their logs nor their new parents.
+        if moves.is_empty() { Ok(()) } else { durable::sync_filesystem(self.git_dir()) }
+    }
+
+    /// Lets git move all of these, or none.
+    fn change_refs(&self, moves: &[&RefMove], message: &str) -> Result<()> {
+        let Some(first) = moves.first() else { return Ok(()) };
+        let mut input = Vec::new();
+        for step in moves {
+            check_ref_name(&step.name)?;
+            cut_torn_end(self.git_dir(), &step.name)?;
+            input.extend(step.to_line());
         }
-        // git syncs the files, but neither the directories of the ref and its log nor their new parents.
-        durable::sync_filesystem(self.git_dir())
+        cut_torn_end(self.git_dir(), "HEAD")?;
+        let mut args = vec!["update-ref", "--no-deref", "--stdin", "-z"];
+        if !message.is_empty() {
+            args.splice(1..1, ["-m", message]);
+        }
+        let Err(error) = self.run_with_input(&args, &input) else { return Ok(()) };
+        let is_elsewhere = |step: &&&RefMove| self.read_ref(&step.name).is_ok_and(|now| now != step.old);
+        let is_locked = |step: &&&RefMove| durable::is_there(&self.git_dir().join(format!("{}.lock", step.name)));
+        let (culprit, kind) = match (moves.iter().find(is_elsewhere), moves.iter().find(is_locked)) {
+            (Some(step), _) => (*step, Kind::Conflict),
+            (None, Some(step)) => (*step, Kind::Locked),
+            (None, None) => (*first, error.kind()),
+        };
+        Err(error.with_kind(kind).wrap(format!("cannot move ref '{}'; it stays where it is", culprit.name)))
     }
 
     fn shown_head(&self) -> Result<String> {
@@ -273,6 +315,26 @@ mod tests {
         assert!(log.contains("Ann <ann@example.org>") && log.ends_with("\tsecond\n"), "{log}");
         assert_eq!(git.resolve("--all").unwrap_err().kind(), Kind::NotFound);
         assert_eq!(git.resolve("nothing").unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn many_refs_move_together_or_not_at_all_and_one_may_come_where_another_was() {
+        let (_dir, git) = repo();
+        let (one, two) = (commit(&git, "one"), commit(&git, "two"));
+        let step = |name: &str, old, new| RefMove { name: format!("refs/remotes/x/{name}"), old, new };
+        let at = |name: &str| git.read_ref(&format!("refs/remotes/x/{name}")).unwrap();
+        git.move_refs(&[], "fetch").unwrap();
+        git.move_refs(&[step("a", None, Some(one)), step("b", None, Some(one)), step("c/d", None, Some(one))], "fetch").unwrap();
+        git.run(&["pack-refs", "--all"]).unwrap();
+        let swap =
+            [step("a/b", None, Some(two)), step("a", Some(one), None), step("c", None, Some(two)), step("c/d", Some(one), None)];
+        git.move_refs(&swap, "fetch").unwrap();
+        assert_eq!([at("a"), at("a/b"), at("b"), at("c"), at("c/d")], [None, Some(two), Some(one), Some(two), None]);
+        let error = git.move_refs(&[step("b", Some(one), Some(two)), step("c", Some(one), Some(two))], "fetch").unwrap_err();
+        assert_eq!((error.kind(), at("b")), (Kind::Conflict, Some(one)), "{error:#}");
+        assert!(error.to_string().contains("'refs/remotes/x/c'"), "{error:#}");
+        let error = git.move_refs(&[step("b", Some(one), Some(two)), step("../c", None, Some(two))], "fetch").unwrap_err();
+        assert_eq!((error.reason(), at("b")), (Some(Reason::RefName), Some(one)), "{error:#}");
     }
 
     #[test]
