@@ -13,7 +13,7 @@ use git_devops::repo::{Places, Repo};
 use crate::ui::{shown, usage};
 
 /// Options of every verb.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct GlobalArgs {
     /// Run as if started in DIR
     #[arg(short = 'C', value_name = "DIR", global = true)]
@@ -36,6 +36,9 @@ pub struct GlobalArgs {
     /// Print only what was asked for: no progress, no summary
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Let nothing but options say what is meant: somebody else may have had a hand in the environment.
+    #[arg(skip)]
+    pub ignores_environment: bool,
 }
 
 impl GlobalArgs {
@@ -78,11 +81,11 @@ impl GlobalArgs {
             }
             return Ok(Some(self.with_store(Places::system(&existing(&cwd.join(root))?), cwd)));
         }
-        let git_dir = self.git_dir.clone().or_else(|| from_env("GIT_DIR"));
-        let work_tree = self.work_tree.clone().or_else(|| from_env("GIT_WORK_TREE"));
+        let git_dir = self.git_dir.clone().or_else(|| self.environment("GIT_DIR"));
+        let work_tree = self.work_tree.clone().or_else(|| self.environment("GIT_WORK_TREE"));
         let (git_dir, work_tree) = match (git_dir, work_tree) {
             (None, None) => {
-                return Ok(match self.store.is_some() || from_env("GIT_DEVOPS_STORE").is_some() {
+                return Ok(match self.store.is_some() || self.environment("GIT_DEVOPS_STORE").is_some() {
                     true => Places::discover(cwd).map(|places| self.with_store(places, cwd)),
                     false => None,
                 });
@@ -106,9 +109,14 @@ impl GlobalArgs {
         Ok(Some(self.with_store(Places::apart(&git_dir, &work_tree), cwd)))
     }
 
+    fn environment(&self, name: &str) -> Option<PathBuf> {
+        let value = std::env::var_os(name).filter(|value| !value.is_empty() && !self.ignores_environment);
+        value.map(PathBuf::from)
+    }
+
     /// Puts the named store, if there is one, in the place of the default.
     pub fn with_store(&self, mut places: Places, cwd: &Path) -> Places {
-        if let Some(store) = self.store.clone().or_else(|| from_env("GIT_DEVOPS_STORE")) {
+        if let Some(store) = self.store.clone().or_else(|| self.environment("GIT_DEVOPS_STORE")) {
             places.store = cwd.join(store);
             places.is_store_named = true;
         }
@@ -142,10 +150,6 @@ pub fn tell_healed(witnessed: &Witnessed) {
     for found in &witnessed.healed {
         eprintln!("warning: {}", shown(witness::told(found).as_bytes()));
     }
-}
-
-fn from_env(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 fn existing(dir: &Path) -> Result<PathBuf> {

@@ -28,7 +28,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, _: &ServeArgs) -> Result<()> {
         return Ok(());
     }
     // Not the whole repository: whoever asks must not make us mend it.
-    let mut places = global.places()?;
+    let mut places = GlobalArgs { ignores_environment: true, ..global.clone() }.places()?;
     let (git, config) = Git::open(&places.git_dir)?;
     if is(wire::GIT_COMMAND) {
         return upload_pack(ui, &git);
