@@ -2,115 +2,8 @@
 
 mod common;
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::Duration;
-
-use common::{Run, World};
-
-/// A host that serves its work tree: a sshd with the line that `gdo remote authorize` printed.
-struct Server {
-    world: World,
-    sshd: Child,
-    port: u16,
-}
-
-/// A key that may pull.
-struct Key(tempfile::TempDir);
-
-impl Key {
-    fn new() -> Self {
-        let key = Self(tempfile::tempdir().unwrap());
-        keygen(&key.path());
-        key
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.path().join("key")
-    }
-}
-
-fn keygen(path: &Path) {
-    let status = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
-    assert!(status.expect("ssh-keygen is needed").success());
-}
-
-impl Server {
-    /// Starts a sshd for a new work tree with `key` as the only one.
-    fn new(key: &Key) -> Self {
-        let world = World::new();
-        let line = world.ok(&["remote", "authorize", &format!("{}.pub", key.path().display())]);
-        std::fs::write(world.path("../authorized_keys"), line).unwrap();
-        keygen(&world.path("../host_key"));
-        let at = |name: &str| world.path("..").canonicalize().unwrap().join(name).display().to_string();
-        let settings = "StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n";
-        let settings = format!("HostKey {}\nAuthorizedKeysFile {}\n{settings}", at("host_key"), at("authorized_keys"));
-        let _ = std::fs::create_dir_all("/run/sshd"); // sshd wants it, and root alone can make it
-        // Somebody else may take the port before sshd does.
-        for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            std::fs::write(world.path("../sshd_config"), format!("ListenAddress 127.0.0.1:{port}\n{settings}")).unwrap();
-            let mut sshd = Command::new("/usr/sbin/sshd");
-            sshd.args(["-D", "-e", "-f", &at("sshd_config")]).stderr(std::fs::File::create(world.path("../sshd.log")).unwrap());
-            let mut sshd = sshd.spawn().expect("sshd is needed");
-            while sshd.try_wait().unwrap().is_none() {
-                if world.read("../sshd.log").contains("Server listening") {
-                    return Self { world, sshd, port };
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-        panic!("sshd does not start: {}", world.read("../sshd.log"));
-    }
-
-    fn address(&self) -> String {
-        format!("ssh://127.0.0.1:{}", self.port)
-    }
-
-    fn host_key(&self) -> String {
-        self.world.read("../host_key.pub")
-    }
-
-    /// Lets `client` know this server.
-    fn add_to(&self, client: &World, name: &str, key: &Key) {
-        let key = key.path().display().to_string();
-        client.ok(&["remote", "add", name, &self.address(), "--host-key", &self.host_key(), "-i", &key]);
-    }
-
-    /// Asks sshd, as the key may, to run something.
-    fn ask(&self, key: &Key, command: &[&str]) -> Run {
-        let output = Command::new("ssh")
-            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
-            .args(["-o", "LogLevel=ERROR", "-T", "-i"])
-            .arg(key.path())
-            .args(["-p", &self.port.to_string(), "127.0.0.1"])
-            .args(command)
-            .stdin(std::process::Stdio::null())
-            .output()
-            .unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Run { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.sshd.kill();
-        let _ = self.sshd.wait();
-    }
-}
-
-/// Writes a file of bytes that do not compress, the same for the same seed.
-fn noise(world: &World, name: &str, seed: u64, len: usize) {
-    let mut bytes = vec![0; len];
-    let mut state = seed;
-    for byte in &mut bytes {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        *byte = (state >> 56) as u8;
-    }
-    std::fs::write(world.path(name), bytes).unwrap();
-}
+use common::World;
+use common::sshd::{Key, Server, noise};
 
 #[test]
 fn a_repository_is_cloned_and_what_is_new_fetched() {
@@ -152,11 +45,154 @@ fn a_repository_is_cloned_and_what_is_new_fetched() {
     client.sh("cd ../copy; gdo restore --source origin/main; cmp large2 ${OLDPWD}/../copy/large2");
     assert_eq!(shown(&client, "../copy"), shown(&server.world, "."));
     assert_eq!(client.sh("cd ../copy; gdo fetch"), "");
-    // A branch that is gone there is gone here.
+    // A branch that is gone there is gone here, and what could not be beside it may come in the same run; so may many.
     server.world.sh("gdo git branch side; gdo git branch other/deep");
     client.sh("cd ../copy; gdo fetch | grep 'origin/side new'");
-    server.world.sh("gdo git branch -D side");
-    client.sh("cd ../copy; gdo fetch | grep 'origin/side gone'");
+    server.world.sh("gdo git branch -D side; gdo git branch -D other/deep; gdo git branch side/a; gdo git branch other");
+    let told = client.sh("cd ../copy; gdo fetch");
+    assert_eq!(told, "origin/other/deep gone\norigin/side gone\norigin/other new\norigin/side/a new\n");
+    server.world.sh("h=$(gdo git rev-parse HEAD); for i in $(seq 1000); do echo create refs/heads/many/$i $h; done | \
+        git --git-dir .git update-ref --stdin");
+    assert_eq!(client.sh("cd ../copy; gdo fetch | grep -c 'many/.* new'; gdo check -q"), "1000\n");
+}
+
+#[test]
+fn a_file_that_nobody_can_read_is_named_and_the_others_come() {
+    use git_devops::file::index::{ChunkIndex, Entry};
+    use git_devops::id::{ChunkId, FileHash};
+    let key = Key::new();
+    let server = Server::new(&key);
+    for (seed, name) in ["aa", "damaged", "list", "zz"].iter().enumerate() {
+        noise(&server.world, name, seed as u64, 200_000);
+    }
+    server.world.write("d/small", "x");
+    server.world.snapshot();
+    let blob = |name: &str| server.world.sh(&format!("gdo git rev-parse HEAD:{name}")).trim().to_owned();
+    let index_of = |name: &str| server.world.sh(&format!("gdo git cat-file blob HEAD:{name}")).into_bytes();
+    // A text that was changed, and one whose list is a chunk that is none.
+    let damaged = [&index_of("damaged")[..], b"x\n"].concat();
+    let good = ChunkIndex::decode(&index_of("aa")).unwrap();
+    let Entry::Chunk { id, .. } = good.entries[0] else { panic!() };
+    let entries = vec![Entry::List { id, len: 200_000, lines: 300 }];
+    let list = ChunkIndex { hash: FileHash::from_bytes(*ChunkId::of(b"").as_bytes()), entries, ..good }.encode();
+    let mut tree = server.world.sh("gdo git ls-tree -r HEAD");
+    for (name, text) in [("damaged", damaged), ("list", list)] {
+        std::fs::write(server.world.path("../text"), text).unwrap();
+        let oid = server.world.sh("git --git-dir .git hash-object -w ../text");
+        tree = tree.replace(&blob(name), oid.trim());
+    }
+    std::fs::write(server.world.path("../listing"), tree).unwrap();
+    server.world.sh("cp .git/index ../index; sed 's/ blob / /; s/^\\([0-9]*\\) \\([0-9a-f]*\\)\t/\\1 \\2 0\t/' ../listing | \
+        GIT_INDEX_FILE=$PWD/../index git --git-dir .git update-index --index-info; \
+        tree=$(GIT_INDEX_FILE=$PWD/../index git --git-dir .git write-tree); \
+        gdo git update-ref refs/heads/main $(git --git-dir .git -c user.name=x -c user.email=x commit-tree -m x $tree)");
+    let client = World::new();
+    server.add_to(&client, "a", &key);
+    client.ok(&["fetch"]);
+    let run = client.gdo(&["get", "--source", "a/main", "--json"]);
+    assert_eq!(run.code, 3, "{}{}", run.out, run.err);
+    let got: serde_json::Value = serde_json::from_str(run.out.trim()).unwrap();
+    assert_eq!((&got["unreadable"], &got["missing"]), (&2.into(), &0.into()), "{}", run.out);
+    let said = |name: &str| run.err.matches(&format!("warning: '{name}': cannot tell what it lacks: ")).count();
+    assert_eq!(["aa", "damaged", "list", "zz"].map(said), [0, 1, 1, 0], "{}", run.err);
+    for name in ["aa", "zz"] {
+        assert_eq!(client.sh(&format!("gdo cat a/main:{name} | b3sum")), server.world.sh(&format!("b3sum <{name}")));
+    }
+}
+
+/// Passes on what `gdo serve` says and changes one byte of the first chunk; notes each session.
+const LIAR: &str = r#"
+echo x >>SESSIONS
+gdo serve | python3 -c '
+import sys
+at = 0
+while True:
+    part = bytearray(sys.stdin.buffer.raw.read(65536))
+    if not part: break
+    if at <= 300 < at + len(part): part[300 - at] ^= 1
+    at += len(part)
+    sys.stdout.buffer.write(part); sys.stdout.buffer.flush()
+'
+"#;
+
+#[test]
+fn a_host_that_lied_is_asked_no_more_and_named_once() {
+    let key = Key::new();
+    let servers = [Server::new(&key), Server::new(&key)];
+    for server in &servers {
+        // So many chunks that their index is in lists, which come in a round before them.
+        noise(&server.world, "large", 1, 400_000);
+        server.world.sh("gdo attributes large chunker=fixed:size=64; gdo snapshot -q .");
+    }
+    let sessions = servers[1].world.path("..").canonicalize().unwrap().join("sessions");
+    servers[0].answer_by("sleep 0.7; exec gdo serve");
+    servers[1].answer_by(&LIAR.replace("SESSIONS", &sessions.display().to_string()));
+    let client = World::new();
+    for (server, name) in servers.iter().zip(["honest", "liar"]) {
+        server.add_to(&client, name, &key);
+    }
+    client.ok(&["fetch", "honest"]);
+    let run = client.gdo(&["get", "--source", "honest/main"]);
+    assert_eq!(run.code, 0, "{}{}", run.out, run.err);
+    assert_eq!(run.err.matches("'liar' was given up: it sent something else for chunk").count(), 1, "{}{}", run.out, run.err);
+    // One session keeps the connection, one was for chunks.
+    assert_eq!(std::fs::read_to_string(sessions).unwrap(), "x\nx\n");
+    assert_eq!(client.sh("gdo cat honest/main:large | b3sum"), servers[0].world.sh("b3sum <large"));
+}
+
+#[test]
+fn what_a_host_says_when_it_refuses_is_told() {
+    let key = Key::new();
+    let server = Server::new(&key);
+    noise(&server.world, "large", 1, 400_000);
+    server.world.snapshot();
+    let client = World::new();
+    server.add_to(&client, "a", &key);
+    client.ok(&["fetch"]);
+    // Not at once: the connection has to stand before.
+    server.answer_by("sleep 1; printf 'a line before\\nerror: the \\033[31mdisk is on fire\\n' >&2; exit 5");
+    let run = client.gdo(&["get", "--source", "a/main", "--json"]);
+    assert_eq!(run.code, 3, "{}{}", run.out, run.err);
+    let told = r"it ended the connection; the other side says: error: the \u{1b}[31mdisk is on fire";
+    let got: serde_json::Value = serde_json::from_str(run.out.trim()).unwrap();
+    assert_eq!(got["hosts"][0]["failure"], told, "{}{}", run.out, run.err);
+}
+
+#[test]
+fn hosts_are_connected_at_the_same_time() {
+    let key = Key::new();
+    let server = Server::new(&key);
+    noise(&server.world, "large", 1, 400_000);
+    server.world.snapshot();
+    let client = World::new();
+    // Each is as far away as a satellite.
+    for name in ["a", "b", "c", "d"] {
+        let port = server.behind(std::time::Duration::from_secs(3));
+        let (host_key, key) = (server.host_key(), key.path().display().to_string());
+        client.ok(&["remote", "add", name, &format!("ssh://127.0.0.1:{port}"), "--host-key", &host_key, "-i", &key]);
+    }
+    for verb in [&["fetch"][..], &["get", "--source", "a/main"]] {
+        let started = std::time::Instant::now();
+        client.ok(verb);
+        assert!(started.elapsed().as_secs() < 9, "{verb:?}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_run_that_was_killed_leaves_nothing_that_the_next_one_does_not_clear() {
+    let key = Key::new();
+    let server = Server::new(&key);
+    noise(&server.world, "large", 1, 400_000);
+    server.world.snapshot();
+    let client = World::new();
+    server.add_to(&client, "a", &key);
+    client.sh("mkdir -m 700 ../run");
+    let at = |script: &str| client.sh(&format!("export XDG_RUNTIME_DIR=$(realpath ../run); {script}"));
+    at("gdo fetch; test -z \"$(ls -A ../run)\"");
+    server.answer_by("sleep 2; exec gdo serve");
+    at("gdo get --source a/main & pid=$!; until ls -d ../run/.gdo-*/s >/dev/null 2>&1; do sleep 0.01; done; kill -9 $pid");
+    assert_eq!(at("ls -A ../run | grep -c gdo"), "1\n");
+    at("gdo get --source a/main; test -z \"$(ls -A ../run)\"");
 }
 
 #[test]
@@ -251,6 +287,11 @@ fn a_key_that_may_pull_may_do_nothing_else() {
     std::fs::write(server.world.path("../absent"), absent).unwrap();
     let answer = server.world.sh("SSH_ORIGINAL_COMMAND=gdo-chunks gdo serve <../absent | wc -c");
     assert_eq!(answer.trim(), "28", "a greeting, and that it is not there");
+    let answer = server
+        .world
+        .sh("export GIT_DIR=/nowhere GIT_WORK_TREE=/nowhere GIT_DEVOPS_STORE=/nowhere SSH_ORIGINAL_COMMAND=gdo-chunks; \
+         gdo serve <../absent | wc -c");
+    assert_eq!(answer.trim(), "28", "the environment, in which others may have a hand, says nothing");
     let run = server.ask(&key, &["gdo-chunks"]);
     assert_eq!((run.code, run.out.as_str()), (0, ""), "{}", run.err);
     let after =

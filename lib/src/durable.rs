@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -264,13 +264,67 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
     create_dir_all(path, 0o700)
 }
 
-/// Makes a directory of a new name that begins with `prefix` in `above`, for our eyes only; not durable.
-pub fn make_scratch_dir(above: &Path, prefix: &str) -> Result<PathBuf> {
-    use std::hash::{BuildHasher, RandomState};
-    let path = above.join(format!("{prefix}{:016x}", RandomState::new().hash_one(above)));
-    let what = || format!("cannot create directory '{}'", path.display());
-    fs::DirBuilder::new().mode(0o700).create(&path).context(what)?;
-    Ok(path)
+/// A directory for our eyes only, not durable, that is gone when dropped; [`Scratch::clear`] removes what a killed owner left.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    /// Tells others that somebody is in there.
+    lock: Lock,
+}
+
+/// The lock in a scratch directory.
+const SCRATCH_LOCK: &str = "lock";
+/// One that is younger may not have its lock yet.
+const SCRATCH_YOUTH: std::time::Duration = std::time::Duration::from_secs(10);
+
+impl Scratch {
+    /// Makes one of a new name that begins with `prefix` in `above`.
+    pub fn make(above: &Path, prefix: &str) -> Result<Self> {
+        use std::hash::{BuildHasher, RandomState};
+        let path = above.join(format!("{prefix}{:016x}", RandomState::new().hash_one(above)));
+        let what = || format!("cannot create directory '{}'", path.display());
+        fs::DirBuilder::new().mode(0o700).create(&path).context(what)?;
+        let lock = Lock::exclusive(&path.join(SCRATCH_LOCK))?;
+        Ok(Self { path, lock })
+    }
+
+    /// Removes those of `prefix` in `above` that are this user's, and whose owner is dead.
+    pub fn clear(above: &Path, prefix: &str) -> Result<()> {
+        for Listed { path, is_dir } in list(above).context(|| format!("cannot list '{}'", above.display()))? {
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            if is_dir && name.starts_with(prefix.as_bytes()) && is_dead(&path) {
+                // What cannot be removed now, the next one meets.
+                let _ = remove_dir_all(&path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lets the programs that are started from now on keep it alive, too.
+    pub fn share_with_children(&self) -> Result<()> {
+        self.lock.share_with_children()
+    }
+}
+
+/// Says whether a scratch directory is ours, and nobody is in there.
+fn is_dead(path: &Path) -> bool {
+    let Ok(found) = path.symlink_metadata() else { return false };
+    let is_ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+    let is_young = found.modified().ok().and_then(|made| made.elapsed().ok()).is_none_or(|age| age < SCRATCH_YOUTH);
+    let lock = path.join(SCRATCH_LOCK);
+    is_ours && (is_there(&lock) || !is_young) && Lock::exclusive(&lock).is_ok()
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is removed by the next one who clears.
+        let _ = remove_dir_all(&self.path);
+    }
 }
 
 /// Removes a directory of ours with all below it; one that is not there is no error.
@@ -352,6 +406,33 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o444);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn scratch_directories_go_when_their_owner_does_and_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let alive = Scratch::make(dir.path(), ".x-").unwrap();
+        let gone = Scratch::make(dir.path(), ".x-").unwrap().path().to_owned();
+        assert!(!gone.exists());
+        let at = |name: &str| dir.path().join(name);
+        for name in [".x-dead", ".x-new", ".x-old", ".y-dead", "target"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        for name in [".x-dead", ".y-dead", "target"] {
+            fs::write(at(name).join("lock"), "").unwrap();
+        }
+        std::os::unix::fs::symlink("target", at(".x-link")).unwrap();
+        fs::write(at(".x-file"), "").unwrap();
+        let long_ago = std::time::SystemTime::now() - 2 * SCRATCH_YOUTH;
+        File::open(at(".x-old")).unwrap().set_modified(long_ago).unwrap();
+        Scratch::clear(dir.path(), ".x-").unwrap();
+        let mut left: Vec<_> = list(dir.path()).unwrap().into_iter().map(|listed| listed.path).collect();
+        left.sort();
+        let mut expected = [".x-new", ".y-dead", "target", ".x-link", ".x-file"].map(at).to_vec();
+        expected.push(alive.path().to_owned());
+        expected.sort();
+        assert_eq!(left, expected);
+        assert!(at("target/lock").exists());
     }
 
     #[test]

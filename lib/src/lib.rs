@@ -14,6 +14,7 @@ pub mod id;
 pub mod progress;
 pub mod safepath;
 pub mod durable;
+pub mod child;
 pub mod chunk;
 pub mod store;
 pub mod placement;

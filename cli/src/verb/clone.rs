@@ -9,7 +9,7 @@ use git_devops::repo::restore::{RestoreOptions, into_work_tree};
 use git_devops::repo::{Places, Repo, remotes};
 use serde_json::json;
 
-use super::fetch::{Hosts, scratch, tell};
+use super::fetch::{scratch, tell};
 use super::remote::text_or_file;
 use crate::exit;
 use crate::places::GlobalArgs;
@@ -66,8 +66,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CloneArgs) -> Result<()> {
     }
     durable::publish(&marker, b"", 0o600)?;
     remotes::add(&repo, &remote, &host_key)?;
-    let connection = remotes::connect(&repo, &remote, &scratch())?;
-    remotes::fetch_branches(&repo, &remote, &connection)?;
+    let (mut hosts, failures) = remotes::connect(&repo, std::slice::from_ref(&remote), &scratch());
+    failures.into_iter().try_for_each(Err)?;
+    hosts.connections().try_for_each(|connection| remotes::fetch_branches(&repo, connection).map(drop))?;
     let branch = remotes::begin_branch(&repo, &remote, args.branch.as_deref())?;
     ui.note(format_args!("'{branch}' of '{}' is here", remote.name))?;
     if args.no_restore || args.system {
@@ -77,14 +78,15 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CloneArgs) -> Result<()> {
     // Opened anew: what it knew of itself was from before there was a commit.
     let repo = Repo::open(repo.places)?;
     let progress = ui.progress();
-    let got = Hosts::of(connection).get(&repo, repo.tree_of("HEAD")?, &[], &progress)?;
+    progress.stage("getting chunks", 0, 0);
+    let got = remotes::get(&repo, repo.tree_of("HEAD")?, &[], &mut hosts, &progress)?;
     progress.stage("restoring", 0, 0);
     let restored = into_work_tree(&repo, Some("HEAD"), &RestoreOptions::default(), &progress)?;
     // For stock git, too, what is here is staged.
     repo.write_index(&repo.index()?)?;
     durable::remove(&marker)?;
-    ui.warnings();
-    tell(ui, &got)?;
+    let warnings = ui.warnings();
+    tell(ui, &got, &warnings)?;
     let (n, written) = (restored.steps.len(), bytes(restored.n_bytes));
     ui.note(format_args!("wrote {n} files and directories, {written}"))?;
     if restored.is_partial || restored.is_damaged || restored.is_refused {

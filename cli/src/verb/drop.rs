@@ -8,7 +8,7 @@ use git_devops::repo::drop::{DropOptions, Dropped, What, drop_copies};
 use git_devops::repo::remotes;
 use serde_json::json;
 
-use super::fetch::{Hosts, tell_failure};
+use super::fetch::{connect, fetch_all, tell_failure};
 use crate::exit;
 use crate::places::{GlobalArgs, moment};
 use crate::ui::{Ui, bytes, complain, shown, time, usage};
@@ -45,11 +45,13 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &DropArgs) -> Result<()> {
     if matches!(what, What::Lapsing) && !git_devops::repo::holders::is_lapsing(&repo)? {
         return Err(usage("nothing lapses here; say what to drop: paths, or '--surplus'"));
     }
-    let hosts = Hosts::connect(ui, &repo, remotes::list(&repo)?);
+    let mut hosts = connect(ui, &repo, &remotes::list(&repo)?);
     // What they know of us counts.
-    hosts.fetch(ui, &repo);
+    fetch_all(ui, &repo, &hosts);
     let mut lines = Vec::new();
-    for link in hosts.links() {
+    let (links, failed) = hosts.links();
+    failed.iter().filter_map(|served| served.failure.as_ref()).for_each(|error| tell_failure(ui, error));
+    for link in links {
         match Line::new(link) {
             Ok(line) => lines.push(line),
             Err(error) => tell_failure(ui, &error),

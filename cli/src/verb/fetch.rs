@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use git_devops::error::{Error, Result};
-use git_devops::progress::Progress;
-use git_devops::remote::fetch::Link;
-use git_devops::remote::ssh::{Connection, Remote};
+use git_devops::remote::hosts::Hosts;
+use git_devops::remote::ssh::Remote;
 use git_devops::repo::Repo;
 use git_devops::repo::remotes::{self, Got, Moved};
 use serde_json::{Value, json};
@@ -41,17 +40,23 @@ pub struct GetArgs {
 pub fn run_fetch(ui: &mut Ui, global: &GlobalArgs, args: &FetchArgs) -> Result<()> {
     let repo = global.repo()?;
     let remotes = remotes::named(&repo, &args.names)?;
+    let (hosts, failures) = remotes::connect(&repo, &remotes, &scratch());
     let mut all = Vec::new();
-    for remote in &remotes {
-        let fetched = remotes::connect(&repo, remote, &scratch())
-            .and_then(|connection| remotes::fetch_branches(&repo, remote, &connection));
-        match fetched {
+    let failed = |ui: &mut Ui, error: Error| match remotes.len() {
+        1 => Err(error),
+        _ => {
+            tell_failure(ui, &error);
+            Ok(())
+        }
+    };
+    failures.into_iter().try_for_each(|error| failed(ui, error))?;
+    for connection in hosts.connections() {
+        match remotes::fetch_branches(&repo, connection) {
             Ok((moved, refused)) => {
-                all.extend(moved.into_iter().map(|moved| (remote.name.clone(), moved)));
+                all.extend(moved.into_iter().map(|moved| (connection.remote().name.clone(), moved)));
                 refused.iter().for_each(|error| tell_failure(ui, error));
             }
-            Err(error) if remotes.len() == 1 => return Err(error),
-            Err(error) => tell_failure(ui, &error),
+            Err(error) => failed(ui, error)?,
         }
     }
     ui.json(|| json!({"branches": all.iter().map(|(name, moved)| to_json(name, moved)).collect::<Vec<_>>()}))?;
@@ -73,61 +78,36 @@ fn to_json(name: &str, moved: &Moved) -> Value {
 pub fn run_get(ui: &mut Ui, global: &GlobalArgs, args: &GetArgs) -> Result<()> {
     let repo = global.repo()?;
     let paths = global.work_paths(&repo.places, &args.paths)?;
-    let hosts = Hosts::connect(ui, &repo, remotes::named(&repo, &args.from)?);
+    let mut hosts = connect(ui, &repo, &remotes::named(&repo, &args.from)?);
     let tree = repo.source_tree(args.source.as_deref())?;
     let progress = ui.progress();
-    let got = hosts.get(&repo, tree, &paths, &progress)?;
-    ui.warnings();
-    tell(ui, &got)
+    progress.stage("getting chunks", 0, 0);
+    let got = remotes::get(&repo, tree, &paths, &mut hosts, &progress)?;
+    let warnings = ui.warnings();
+    tell(ui, &got, &warnings)
 }
 
-/// The hosts that could be reached.
-pub struct Hosts(Vec<Connection>);
+/// Connects to all of `remotes`; who cannot be reached is named.
+pub fn connect(ui: &mut Ui, repo: &Repo, remotes: &[Remote]) -> Hosts {
+    let (hosts, failures) = remotes::connect(repo, remotes, &scratch());
+    failures.iter().for_each(|error| tell_failure(ui, error));
+    hosts
+}
 
-impl Hosts {
-    /// Connects to each of `remotes`; who cannot be reached is named.
-    pub fn connect(ui: &mut Ui, repo: &Repo, remotes: Vec<Remote>) -> Self {
-        let mut connections = Vec::new();
-        for remote in remotes {
-            match remotes::connect(repo, &remote, &scratch()) {
-                Ok(connection) => connections.push(connection),
-                Err(error) => tell_failure(ui, &error),
-            }
+/// Notes where the branches of each host are, and what it tells of holders; who fails is named.
+pub fn fetch_all(ui: &mut Ui, repo: &Repo, hosts: &Hosts) {
+    for connection in hosts.connections() {
+        match remotes::fetch_branches(repo, connection) {
+            Ok((_, refused)) => refused.iter().for_each(|error| tell_failure(ui, error)),
+            Err(error) => tell_failure(ui, &error),
         }
-        Self(connections)
-    }
-
-    /// Notes where the branches of each are, and what it tells of holders; who fails is named.
-    pub fn fetch(&self, ui: &mut Ui, repo: &Repo) {
-        for connection in &self.0 {
-            match remotes::fetch_branches(repo, connection.remote(), connection) {
-                Ok((_, refused)) => refused.iter().for_each(|error| tell_failure(ui, error)),
-                Err(error) => tell_failure(ui, &error),
-            }
-        }
-    }
-
-    /// Returns lines on which the hosts answer requests for chunks.
-    pub fn links(&self) -> Vec<Link> {
-        self.0.iter().filter_map(|connection| connection.chunks().ok()).collect()
-    }
-
-    /// Takes the one that is connected already.
-    pub fn of(connection: Connection) -> Self {
-        Self(vec![connection])
-    }
-
-    /// Gets the chunks that `tree` lacks here at and below `paths`.
-    pub fn get(&self, repo: &Repo, tree: git_devops::git::Oid, paths: &[Vec<u8>], progress: &Progress) -> Result<Got> {
-        progress.stage("getting chunks", 0, 0);
-        remotes::get(repo, tree, paths, &mut || self.links(), progress)
     }
 }
 
 /// Names the hosts that were given up.
 pub fn tell_failures(got: &Got) {
     for (name, share) in &got.hosts {
-        for failure in &share.failures {
+        if let Some(failure) = &share.failure {
             complain(format_args!("warning: '{name}' was given up: {}", shown(format!("{failure:#}").as_bytes())));
         }
     }
@@ -137,7 +117,7 @@ pub fn tell_failures(got: &Got) {
 pub fn hosts_json(got: &Got) -> Value {
     let host = |(name, share): (&String, &remotes::Share)| {
         json!({"name": name, "chunks": share.n_chunks, "bytes": share.n_bytes,
-            "failures": share.failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>()})
+            "failure": share.failure.as_ref().map(|error| format!("{error:#}"))})
     };
     got.hosts.iter().map(host).collect()
 }
@@ -151,13 +131,17 @@ pub fn tell_hosts(ui: &mut Ui, got: &Got) -> Result<()> {
 }
 
 /// Says what came of getting chunks.
-pub fn tell(ui: &mut Ui, got: &Got) -> Result<()> {
+pub fn tell(ui: &mut Ui, got: &Got, warnings: &[Value]) -> Result<()> {
     tell_failures(got);
-    ui.json(
-        || json!({"chunks": got.n_chunks, "stored_bytes": got.n_stored, "missing": got.n_missing, "hosts": hosts_json(got)}),
-    )?;
+    ui.json(|| {
+        json!({"chunks": got.n_chunks, "stored_bytes": got.n_stored, "missing": got.n_missing, "unreadable": got.n_unreadable,
+            "warnings": warnings, "hosts": hosts_json(got)})
+    })?;
     tell_hosts(ui, got)?;
     ui.note(format_args!("got {} chunks, {} stored", got.n_chunks, bytes(got.n_stored)))?;
+    if got.n_unreadable > 0 {
+        ui.exit_with(exit::PARTIAL);
+    }
     if got.n_missing > 0 {
         ui.exit_with(exit::PARTIAL);
         let n = got.n_missing;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use git_devops::child::shell_quoted;
 use git_devops::error::{Context, Error, Kind, Result};
 use git_devops::remote::ssh::Remote;
 use git_devops::repo::remotes;
@@ -113,5 +114,6 @@ fn word(path: &Path) -> Result<String> {
     let text = path.to_str().filter(|text| !text.contains(['\n', '\r', '\\', '"']));
     let text = text.ok_or_else(|| usage(format!("'{}' cannot stand in authorized_keys", path.display())))?;
     let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+".contains(&b));
-    Ok(if is_plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) })
+    let quoted = || shell_quoted(text).into_string().unwrap_or_default();
+    Ok(if is_plain { text.to_owned() } else { quoted() })
 }

@@ -8,7 +8,7 @@ use git_devops::repo::remotes;
 use git_devops::repo::sync::{Caller, Synced, sync};
 use serde_json::json;
 
-use super::fetch::{Hosts, hosts_json, tell_failure, tell_failures, tell_hosts};
+use super::fetch::{connect, fetch_all, hosts_json, tell_failure, tell_failures, tell_hosts};
 use crate::exit;
 use crate::places::{GlobalArgs, hostname, moment};
 use crate::ui::{Ui, bytes, complain, time};
@@ -52,12 +52,12 @@ fn once(ui: &mut Ui, global: &GlobalArgs, args: &SyncArgs) -> Result<()> {
         true => remotes::list(&repo)?,
         false => remotes::named(&repo, &args.from)?,
     };
-    let hosts = Hosts::connect(ui, &repo, remotes);
-    hosts.fetch(ui, &repo);
+    let mut hosts = connect(ui, &repo, &remotes);
+    fetch_all(ui, &repo, &hosts);
     let name = holder_name(&repo);
     let progress = ui.progress();
     progress.stage("getting this host's share", 0, 0);
-    let synced = sync(&repo, Caller { name: &name, now: moment().wall }, &mut || hosts.links(), &progress)?;
+    let synced = sync(&repo, Caller { name: &name, now: moment().wall }, &mut hosts, &progress)?;
     ui.warnings();
     tell(ui, &synced)
 }

@@ -5,11 +5,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use super::config::{Config, METADATA_DRIVER_KEY, metadata_driver};
+use crate::child::shell_quoted;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -122,19 +122,6 @@ impl Git {
         command.args(args);
         command
     }
-}
-
-/// Returns a path as one word for the shell that git starts drivers with.
-fn shell_quoted(path: &Path) -> OsString {
-    let mut quoted = b"'".to_vec();
-    for &b in path.as_os_str().as_bytes() {
-        match b {
-            b'\'' => quoted.extend_from_slice(b"'\\''"),
-            b => quoted.push(b),
-        }
-    }
-    quoted.push(b'\'');
-    OsString::from_vec(quoted)
 }
 
 /// Lists a configuration file as git understands it, without includes and without opening any repository.

@@ -5,23 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{ChildStderr, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use super::object::{ObjectKind, decode_tree};
 use super::refs::check_ref_name;
 use super::{CommitData, Git, Kept, Objects, Oid, PackWriter};
-use crate::durable::{self, Lock};
+use crate::child::{self, Words};
+use crate::durable::{self, Scratch};
 use crate::error::{Context, Error, Kind, Reason, Result};
 
-/// More branches than this one host need not have; each is moved, and synced, by itself.
+/// More branches than this one host need not have.
 const MAX_REFS: usize = 10_000;
 /// Longest blob that is taken over, in bytes: it is read whole.
 const MAX_BLOB: u64 = 128 << 20;
-const LOCK: &str = "lock";
 /// Where the records of holders are, under the holders' ids.
 pub const HOLDERS: &str = "refs/devops/holders/";
 const BRANCHES: &str = "refs/heads/";
@@ -31,28 +29,39 @@ const PREFIX: &str = "incoming-";
 /// What was fetched and not yet taken over; it is gone when dropped.
 pub struct Quarantine {
     git: Git,
-    dir: PathBuf,
-    /// Tells others that somebody is in there.
-    _lock: Lock,
+    dir: Scratch,
 }
 
-/// In this time so many bytes must come, as data or as words. Keep-alives of ssh do not see a host that stopped.
+/// How long, and how much, another host may send.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// In this time [`LEAST`] bytes must come. Keep-alives of ssh do not see a host that stopped.
+    silence: Duration,
+    /// It may take as long as this, and a second more for each [`RATE`] bytes of objects that came: who trickles ends, too.
+    patience: Duration,
+    /// Bytes of objects, at most.
+    most: u64,
+}
+
+const LIMITS: Limits = Limits { silence: Duration::from_secs(60), patience: Duration::from_secs(3600), most: 16 << 30 };
+/// So many bytes must come, as data or as words, or the host counts as silent.
 const LEAST: u64 = 256;
-/// See [`LEAST`].
-const SILENCE: Duration = Duration::from_secs(60);
+/// See [`Limits::patience`].
+const RATE: u64 = 4 << 10;
 /// How often is looked.
 const TICK: Duration = Duration::from_millis(20);
+/// How long git's last words may take after its end.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 impl Quarantine {
     /// Makes an empty one in the state directory `state`, for what `git` does not have.
     pub fn open(git: &Git, state: &Path) -> Result<Self> {
         let what = || "cannot make a quarantine for what comes in";
-        let dir = durable::make_scratch_dir(state, PREFIX).context(what)?;
-        let lock = Lock::exclusive(&dir.join(LOCK)).context(what)?;
+        let dir = Scratch::make(state, PREFIX).context(what)?;
         // A git that outlives us is still in there.
-        lock.share_with_children().context(what)?;
-        let inner = Git::init(&dir.join("repo"), "none").context(what)?;
-        let quarantine = Self { git: inner, dir, _lock: lock };
+        dir.share_with_children().context(what)?;
+        let inner = Git::init(&dir.path().join("repo"), "none").context(what)?;
+        let quarantine = Self { git: inner, dir };
         let objects = git.git_dir().join("objects");
         let path = quarantine.git.git_dir().join("objects/info/alternates");
         durable::publish(&path, &[objects.as_os_str().as_encoded_bytes(), b"\n"].concat(), 0o600).context(what)?;
@@ -61,22 +70,16 @@ impl Quarantine {
 
     /// Removes what runs that were killed left in `state`.
     pub fn clear(state: &Path) -> Result<()> {
-        for listed in durable::list(state)? {
-            let name = listed.path.file_name().unwrap_or_default().as_encoded_bytes();
-            if name.starts_with(PREFIX.as_bytes()) && Lock::exclusive(&listed.path.join(LOCK)).is_ok() {
-                // What cannot be removed now, the next one meets.
-                let _ = durable::remove_dir_all(&listed.path);
-            }
-        }
-        Ok(())
+        Scratch::clear(state, PREFIX)
     }
 
-    /// Fetches all branches from `url`, which `ssh_command` reaches and where `upload_pack` answers; a host that falls silent is given up.
+    /// Fetches all branches from `url`, which `ssh_command` reaches and where `upload_pack` answers; a host that falls silent, trickles or sends
+    /// without end is given up.
     pub fn fetch(&self, url: &str, upload_pack: &str, ssh_command: &OsStr) -> Result<()> {
-        self.fetch_within(SILENCE, url, upload_pack, ssh_command)
+        self.fetch_within(LIMITS, url, upload_pack, ssh_command)
     }
 
-    fn fetch_within(&self, silence: Duration, url: &str, upload_pack: &str, ssh_command: &OsStr) -> Result<()> {
+    fn fetch_within(&self, limits: Limits, url: &str, upload_pack: &str, ssh_command: &OsStr) -> Result<()> {
         let upload_pack = format!("--upload-pack={upload_pack}");
         let mut command = self.git.command(&[
             "-c",
@@ -92,35 +95,51 @@ impl Quarantine {
             "+refs/heads/*:refs/heads/*",
             "+refs/devops/holders/*:refs/devops/holders/*",
         ]);
-        command.env("GIT_SSH_COMMAND", ssh_command).env("GIT_SSH_VARIANT", "ssh").current_dir(&self.dir);
+        command.env("GIT_SSH_COMMAND", ssh_command).env("GIT_SSH_VARIANT", "ssh").current_dir(self.dir.path());
         let what = || "cannot run git (is it installed?)";
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().context(what)?;
         let said = Words::of(child.stderr.take());
-        let (mut seen, mut since) = (0, Instant::now());
-        let status = loop {
-            if let Some(status) = child.try_wait().context(what)? {
-                break status;
-            }
-            let now = said.n_bytes() + self.n_bytes();
-            if now >= seen + LEAST {
-                (seen, since) = (now, Instant::now());
-            } else if since.elapsed() > silence {
-                let _ = child.kill();
-                let _ = child.wait();
-                let what = format!("{} bytes came within {} seconds", now - seen.min(now), silence.as_secs());
-                return Err(Error::new(Kind::Io, what));
-            }
-            std::thread::sleep(TICK);
-        };
+        let watched = self.watch(limits, &mut child, &said);
+        if watched.is_err() {
+            let _ = child.kill();
+        }
+        let status = child.wait().context(what)?;
+        watched?;
         if status.success() {
             return Ok(());
         }
-        let said = said.to_text();
+        let said = said.to_text(LAST_WORDS);
         // What git's own check refuses is no trouble with the line.
         let kind = if said.contains("fsck error") { Kind::Refused } else { Kind::Io };
         let is_error = |line: &&str| line.starts_with("error: ") || line.starts_with("fatal: ");
         let told = said.lines().find(is_error).or(said.lines().next_back()).unwrap_or("git fetch failed without a word");
-        Err(Error::new(kind, format!("git says: {}", told.escape_debug())))
+        Err(Error::new(kind, format!("git says: {}", child::told(told))))
+    }
+
+    /// Waits for the end of git, or fails when the other host is beyond a limit.
+    fn watch(&self, limits: Limits, child: &mut Child, said: &Words) -> Result<()> {
+        let started = Instant::now();
+        let (mut seen, mut since) = (0, started);
+        while child.try_wait().context(|| "cannot wait for git")?.is_none() {
+            let came = self.n_bytes();
+            let now = said.n_bytes() + came;
+            if now >= seen + LEAST {
+                (seen, since) = (now, Instant::now());
+            }
+            let (silent, took) = (since.elapsed(), started.elapsed());
+            let told = if silent > limits.silence {
+                format!("{} bytes came within {} seconds", now.saturating_sub(seen), silent.as_secs())
+            } else if took > limits.patience + Duration::from_secs(came / RATE) {
+                format!("only {came} bytes came within {} seconds", took.as_secs())
+            } else if came > limits.most {
+                format!("more than {} MiB came, and no end", limits.most >> 20)
+            } else {
+                std::thread::sleep(TICK);
+                continue;
+            };
+            return Err(Error::new(Kind::Io, told));
+        }
+        Ok(())
     }
 
     /// Returns how many bytes have come.
@@ -131,7 +150,7 @@ impl Quarantine {
 
     /// Returns the directory of the quarantine, for files about what came.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.dir.path()
     }
 
     /// Returns the repository in which it is.
@@ -197,54 +216,12 @@ impl Quarantine {
     }
 }
 
-/// What git says on standard error, while it runs.
-struct Words(Arc<Mutex<(u64, Vec<u8>)>>);
-
-/// As much of it is kept.
-const MAX_WORDS: usize = 64 << 10;
-
-impl Words {
-    fn of(stream: Option<ChildStderr>) -> Self {
-        let words = Self(Arc::default());
-        let kept = Arc::clone(&words.0);
-        std::thread::spawn(move || {
-            let (Some(mut stream), mut buffer) = (stream, [0; 4096]) else { return };
-            while let Ok(n @ 1..) = stream.read(&mut buffer) {
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                kept.0 += n as u64;
-                kept.1.extend_from_slice(&buffer[..n]);
-                let surplus = kept.1.len().saturating_sub(MAX_WORDS);
-                kept.1.drain(..surplus);
-            }
-        });
-        words
-    }
-
-    fn n_bytes(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    /// Returns its last words, when it has ended.
-    fn to_text(&self) -> String {
-        std::thread::sleep(TICK);
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&kept.1).replace('\r', "\n")
-    }
-}
-
 /// Reads an object as strictly as a restore will.
 fn check(kind: ObjectKind, content: &[u8]) -> Result<()> {
     match kind {
         ObjectKind::Tree => decode_tree(content).map(drop),
         ObjectKind::Commit => CommitData::decode(content).map(drop),
         _ => Ok(()),
-    }
-}
-
-impl Drop for Quarantine {
-    fn drop(&mut self) {
-        // What stays is removed by the next one who takes the lock.
-        let _ = durable::remove_dir_all(&self.dir);
     }
 }
 
@@ -258,16 +235,28 @@ mod tests {
         let git = Git::init(&temp.path().join("repo"), "main").unwrap();
         let state = temp.path().join("state");
         std::fs::create_dir_all(state.join("incoming-dead/repo")).unwrap();
+        std::fs::write(state.join("incoming-dead/lock"), "").unwrap();
         let quarantine = Quarantine::open(&git, &state).unwrap();
         Quarantine::clear(&state).unwrap();
-        assert!(quarantine.dir.exists() && !state.join("incoming-dead").exists());
-        let fetch = |ssh: &str| quarantine.fetch_within(Duration::from_secs(1), "ssh://x/", "upload", ssh.as_ref()).unwrap_err();
+        assert!(quarantine.dir.path().exists() && !state.join("incoming-dead").exists());
+        let limits = Limits { silence: Duration::from_secs(1), ..LIMITS };
+        let fetch_within = |limits, ssh: &str| quarantine.fetch_within(limits, "ssh://x/", "upload", ssh.as_ref()).unwrap_err();
+        let fetch = |ssh: &str| fetch_within(limits, ssh);
         let started = Instant::now();
         assert_eq!(fetch("sleep 30 #").to_string(), "0 bytes came within 1 seconds");
         assert!(started.elapsed() < Duration::from_secs(20));
         // Who speaks now and then is not silent, and what git says in the end is told.
         let told = fetch("sh -c 'for i in 1 2 3 4; do printf %300d\\\\n $i >&2; sleep 0.5; done; exit 1' #").to_string();
         assert!(told.starts_with("git says: fatal: "), "{told}");
+        // Words are no objects: who only trickles them comes to an end as well.
+        let limits = Limits { patience: Duration::from_secs(2), ..limits };
+        let started = Instant::now();
+        let told = fetch_within(limits, "sh -c 'for i in $(seq 60); do printf %300d\\n $i >&2; sleep 0.5; done' #").to_string();
+        assert!(told.starts_with("only 0 bytes came within ") && started.elapsed() < Duration::from_secs(20), "{told}");
+        // And who sends without end.
+        std::fs::write(quarantine.git.git_dir().join("objects/pack/tmp_pack_x"), [0; 5000]).unwrap();
+        let told = fetch_within(Limits { most: 4096, ..LIMITS }, "sleep 30 #").to_string();
+        assert_eq!(told, "more than 0 MiB came, and no end");
         drop(quarantine);
         assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
     }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::client::{Client, Event};
 use super::serve::is_ready;
 use super::wire::{Want, violation};
+use crate::child::Words;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::ChunkId;
 use crate::progress::Progress;
@@ -34,6 +35,8 @@ const SLOW: Duration = Duration::from_secs(1);
 /// How often a thread looks whether something changed.
 const TICK: Duration = Duration::from_millis(100);
 const READ: usize = 256 << 10;
+/// How long what a host says for people may take after it failed.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// A chunk that is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub struct Link {
     pub input: OwnedFd,
     /// What it hears.
     pub output: OwnedFd,
+    /// What it says beside that, for people: told when it fails.
+    pub words: Words,
     /// What keeps the connection, and ends it when dropped.
     pub keeper: Box<dyn Send>,
 }
@@ -256,7 +261,7 @@ impl Shared<'_> {
             sent: VecDeque::new(),
         };
         if let Err(error) = self.talk(&mut host, &link, &mut served) {
-            served.failure = Some(error);
+            served.failure = Some(with_words(error, &link.words));
         }
         let mut queue = self.queue();
         queue.is_alive[number] = false;
@@ -384,6 +389,16 @@ impl Shared<'_> {
     }
 }
 
+/// Adds what the host said for people, if it did, to what it failed at.
+fn with_words(error: Error, words: &Words) -> Error {
+    // A line that lies says nothing of use.
+    let said = if error.kind() == Kind::Io { words.last_line(LAST_WORDS) } else { None };
+    match said {
+        Some(said) => Error::new(error.kind(), format!("{error:#}; the other side says: {said}")),
+        None => error,
+    }
+}
+
 pub(super) fn set_nonblocking(stream: &OwnedFd) -> Result<()> {
     let flags = rustix::fs::fcntl_getfl(stream).context(|| "cannot use the connection")?;
     rustix::fs::fcntl_setfl(stream, flags | rustix::fs::OFlags::NONBLOCK).context(|| "cannot use the connection")
@@ -508,7 +523,7 @@ mod tests {
             let _ = outer.shutdown(std::net::Shutdown::Both);
         });
         let output = OwnedFd::from(ours.try_clone().unwrap());
-        Link { name: name.into(), input: ours.into(), output, keeper: Box::new(()) }
+        Link { name: name.into(), input: ours.into(), output, words: Words::default(), keeper: Box::new(()) }
     }
 
     const ALL: u64 = (N_CHUNKS * LEN) as u64;

@@ -6,6 +6,7 @@ pub mod address;
 pub mod ask;
 pub mod client;
 pub mod fetch;
+pub mod hosts;
 pub mod serve;
 pub mod sign;
 pub mod ssh;

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::durable;
+use crate::durable::{self, Scratch};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Keeps a signature from counting for anything else that the key signs.
@@ -15,6 +15,8 @@ const NAMESPACE: &str = "git-devops-holder";
 /// Longest signature that is looked at; those of ed25519 keys have some 300 bytes.
 pub const MAX_SIGNATURE: usize = 4096;
 const WHO: &str = "holder";
+/// What the name of a directory begins with in which a key is made.
+const KEY_PREFIX: &str = ".gdo-tmp-key-";
 
 /// Makes a key pair in `path` and `path.pub`, unless it is there; durable on return.
 pub fn make_key(path: &Path) -> Result<()> {
@@ -24,10 +26,9 @@ pub fn make_key(path: &Path) -> Result<()> {
     }
     let what = || format!("cannot make the key '{}'", path.display());
     let dir = path.parent().unwrap_or(Path::new("/"));
-    let scratch = durable::make_scratch_dir(dir, ".gdo-tmp-key-").context(what)?;
-    let made = make_key_in(&scratch, path, &public).context(what);
-    let _ = durable::remove_dir_all(&scratch); // what is left, nobody reads
-    made
+    Scratch::clear(dir, KEY_PREFIX).context(what)?;
+    let scratch = Scratch::make(dir, KEY_PREFIX).context(what)?;
+    make_key_in(scratch.path(), path, &public).context(what)
 }
 
 fn make_key_in(scratch: &Path, path: &Path, public: &Path) -> Result<()> {

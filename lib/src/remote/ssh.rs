@@ -8,14 +8,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::address::Address;
 use super::client::Client;
 use super::fetch::Link;
 use super::wire::CHUNKS_COMMAND;
-use crate::durable;
+use crate::child::{Words, shell_quoted};
+use crate::durable::{self, Scratch};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Another host, as this repository knows it.
@@ -36,11 +36,11 @@ const CONNECT_TIME: Duration = Duration::from_secs(20);
 pub struct Connection {
     remote: Remote,
     known_hosts: PathBuf,
-    /// The directory, ours alone, of the socket by which other sessions share this one.
-    control: PathBuf,
     master: Child,
     /// What ssh said.
-    said: Arc<Mutex<Vec<u8>>>,
+    said: Words,
+    /// The directory of the socket by which other sessions share this one.
+    control: Scratch,
 }
 
 impl Connection {
@@ -48,67 +48,82 @@ impl Connection {
     /// short, since that of a socket is.
     pub fn open(remote: &Remote, known_hosts: &Path, scratch: &Path) -> Result<Self> {
         let what = || format!("cannot connect to '{}' at '{}'", remote.name, remote.address);
-        let control = durable::make_scratch_dir(scratch, ".gdo-").context(what)?;
-        let mut command = ssh(remote, known_hosts, &control);
+        let control = Scratch::make(scratch, PREFIX).context(what)?;
+        let mut command = ssh(remote, known_hosts, control.path());
         // A session of its own, which ends with us, however we end: the host then hears the end of what we say.
         command.args(["-o", "ControlMaster=yes"]).args(remote.address.ssh_args()).arg(CHUNKS_COMMAND);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut master = command.spawn().context(|| "cannot run ssh; is it installed?").context(what)?;
-        let said = collect(master.stderr.take());
+        let said = Words::of(master.stderr.take());
         if let Some(mut stdin) = master.stdin.as_ref() {
             let _ = stdin.write_all(&Client::greeting()); // if it is gone already, its last words tell
         }
         let (remote, known_hosts) = (remote.clone(), known_hosts.to_owned());
-        let mut connection = Self { remote, known_hosts, control, master, said };
+        let mut connection = Self { remote, known_hosts, master, said, control };
         connection.wait().context(what)?;
         Ok(connection)
+    }
+
+    /// Removes what the connections of runs that were killed left in `scratch`.
+    pub fn clear(scratch: &Path) -> Result<()> {
+        Scratch::clear(scratch, PREFIX)
     }
 
     /// Waits until other sessions can share the connection.
     fn wait(&mut self) -> Result<()> {
         let started = Instant::now();
-        while !durable::is_there(&self.control.join(SOCKET)) {
-            let has_ended = self.master.try_wait().context(|| "cannot wait for ssh")?.is_some();
-            if has_ended || started.elapsed() > CONNECT_TIME {
-                std::thread::sleep(Duration::from_millis(50)); // its last words
-                let said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-                let said = String::from_utf8_lossy(&said);
-                let said = said.lines().last().unwrap_or("no answer in time");
-                return Err(Error::new(Kind::Io, format!("ssh says: {}", said.escape_debug())));
+        while !durable::is_there(&self.control.path().join(SOCKET)) {
+            if !self.is_alive() || started.elapsed() > CONNECT_TIME {
+                let said = self.said.last_line(LAST_WORDS).unwrap_or_else(|| "no answer in time".to_owned());
+                return Err(Error::new(Kind::Io, format!("ssh says: {said}")));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }
 
-    /// Returns to whom this leads.
+    /// Returns which host this is.
     pub fn remote(&self) -> &Remote {
         &self.remote
     }
 
+    /// Connects anew if the connection has ended: a host ends one on which nobody asks anything for a minute.
+    pub fn revive(&mut self) -> Result<()> {
+        if self.is_alive() {
+            return Ok(());
+        }
+        let scratch = self.control.path().parent().unwrap_or(Path::new("/")).to_owned();
+        *self = Self::open(&self.remote, &self.known_hosts, &scratch)?;
+        Ok(())
+    }
+
+    fn is_alive(&mut self) -> bool {
+        matches!(self.master.try_wait(), Ok(None))
+    }
+
     /// Returns a line on which the host answers requests for chunks.
     pub fn chunks(&self) -> Result<Link> {
-        let mut command = ssh(&self.remote, &self.known_hosts, &self.control);
+        let mut command = ssh(&self.remote, &self.known_hosts, self.control.path());
         command.args(["-o", "ControlMaster=no"]).args(self.remote.address.ssh_args()).arg(CHUNKS_COMMAND);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context(|| "cannot run ssh")?;
+        let words = Words::of(child.stderr.take());
         let (Some(output), Some(input)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::new(Kind::Bug, "BUG: ssh was started without streams"));
         };
         let (input, output) = (OwnedFd::from(input), OwnedFd::from(output));
-        Ok(Link { name: self.remote.name.clone(), input, output, keeper: Box::new(Reaped(child)) })
+        Ok(Link { name: self.remote.name.clone(), input, output, words, keeper: Box::new(Reaped(child)) })
     }
 
     /// Returns what git is to run for ssh, as `GIT_SSH_COMMAND`: a line for the shell.
     pub fn git_ssh_command(&self) -> OsString {
-        let command = ssh(&self.remote, &self.known_hosts, &self.control);
-        let mut line = b"ssh".to_vec();
+        let command = ssh(&self.remote, &self.known_hosts, self.control.path());
+        let mut line = OsString::from("ssh");
         for arg in command.get_args().chain(["-o", "ControlMaster=no"].map(OsStr::new)) {
-            line.extend(b" '");
-            line.extend(arg.as_bytes().iter().flat_map(|b| if *b == b'\'' { b"'\\''".to_vec() } else { vec![*b] }));
-            line.push(b'\'');
+            line.push(" ");
+            line.push(shell_quoted(arg));
         }
-        OsString::from_vec(line)
+        line
     }
 }
 
@@ -116,7 +131,6 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let _ = self.master.kill();
         let _ = self.master.wait();
-        let _ = durable::remove_dir_all(&self.control);
     }
 }
 
@@ -131,6 +145,10 @@ impl Drop for Reaped {
 }
 
 const SOCKET: &str = "s";
+/// What the names of directories with sockets begin with.
+const PREFIX: &str = ".gdo-";
+/// How long the last words of an ssh may take after its end.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Returns ssh with the options of every call.
 #[allow(clippy::disallowed_methods)] // the one place besides git's
@@ -180,22 +198,4 @@ fn with_path(key: &str, path: &Path) -> OsString {
     }
     setting.push(b'"');
     OsString::from_vec(setting)
-}
-
-/// Collects what a child says on standard error, at most the first 64 KiB.
-fn collect(stream: Option<std::process::ChildStderr>) -> Arc<Mutex<Vec<u8>>> {
-    let said = Arc::new(Mutex::new(Vec::new()));
-    let kept = Arc::clone(&said);
-    if let Some(mut stream) = stream {
-        std::thread::spawn(move || {
-            let mut buffer = [0; 1024];
-            while let Ok(n @ 1..) = std::io::Read::read(&mut stream, &mut buffer) {
-                let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                if kept.len() < 64 << 10 {
-                    kept.extend_from_slice(&buffer[..n]);
-                }
-            }
-        });
-    }
-    said
 }

@@ -13,10 +13,12 @@ use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::{Entry, MAX_DEPTH, MAX_LIST_LEN, decode_list};
 use crate::git::quarantine::Quarantine;
+use crate::git::refs::RefMove;
 use crate::git::{Kept, Oid};
 use crate::id::ChunkId;
 use crate::progress::Progress;
-use crate::remote::fetch::{Fetched, Link, Served, Wanted, fetch};
+use crate::remote::fetch::{Fetched, Served, Wanted, fetch};
+use crate::remote::hosts::Hosts;
 use crate::remote::ssh::{Connection, Remote};
 use crate::remote::wire;
 use crate::store::{Record, WriteOptions};
@@ -88,9 +90,9 @@ pub fn add(repo: &Repo, remote: &Remote, host_keys: &str) -> Result<()> {
 pub fn remove(repo: &Repo, name: &str) -> Result<()> {
     named(repo, &[name.to_owned()])?;
     let lock = repo.lock()?;
-    for (branch, oid) in branches(repo, name)? {
-        repo.git.delete_ref(&format!("refs/remotes/{name}/{branch}"), oid)?;
-    }
+    let gone = |(branch, oid)| Moved { branch, old: Some(oid), new: None }.of_remote(name);
+    let gone: Vec<RefMove> = branches(repo, name)?.into_iter().map(gone).collect();
+    repo.git.move_refs(&gone, "")?;
     for key in ["identity", "url"] {
         repo.git.unset_config(&format!("{SECTION}{name}.{key}"))?;
     }
@@ -176,9 +178,9 @@ fn is_base64(word: &str) -> bool {
     word.len() >= 40 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
 }
 
-/// Connects to a remote; `scratch` is a directory with a short path.
-pub fn connect(repo: &Repo, remote: &Remote, scratch: &Path) -> Result<Connection> {
-    Connection::open(remote, &known_hosts(repo), scratch)
+/// Connects to all of `remotes` at the same time; `scratch` is a directory with a short path. Returns also who could not be reached, and why.
+pub fn connect(repo: &Repo, remotes: &[Remote], scratch: &Path) -> (Hosts, Vec<Error>) {
+    Hosts::connect(remotes, &known_hosts(repo), scratch)
 }
 
 /// A branch of a remote that is elsewhere than it was.
@@ -192,10 +194,18 @@ pub struct Moved {
     pub new: Option<Oid>,
 }
 
-/// Fetches the branches of `remote`, through a quarantine, and notes them as `refs/remotes/NAME/…`; durable on return.
+impl Moved {
+    /// Returns the move of the ref by which the branch is known here.
+    fn of_remote(self, name: &str) -> RefMove {
+        RefMove { name: format!("refs/remotes/{name}/{}", self.branch), old: self.old, new: self.new }
+    }
+}
+
+/// Fetches the branches of the remote behind `connection`, through a quarantine, and notes them as `refs/remotes/NAME/…`; durable on return.
 ///
 /// Records of holders that are newer than what is known are taken over, too; what is wrong with others is returned beside the branches.
-pub fn fetch_branches(repo: &Repo, remote: &Remote, connection: &Connection) -> Result<(Vec<Moved>, Vec<Error>)> {
+pub fn fetch_branches(repo: &Repo, connection: &Connection) -> Result<(Vec<Moved>, Vec<Error>)> {
+    let remote = connection.remote();
     let what = || format!("cannot fetch from '{}'", remote.name);
     // While the other host takes its time, others may work here.
     Quarantine::clear(&repo.places.state)?;
@@ -242,26 +252,16 @@ fn take_branches(repo: &Repo, name: &str, quarantine: &Quarantine, came: &Came, 
     let records: Vec<Oid> = came.news.iter().map(|(_, commit, _)| *commit).collect();
     let kept = quarantine.take_over(&repo.git, &repo.objects, &records)?;
     came.take(repo)?;
-    let mut moved = Vec::new();
-    // What goes away first: 'a/b' may come where 'a' was.
-    for (branch, oid) in old.iter().filter(|(branch, _)| !new.contains_key(*branch)) {
-        repo.git.delete_ref(&format!("refs/remotes/{name}/{branch}"), *oid)?;
-        moved.push(Moved { branch: branch.clone(), old: Some(*oid), new: None });
-    }
-    for (branch, oid) in &new {
-        let before = old.get(branch).copied();
-        if before != Some(*oid) {
-            repo.git.update_ref(&format!("refs/remotes/{name}/{branch}"), *oid, before, "fetch")?;
-            moved.push(Moved { branch: branch.clone(), old: before, new: Some(*oid) });
-        }
-    }
+    let gone = old.iter().filter(|(branch, _)| !new.contains_key(*branch));
+    let gone = gone.map(|(branch, oid)| Moved { branch: branch.clone(), old: Some(*oid), new: None });
+    let here = new.iter().map(|(branch, oid)| Moved { branch: branch.clone(), old: old.get(branch).copied(), new: Some(*oid) });
+    let moved: Vec<Moved> = gone.chain(here.filter(|moved| moved.old != moved.new)).collect();
+    let moves: Vec<RefMove> = moved.iter().map(|moved| moved.clone().of_remote(name)).collect();
+    repo.git.move_refs(&moves, "fetch")?;
     repo.note_refs(lock)?;
     kept.map_or(Ok(()), Kept::release)?;
     Ok(moved)
 }
-
-/// Makes lines to all hosts that have chunks, anew for each round.
-pub type Links<'a> = &'a mut dyn FnMut() -> Vec<Link>;
 
 /// What came of getting chunks.
 #[derive(Debug, Default)]
@@ -272,6 +272,8 @@ pub struct Got {
     pub n_stored: u64,
     /// Chunks that no host brought.
     pub n_missing: u64,
+    /// Files and directories that cannot be read, so that nobody knows what they lack; each was warned of.
+    pub n_unreadable: u64,
     /// Each host, by its name.
     pub hosts: BTreeMap<String, Share>,
 }
@@ -283,40 +285,64 @@ pub struct Share {
     pub n_chunks: u64,
     /// Bytes that it sent.
     pub n_bytes: u64,
-    /// Why it was given up, as often as it was.
-    pub failures: Vec<Error>,
+    /// Why it was given up, if it was.
+    pub failure: Option<Error>,
 }
 
-/// Gets the chunks that the large files of `tree` at and below `paths` (all, if there are none) lack, from all of `links` at once.
-pub fn get(repo: &Repo, tree: Oid, paths: &[Vec<u8>], links: Links<'_>, progress: &Progress) -> Result<Got> {
+/// Gets the chunks that the large files of `tree` at and below `paths` (all, if there are none) lack, from all of `hosts` at once.
+///
+/// A host that fails at anything is given up. A file whose chunk index or chunk list cannot be read is warned of, and the others come.
+pub fn get(repo: &Repo, tree: Oid, paths: &[Vec<u8>], hosts: &mut Hosts, progress: &Progress) -> Result<Got> {
     let _lease = repo.store.lease()?;
-    let mut got = Got::default();
+    let mut run = Run { repo, hosts, progress, got: Got::default(), unreadable: HashSet::new() };
     // Each round brings the lists that tell what the next one has to bring.
     for _ in 0..=MAX_DEPTH + 1 {
         // What one round missed, the next one may bring.
-        got.n_missing = 0;
-        let mut round =
-            Round { repo, links, progress, got: &mut got, wanted: Vec::new(), n_came: 0, n_lists: 0, seen: HashSet::new() };
+        run.got.n_missing = 0;
+        let mut round = Round { run: &mut run, wanted: Vec::new(), n_came: 0, n_lists: 0, seen: HashSet::new() };
         round.directory(StoredDir::root(repo, tree)?, paths)?;
         round.flush()?;
         if round.n_lists == 0 || round.n_came == 0 {
             break;
         }
     }
-    Ok(got)
+    Ok(run.got)
+}
+
+struct Run<'a> {
+    repo: &'a Repo,
+    hosts: &'a mut Hosts,
+    progress: &'a Progress,
+    got: Got,
+    /// What was warned of.
+    unreadable: HashSet<Vec<u8>>,
 }
 
 struct Round<'a, 'b> {
-    repo: &'a Repo,
-    links: Links<'b>,
-    progress: &'a Progress,
-    got: &'a mut Got,
+    run: &'b mut Run<'a>,
     wanted: Vec<Wanted>,
     n_came: u64,
     /// Lists that were wanted: behind each there may be more.
     n_lists: u64,
     /// Lists that were gone through: a hostile one names another a thousand times.
     seen: HashSet<ChunkId>,
+}
+
+impl Run<'_> {
+    /// Passes on what can be read, and warns of what cannot, once.
+    fn readable<T>(&mut self, path: &[u8], read: Result<T>) -> Result<Option<T>> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Refused | Kind::NotFound | Kind::Unsupported) => {
+                if self.unreadable.insert(path.to_vec()) {
+                    self.got.n_unreadable += 1;
+                    self.progress.warn(path, format!("cannot tell what it lacks: {error:#}"));
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl Round<'_, '_> {
@@ -327,11 +353,14 @@ impl Round<'_, '_> {
         };
         let mut todo = vec![node];
         while let Some(node) = todo.pop() {
-            let listing = node.list(self.repo)?;
+            let listing = node.list(self.run.repo);
+            let Some(listing) = self.run.readable(&node.path, listing)? else { continue };
             for (name, item) in &listing.files {
-                let Some(blob) = item.content.filter(|_| selected.covers(&super::scan::join(&node.path, name))) else { continue };
-                if let Some(index) = self.repo.chunk_index(&blob)? {
-                    self.entries(&index.entries, 0)?;
+                let path = super::scan::join(&node.path, name);
+                let Some(blob) = item.content.filter(|_| selected.covers(&path)) else { continue };
+                let index = self.run.repo.chunk_index(&blob);
+                if let Some(Some(index)) = self.run.readable(&path, index)? {
+                    self.entries(&path, &index.entries, 0)?;
                 }
             }
             todo.extend(listing.dirs.into_values().filter(|dir| selected.covers(&dir.path) || selected.leads_to(&dir.path)));
@@ -339,27 +368,31 @@ impl Round<'_, '_> {
         Ok(())
     }
 
-    /// Notes what of these entries is not here.
-    fn entries(&mut self, entries: &[Entry], depth: usize) -> Result<()> {
+    /// Notes what of these entries of the file at `path` is not here.
+    fn entries(&mut self, path: &[u8], entries: &[Entry], depth: usize) -> Result<()> {
         if depth > MAX_DEPTH {
-            return Err(Error::refused(Reason::Index, "chunk lists are nested too deep"));
+            let too_deep = Err(Error::refused(Reason::Index, "chunk lists are nested too deep"));
+            return self.run.readable(path, too_deep).map(|_: Option<()>| ());
         }
+        let store = &self.run.repo.store;
         for entry in entries {
             match *entry {
                 Entry::Hole { .. } => (),
-                Entry::Chunk { id, len } if !self.repo.store.contains(&id)? => {
+                Entry::Chunk { id, len } if !store.contains(&id)? => {
                     self.want(Wanted { id, max_len: len.try_into().unwrap_or(usize::MAX) })?;
                 }
                 Entry::Chunk { .. } => (),
                 Entry::List { id, .. } if !self.seen.insert(id) => (),
-                Entry::List { id, .. } if !self.repo.store.contains(&id)? => {
+                Entry::List { id, .. } if !store.contains(&id)? => {
                     self.n_lists += 1;
                     self.want(Wanted { id, max_len: MAX_LIST_LEN })?;
                 }
                 Entry::List { id, len, lines } => {
-                    let text = self.repo.store.read(&id, MAX_LIST_LEN)?;
-                    let inner = decode_list(&text, len, lines).context(|| format!("cannot read chunk list '{id}'"))?;
-                    self.entries(&inner, depth + 1)?;
+                    let inner = store.read(&id, MAX_LIST_LEN).and_then(|text| decode_list(&text, len, lines));
+                    let inner = inner.context(|| format!("cannot read chunk list '{id}'"));
+                    if let Some(inner) = self.run.readable(path, inner)? {
+                        self.entries(path, &inner, depth + 1)?;
+                    }
                 }
             }
         }
@@ -374,28 +407,32 @@ impl Round<'_, '_> {
     /// Gets what was noted.
     fn flush(&mut self) -> Result<()> {
         let wanted = std::mem::take(&mut self.wanted);
-        self.n_came += get_wanted(self.repo, wanted, self.links, self.got, self.progress)?;
+        self.n_came += get_wanted(self.run.repo, wanted, self.run.hosts, &mut self.run.got, self.run.progress)?;
         Ok(())
     }
 }
 
-/// Gets what is `wanted` from all of `links` and stores it, durably; adds what came to `got`, and returns how many chunks did.
-pub(super) fn get_wanted(repo: &Repo, wanted: Vec<Wanted>, links: Links<'_>, got: &mut Got, progress: &Progress) -> Result<u64> {
+/// Gets what is `wanted` from whoever of `hosts` has not failed yet, and stores it, durably; adds what came to `got`, and returns how many chunks did.
+pub(super) fn get_wanted(repo: &Repo, wanted: Vec<Wanted>, hosts: &mut Hosts, got: &mut Got, progress: &Progress) -> Result<u64> {
     if wanted.is_empty() {
         return Ok(0);
     }
     let writer = repo.store.writer(WriteOptions { level: repo.settings.level })?;
     let sink = |record: &Record<'_>, _: &[u8]| writer.put_record(record).map(drop);
-    let Fetched { missing, hosts } = fetch(links(), wanted, &sink, progress)?;
+    let (links, unreachable) = hosts.links();
+    let Fetched { missing, hosts: served } = fetch(links, wanted, &sink, progress)?;
     let stats = writer.finish()?;
     got.n_chunks += stats.new_chunks;
     got.n_stored += stats.stored_bytes;
     got.n_missing += missing.len() as u64;
-    for Served { name, n_chunks, n_bytes, failure } in hosts {
+    for Served { name, n_chunks, n_bytes, failure } in unreachable.into_iter().chain(served) {
+        if failure.is_some() {
+            hosts.give_up(&name);
+        }
         let share = got.hosts.entry(name).or_default();
         share.n_chunks += n_chunks;
         share.n_bytes += n_bytes;
-        share.failures.extend(failure);
+        share.failure = share.failure.take().or(failure);
     }
     Ok(stats.new_chunks)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::Repo;
 use super::check::for_each_index;
 use super::holders::{self, Own};
-use super::remotes::{AT_ONCE, Got, Links, get_wanted};
+use super::remotes::{AT_ONCE, Got, get_wanted};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::{Entry, MAX_DEPTH, MAX_LIST_LEN, decode_list};
 use crate::id::ChunkId;
@@ -13,6 +13,7 @@ use crate::placement::inquiry::Terms;
 use crate::placement::{Holder, HolderId, is_share};
 use crate::progress::Progress;
 use crate::remote::fetch::Wanted;
+use crate::remote::hosts::Hosts;
 
 /// What a synchronisation did.
 #[derive(Debug, Default)]
@@ -40,8 +41,8 @@ pub struct Caller<'a> {
     pub now: u64,
 }
 
-/// Gets what is of this store's share, of all that the repository knows, from all of `links`; renews the promise, and tells it.
-pub fn sync(repo: &Repo, caller: Caller<'_>, links: Links<'_>, progress: &Progress) -> Result<Synced> {
+/// Gets what is of this store's share, of all that the repository knows, from all of `hosts`; renews the promise, and tells it.
+pub fn sync(repo: &Repo, caller: Caller<'_>, hosts: &mut Hosts, progress: &Progress) -> Result<Synced> {
     if !holders::is_holder(repo) {
         let message = "this host keeps no share, because 'devops.policy' is not 'holder'; set that, or use 'gdo get'";
         return Err(Error::new(Kind::Usage, message));
@@ -57,7 +58,7 @@ pub fn sync(repo: &Repo, caller: Caller<'_>, links: Links<'_>, progress: &Progre
         id,
         holders: others,
         terms,
-        links,
+        hosts,
         progress,
         synced: Synced::default(),
         wanted: Vec::new(),
@@ -84,7 +85,7 @@ struct Share<'a, 'b> {
     id: HolderId,
     holders: Vec<Holder>,
     terms: Terms,
-    links: Links<'b>,
+    hosts: &'b mut Hosts,
     progress: &'a Progress,
     synced: Synced,
     wanted: Vec<Wanted>,
@@ -164,7 +165,7 @@ impl Share<'_, '_> {
 
     fn flush(&mut self) -> Result<()> {
         let wanted = std::mem::take(&mut self.wanted);
-        get_wanted(self.repo, wanted, self.links, &mut self.synced.got, self.progress).map(drop)
+        get_wanted(self.repo, wanted, self.hosts, &mut self.synced.got, self.progress).map(drop)
     }
 
     /// Counts what is here: of the share, and beyond it.
