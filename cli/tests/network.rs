@@ -96,7 +96,7 @@ fn a_file_that_nobody_can_read_is_named_and_the_others_come() {
     let said = |name: &str| run.err.matches(&format!("warning: '{name}': cannot tell what it lacks: ")).count();
     assert_eq!(["aa", "damaged", "list", "zz"].map(said), [0, 1, 1, 0], "{}", run.err);
     for name in ["aa", "zz"] {
-        assert_eq!(client.sh(&format!("gdo cat a/main:{name} | b3sum")), server.world.sh(&format!("b3sum <{name}")));
+        assert_eq!(client.sh(&format!("gdo cat a/main:{name} | sha256sum")), server.world.sh(&format!("sha256sum <{name}")));
     }
 }
 
@@ -137,7 +137,7 @@ fn a_host_that_lied_is_asked_no_more_and_named_once() {
     assert_eq!(run.err.matches("'liar' was given up: it sent something else for chunk").count(), 1, "{}{}", run.out, run.err);
     // One session keeps the connection, one was for chunks.
     assert_eq!(std::fs::read_to_string(sessions).unwrap(), "x\nx\n");
-    assert_eq!(client.sh("gdo cat honest/main:large | b3sum"), servers[0].world.sh("b3sum <large"));
+    assert_eq!(client.sh("gdo cat honest/main:large | sha256sum"), servers[0].world.sh("sha256sum <large"));
 }
 
 #[test]

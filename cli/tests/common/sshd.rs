@@ -65,7 +65,8 @@ impl Server {
     fn start(world: World) -> Self {
         keygen(&world.path("../host_key"));
         let at = |name: &str| world.path("..").canonicalize().unwrap().join(name).display().to_string();
-        let settings = "StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n";
+        // With that level, bash leaves alone the tester's .bashrc, which may take longer than all else.
+        let settings = "StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nSetEnv SHLVL=2\n";
         let settings = format!("HostKey {}\nAuthorizedKeysFile {}\n{settings}", at("host_key"), at("authorized_keys"));
         let _ = std::fs::create_dir_all("/run/sshd"); // sshd wants it, and root alone can make it
         // Somebody else may take the port before sshd does.
