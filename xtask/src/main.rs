@@ -11,6 +11,7 @@ mod crash;
 mod fixtures;
 mod fuzz;
 mod instructions;
+mod netns;
 mod packages;
 mod race;
 mod rot;
@@ -34,6 +35,8 @@ usage: cargo xtask <verb>
   bench [--quick] [--write] [--only SET]... [--tool NAME]... [--until OPERATION] [--rounds N] [--gdo PROGRAM] [--scratch DIR]
                                      the program beside those that people use for the same, as markdown tables; --only and --tool
                                      take a part of a name, --write puts the tables into docs/performance.md
+  bench net [--quick] [--write] [--only SCENE]... [--mbit N] [--rounds N] [--gdo PROGRAM] [--scratch DIR]
+                                     the network: hosts in namespaces with lines of a given speed; --write: into docs/network.md
   fuzz [--seconds N] [TARGET...]     every decoder under hostile input, 60 seconds each; needs the nightly toolchain
   instructions [--write] [NAME...]   what the hot paths cost in instructions, compared with what they cost when it was last written down
   crash [--full] [--sample N] [--verb V]... [--mode M]... [--fs F]... [--at N] [--without-sync] [--threads N] [--json]

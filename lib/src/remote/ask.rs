@@ -98,6 +98,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::child::Words;
     use crate::placement::HolderId;
     use crate::placement::ledger::Ledger;
     use crate::remote::serve::{Served, serve};
@@ -110,7 +111,8 @@ mod tests {
         let store = store.clone();
         std::thread::spawn(move || drop(serve(&Served::new(&store, &|| 5000), theirs.as_fd(), theirs.as_fd())));
         let input = OwnedFd::from(ours.try_clone().unwrap());
-        Line::new(Link { name: "web1".into(), input, output: OwnedFd::from(ours), keeper: Box::new(()) }).unwrap()
+        Line::new(Link { name: "web1".into(), input, output: OwnedFd::from(ours), words: Words::default(), keeper: Box::new(()) })
+            .unwrap()
     }
 
     #[test]
@@ -148,7 +150,8 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
         let input = OwnedFd::from(ours.try_clone().unwrap());
-        let link = Link { name: "web1".into(), input, output: OwnedFd::from(ours), keeper: Box::new(()) };
+        let link =
+            Link { name: "web1".into(), input, output: OwnedFd::from(ours), words: Words::default(), keeper: Box::new(()) };
         let Err(error) = Line::new(link) else { panic!() };
         assert!(format!("{error:#}").contains("'web1' does not answer"), "{error:#}");
     }
