@@ -59,6 +59,9 @@ fn a_file_is_striped_over_holders_and_what_others_hold_can_be_dropped() {
     );
     assert_eq!(file["holders"][0]["promised"], true, "{file}");
     worlds[0].ok(&["whereis"]);
+    let status = json(worlds[0], &["status", "--holders", "--exit-code"]);
+    let names: Vec<&str> = status["holders"].as_array().unwrap().iter().map(|holder| holder["name"].as_str().unwrap()).collect();
+    assert!(NAMES.iter().all(|name| names.contains(name)) && status["under"] == serde_json::json!([]), "{status}");
     // Nothing goes that is promised still; then what is not of the share goes.
     let dropped = json(worlds[0], &["drop", "--surplus"]);
     let surplus = dropped["lapsing"].as_u64().unwrap();

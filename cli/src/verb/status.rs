@@ -26,12 +26,18 @@ pub struct StatusArgs {
     /// End with code 1 if anything differs
     #[arg(long)]
     exit_code: bool,
+    /// Tell instead which holders there are, what they promise, and which files have too few copies
+    #[arg(long, conflicts_with_all = ["nul", "paths"])]
+    holders: bool,
     #[command(flatten)]
     scan: ScanArgs,
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
     let repo = global.repo()?;
+    if args.holders {
+        return super::whereis::run_holders(ui, &repo, args.exit_code);
+    }
     let paths = global.work_paths(&repo.places, &args.paths)?;
     let options = args.scan.options(&repo, scope(paths))?;
     let progress = ui.progress();

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use git_devops::error::Result;
+use git_devops::repo::Repo;
 use git_devops::repo::holders;
-use git_devops::repo::whereis::{Part, Whereabouts, whereis};
+use git_devops::repo::whereis::{self, Part, Told, Whereabouts, whereis};
 use serde_json::{Value, json};
 
 use crate::exit;
@@ -63,4 +64,46 @@ fn print(ui: &mut Ui, file: &Whereabouts, copies: usize) -> Result<()> {
         0 => Ok(()),
         _ => ui.line("  there is more to it: lists of chunks are not here; 'gdo sync' or 'gdo get' brings them"),
     }
+}
+
+/// Runs `gdo status --holders`.
+pub fn run_holders(ui: &mut Ui, repo: &Repo, exit_code: bool) -> Result<()> {
+    let now = moment().wall;
+    let copies = holders::terms(repo)?.copies;
+    let told = whereis::holders(repo, now)?;
+    let files = match repo.head()? {
+        Some(_) => whereis(repo, repo.source_tree(Some("HEAD"))?, &[], now)?,
+        None => Vec::new(),
+    };
+    let under: Vec<&Whereabouts> = files.iter().filter(|file| file.n_under > 0 || file.n_unknown > 0).collect();
+    ui.json(|| {
+        let holder = |told: &Told| {
+            json!({"id": told.id.to_string(), "name": told.name, "own": told.is_own, "capacity": told.capacity, "chunks": told.n_chunks,
+                "told": told.issued, "until": told.until, "promised": told.is_promised})
+        };
+        json!({"copies": copies, "holders": told.iter().map(holder).collect::<Value>(), "files": files.len(),
+            "under": under.iter().map(|file| to_json(file)).collect::<Value>()})
+    })?;
+    for Told { id, name, is_own, capacity, n_chunks, until, is_promised, .. } in &told {
+        let (here, promised) =
+            (if *is_own { ", this host" } else { "" }, if *is_promised { "promised until" } else { "NOT promised since" });
+        ui.line(format_args!(
+            "{name} ({}{here}): {n_chunks} chunks, {capacity} GiB, {promised} {}",
+            &id.to_string()[..8],
+            time(*until)
+        ))?;
+    }
+    if told.is_empty() {
+        ui.note("no holder is known here; 'gdo sync' makes this host one, 'gdo fetch' brings what others told")?;
+    }
+    for file in &under {
+        print(ui, file, copies)?;
+    }
+    if under.is_empty() && !told.is_empty() {
+        ui.note(format_args!("each chunk of {} large files has {copies} promised copies or more", files.len()))?;
+    }
+    if exit_code && !under.is_empty() {
+        ui.exit_with(exit::DIFFERENCES);
+    }
+    Ok(())
 }

@@ -95,6 +95,49 @@ pub fn whereis(repo: &Repo, tree: Oid, paths: &[Vec<u8>], now: u64) -> Result<Ve
     Ok(files.into_iter().map(tell).collect())
 }
 
+/// A holder, as it told of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Who.
+    pub id: HolderId,
+    /// What it calls itself.
+    pub name: String,
+    /// Whether it is this host.
+    pub is_own: bool,
+    /// How much it can take, in GiB.
+    pub capacity: u64,
+    /// How many chunks it has.
+    pub n_chunks: u64,
+    /// When it told, by its clock, in seconds since 1970.
+    pub issued: u64,
+    /// Until when it promises.
+    pub until: u64,
+    /// Whether that is not over.
+    pub is_promised: bool,
+}
+
+/// Tells which holders there are, as they told last, at the time `now`.
+pub fn holders(repo: &Repo, now: u64) -> Result<Vec<Told>> {
+    let own = Ledger::read(repo.store.dir())?.map(|ledger| ledger.holder);
+    let told = |(id, known): (HolderId, Known)| {
+        let record = known.record;
+        let count = |is_held: bool| -> u64 {
+            record.lists.iter().filter(|line| line.is_held == is_held).map(|line| line.n_chunks as u64).sum()
+        };
+        Told {
+            id,
+            is_own: own == Some(id),
+            n_chunks: count(true).saturating_sub(count(false)),
+            name: record.name.clone(),
+            capacity: record.capacity,
+            issued: record.issued,
+            until: record.until,
+            is_promised: record.until >= now,
+        }
+    };
+    Ok(holders::known(repo)?.into_iter().map(told).collect())
+}
+
 /// A large file, with its chunks and lists, each once.
 struct File {
     path: Vec<u8>,
