@@ -44,6 +44,16 @@ pub fn for_each_id(store: &Store, index: &ChunkIndex, take: &mut dyn FnMut(Chunk
     })
 }
 
+/// Hands every chunk of the file's content to `take`, in the order of the file, lists left out.
+pub fn for_each_chunk(store: &Store, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
+    walk(store, &index.entries, &mut 0, 0, &mut |_| Ok(()), &mut |extent| extent.chunk.map_or(Ok(()), &mut *take))
+}
+
+/// Hands every chunk that lists chunks of the file to `take`.
+pub fn for_each_list(store: &Store, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
+    walk(store, &index.entries, &mut 0, 0, take, &mut |_| Ok(()))
+}
+
 fn walk(
     store: &Store,
     entries: &[Entry],

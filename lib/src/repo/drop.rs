@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use super::Repo;
+use super::check::for_each_index;
 use super::holders::{self, Own};
 use super::pathset::PathSet;
 use super::tree::StoredDir;
@@ -134,7 +135,7 @@ impl Run<'_> {
             for (name, item) in &listing.files {
                 let Some(index) = item.content.map(|blob| self.repo.chunk_index(&blob)).transpose()?.flatten() else { continue };
                 let is_selected = selected.covers(&super::scan::join(&node.path, name));
-                let walked = read::for_each_id(&self.repo.store, &index, &mut |id| {
+                let walked = read::for_each_chunk(&self.repo.store, &index, &mut |id| {
                     if is_selected { &mut wanted } else { &mut needed }.insert(id);
                     Ok(())
                 });
@@ -154,14 +155,31 @@ impl Run<'_> {
         Ok(chunks)
     }
 
-    /// Takes out what is this holder's share.
+    /// Takes out what is this holder's share; what lists chunks is everybody's.
     fn without_share(&self, mut chunks: Vec<ChunkId>) -> Result<Vec<ChunkId>> {
         let Some(own) = &self.own else { return Ok(chunks) };
+        let lists = self.lists()?;
         let now = (self.options.clock)().wall;
         let counting = holders::counting(self.repo, Some(&own.ledger), &holders::known(self.repo)?, now)?;
         let id = own.ledger.holder;
-        chunks.retain(|chunk| !is_share(&id, &counting, self.terms.copies, chunk));
+        chunks.retain(|chunk| !lists.contains(chunk) && !is_share(&id, &counting, self.terms.copies, chunk));
         Ok(chunks)
+    }
+
+    fn lists(&self) -> Result<HashSet<ChunkId>> {
+        let mut lists = HashSet::new();
+        for_each_index(self.repo, &mut |_, index| {
+            let walked = read::for_each_list(&self.repo.store, &index?, &mut |id| {
+                lists.insert(id);
+                Ok(())
+            });
+            match walked {
+                // One that is not here cannot be dropped, and what it leads to is no list that is here.
+                Err(error) if error.kind() == Kind::NotFound => Ok(()),
+                other => other,
+            }
+        })?;
+        Ok(lists)
     }
 
     /// Lets promises lapse; returns those that are over.

@@ -161,10 +161,19 @@ fn mark(repo: &Repo, live: &mut dyn FnMut(ChunkId) -> Result<()>, progress: &Pro
     for_each_index(repo, &mut |oid, index| {
         let index = index.map_err(|error| error.wrap(format!("cannot tell which chunks are live: object {oid}")))?;
         progress.add(1, 0);
-        let walked = read::for_each_id(&repo.store, &index, &mut |id| live(id));
-        walked.map_err(|error| match error.kind() {
-            Kind::NotFound => Error::new(Kind::Corrupt, format!("cannot tell which chunks are live: {error:#}; see 'gdo check'")),
-            _ => error,
-        })
+        let mut last = None;
+        let walked = read::for_each_id(&repo.store, &index, &mut |id| {
+            last = Some(id);
+            live(id)
+        });
+        match walked {
+            // What it leads to is with the holder that has it; what is promised here stays anyhow.
+            Err(error) if error.kind() == Kind::NotFound && holders::hold(repo, last.as_slice())?.contains(&true) => Ok(()),
+            Err(error) if error.kind() == Kind::NotFound => {
+                let what = format!("cannot tell which chunks are live: {error:#}; get it with 'gdo get', or see 'gdo check'");
+                Err(Error::new(Kind::Corrupt, what))
+            }
+            other => other,
+        }
     })
 }
