@@ -6,14 +6,19 @@ use super::Repo;
 use super::check::for_each_index;
 use super::holders::{self, Own};
 use super::remotes::{AT_ONCE, Got, get_wanted};
+use crate::durable;
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::{Entry, MAX_DEPTH, MAX_LIST_LEN, decode_list};
+use crate::git::quarantine::HOLDERS;
 use crate::id::ChunkId;
 use crate::placement::inquiry::Terms;
 use crate::placement::{Holder, HolderId, is_share};
 use crate::progress::Progress;
 use crate::remote::fetch::Wanted;
 use crate::remote::hosts::Hosts;
+
+/// The file in the state that tells when everything was here.
+const NOTE: &str = "synced";
 
 /// What a synchronisation did.
 #[derive(Debug, Default)]
@@ -65,7 +70,11 @@ pub fn sync(repo: &Repo, caller: Caller<'_>, hosts: &mut Hosts, progress: &Progr
         seen: HashSet::new(),
         held: BTreeSet::new(),
     };
-    share.get_all()?;
+    // Most of the time nothing changed, and then nothing has to be looked through.
+    match share.noted()? {
+        Some((n_share, n_surplus)) => (share.synced.n_share, share.synced.n_surplus) = (n_share, n_surplus),
+        None => share.get_all()?,
+    }
     let Share { mut synced, holders, held, .. } = share;
     let mut own = Own::open(repo)?;
     let is_here = |id: &ChunkId| repo.store.contains(id).unwrap_or(true);
@@ -96,6 +105,35 @@ struct Share<'a, 'b> {
 }
 
 impl Share<'_, '_> {
+    /// Returns what was counted when the last synchronisation had everything, if nothing is different by now.
+    fn noted(&self) -> Result<Option<(u64, u64)>> {
+        let Some(note) = durable::read_if_there(&self.repo.places.state.join(NOTE))? else { return Ok(None) };
+        let note = String::from_utf8_lossy(&note).into_owned();
+        let mut numbers = note.split_whitespace().filter_map(|word| word.parse().ok());
+        let (Some(n_share), Some(n_surplus)) = (numbers.next(), numbers.next()) else { return Ok(None) };
+        Ok((note == self.note(n_share, n_surplus)?).then_some((n_share, n_surplus)))
+    }
+
+    /// Returns the note: the two counts, and a hash of them and of all that they depend on.
+    fn note(&self, n_share: u64, n_surplus: u64) -> Result<String> {
+        let counts = format!("{n_share} {n_surplus}");
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(counts.as_bytes());
+        for line in self.repo.git.run(&["for-each-ref", "--format=%(refname) %(objectname)"])?.split(|&b| b == b'\n') {
+            // Each record is new; of what they say only this counts here.
+            if !line.starts_with(HOLDERS.as_bytes()) {
+                hasher.update(line).update(b"\n");
+            }
+        }
+        let mut holders = self.holders.clone();
+        holders.sort_by_key(|holder| holder.id);
+        hasher.update(format!("{holders:?} {}", self.terms.copies).as_bytes());
+        hasher.update(&self.repo.store.version()?);
+        // What lapses may be of the share again.
+        hasher.update(&[u8::from(self.lapsing()?.is_empty())]);
+        Ok(format!("{counts} {}\n", hasher.finalize().to_hex()))
+    }
+
     fn get_all(&mut self) -> Result<()> {
         let lapsing: HashSet<ChunkId> = self.lapsing()?;
         // Each round brings the lists that tell what the next one has to bring.
@@ -113,7 +151,12 @@ impl Share<'_, '_> {
                 break;
             }
         }
-        self.count()
+        self.count()?;
+        let path = self.repo.places.state.join(NOTE);
+        match self.synced.got.n_missing == 0 && self.lapsing()?.is_empty() {
+            true => durable::publish(&path, self.note(self.synced.n_share, self.synced.n_surplus)?.as_bytes(), 0o600),
+            false => durable::remove(&path),
+        }
     }
 
     fn lapsing(&self) -> Result<HashSet<ChunkId>> {

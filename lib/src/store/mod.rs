@@ -220,6 +220,12 @@ impl Store {
         Ok(stats)
     }
 
+    /// Returns what is another one when chunks came or went.
+    pub fn version(&self) -> Result<Vec<u8>> {
+        let path = self.layout().list();
+        Ok(durable::read_if_there(&path).context(|| format!("cannot read '{}'", path.display()))?.unwrap_or_default())
+    }
+
     /// Hands every chunk to `take`, once, ascending, from the index of this moment.
     pub fn for_each_chunk(&self, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
         self.refresh()?;
