@@ -668,7 +668,7 @@ impl Run<'_> {
                 Ok(bytes.len() as u64)
             }
             Content::Large(index) => {
-                read::write_to_file(&self.repo.store, index, file, old, self.repo.settings.n_threads, self.progress)?;
+                read::write_to_file(&self.repo.chunks, index, file, old, self.repo.settings.n_threads, self.progress)?;
                 Ok(index.size)
             }
             Content::Link(_) | Content::Node => Ok(0),

@@ -6,6 +6,7 @@
 //! The packs are the truth. The index is derived from them, and a wrong one costs time, never correctness: each read checks
 //! the record in the pack, and each removal the pack's own table.
 
+mod cache;
 mod check;
 pub mod decode;
 mod gc;
@@ -21,7 +22,7 @@ mod writer;
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
 
+pub use cache::{Cache, CacheWriter, Local, MIN_QUOTA};
 pub use check::Finding;
 pub use gc::{GcOptions, GcReport, Live};
 pub use lease::Lease;
@@ -59,6 +61,8 @@ struct Inner {
     open_packs: Mutex<Vec<(PackId, Arc<File>)>>,
     /// Whether nothing is made anew, however wrong it is.
     is_read_only: bool,
+    /// Packs whose use was noted, where it is.
+    used: Option<Mutex<HashSet<PackId>>>,
 }
 
 /// What is done with a record and what the index says of it.
@@ -104,15 +108,20 @@ impl Store {
 
     /// Opens the store in `dir`. Reads one small file; the index is loaded by the first lookup.
     pub fn open(dir: &Path) -> Result<Self> {
-        Self::open_as(dir, false)
+        Self::open_as(dir, false, false)
+    }
+
+    /// Opens the store in `dir` so that the first read from each pack makes its time of change that of the read.
+    fn open_noting_use(dir: &Path) -> Result<Self> {
+        Self::open_as(dir, false, true)
     }
 
     /// Opens the store in `dir` for lookups that write nothing: a damaged index is an error, and a chunk that it lacks is not there.
     pub fn open_to_read(dir: &Path) -> Result<Self> {
-        Self::open_as(dir, true)
+        Self::open_as(dir, true, false)
     }
 
-    fn open_as(dir: &Path, is_read_only: bool) -> Result<Self> {
+    fn open_as(dir: &Path, is_read_only: bool, notes_use: bool) -> Result<Self> {
         let layout = Layout { root: dir.to_owned() };
         let what = || format!("cannot open chunk store '{}'", dir.display());
         let mut format = Vec::new();
@@ -122,8 +131,15 @@ impl Store {
         let file = durable::open(&layout.format()).context(no_format).context(what)?;
         std::io::Read::read_to_end(&mut std::io::Read::take(file, 256), &mut format).context(what)?;
         decode_format(&format).context(what)?;
-        let inner =
-            Inner { layout, index: RwLock::default(), rebuilding: Mutex::default(), open_packs: Mutex::default(), is_read_only };
+        let used = notes_use.then(Mutex::default);
+        let inner = Inner {
+            layout,
+            index: RwLock::default(),
+            rebuilding: Mutex::default(),
+            open_packs: Mutex::default(),
+            is_read_only,
+            used,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -354,7 +370,18 @@ impl Store {
             }?;
             take(record, &entry)
         })
-        .context(what)
+        .context(what)?;
+        self.note_use(place.pack, &path);
+        Ok(())
+    }
+
+    /// Notes that a pack was of use, where that is noted; that it cannot be noted only makes it look older.
+    fn note_use(&self, pack: PackId, path: &Path) {
+        if let Some(used) = &self.inner.used
+            && used.lock().unwrap_or_else(PoisonError::into_inner).insert(pack)
+        {
+            let _ = durable::touch_unsynced(path);
+        }
     }
 
     /// Says whether the index was right about where the chunk lies; if not, a better one is loaded.

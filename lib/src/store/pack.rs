@@ -296,6 +296,21 @@ impl<'a> Record<'a> {
         unpack(bytes, &entry, plain)?;
         Ok(Self { header, stored: &bytes[RECORD_HEADER_LEN..] })
     }
+
+    /// Returns which chunk it is.
+    pub fn id(&self) -> ChunkId {
+        self.header.id
+    }
+
+    /// Returns how many bytes it takes, compressed.
+    pub fn stored_len(&self) -> u64 {
+        self.stored.len() as u64
+    }
+
+    /// Returns how many bytes it takes in a store, with what is kept about it.
+    pub fn cost(&self) -> u64 {
+        (self.stored.len() + RECORD_HEADER_LEN + TOC_ENTRY_LEN + super::segment::ENTRY_LEN) as u64
+    }
 }
 
 /// Returns the first 16 bytes of BLAKE3 of `stored`.
