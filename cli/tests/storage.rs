@@ -240,3 +240,71 @@ fn a_file_larger_than_the_disk_is_streamed_within_a_bound_of_memory() {
         assert_eq!(client.sh("sha256sum <../out/large"), sum);
     }
 }
+
+#[test]
+fn a_file_that_is_its_own_store_takes_no_space_twice_and_is_verified_at_each_read() {
+    let key = Key::new();
+    let server = Server::new(&key);
+    let world = &server.world;
+    noise(world, "large", 1, 6 << 20);
+    world.sh("cp large ../v1; gdo add --reference large; gdo commit -q -m v1; gdo check --data; gdo status --exit-code");
+    assert!(size(world, "packs") == 0 && size(world, "references") < 64 << 10);
+    world.sh("gdo cat HEAD:large | cmp - ../v1; gdo restore --target ../out; cmp ../out/large ../v1");
+    // Touched, and moved away and back, it is the same; and it stays its own store.
+    world.sh("touch large; mv large x; cp x large; rm x; gdo snapshot -q; gdo check --data");
+    assert_eq!(size(world, "packs"), 0);
+    // Others get it from there.
+    let leaf = client(&server, &key, "holder", None);
+    leaf.ok(&["get", "--source", "a/main"]);
+    leaf.ok(&["restore", "--source", "a/main"]);
+    assert_eq!(bytes(&leaf, "large"), bytes(world, "../v1"));
+    // What was changed in it is lost, said so, and never read for what it was.
+    world.sh("printf x | dd of=large bs=1 seek=3000000 conv=notrunc status=none");
+    let run = world.gdo(&["check", "--data"]);
+    assert!(run.code == 8 && run.out.contains("was changed") && run.out.contains("put the file back"), "{}", run.out);
+    let run = world.gdo(&["restore", "--target", "../out2"]);
+    assert!(run.code == 8 && run.err.contains("its own store was changed") && !world.exists("../out2/large"), "{}", run.err);
+    let poor = client(&server, &key, "none", None);
+    assert_eq!(poor.gdo(&["restore", "--source", "a/main"]).code, 3);
+    world.sh("truncate -s 1M large");
+    assert_eq!((world.gdo(&["check"]).code, world.gdo(&["cat", "HEAD:large"]).code), (8, 8));
+    world.sh("rm large");
+    assert_eq!((world.gdo(&["check"]).code, world.gdo(&["cat", "HEAD:large"]).code), (8, 9));
+    world.sh("cp ../v1 large; gdo check --data");
+    // When nothing refers to it any more, neither do we.
+    world.sh("gdo rm -q --cached large; gdo commit -q -m gone; gdo git reflog expire --expire=now --all; \
+        gdo git update-ref refs/heads/main HEAD; gdo check --data");
+    assert!(world.exists("large"));
+}
+
+#[test]
+fn before_a_file_that_is_its_own_store_goes_its_content_is_kept_elsewhere() {
+    let world = World::new();
+    noise(&world, "large", 1, 3 << 20);
+    world.sh("cp large ../v1; gdo snapshot -q .");
+    noise(&world, "large", 2, 3 << 20);
+    world.sh("cp large ../v2; gdo add --reference large; gdo commit -q -m v2");
+    assert!(size(&world, "packs") < 4 << 20, "the new one is only in the file");
+    world.sh("gdo restore --source HEAD~1; cmp large ../v1; gdo check --data; gdo restore; cmp large ../v2");
+    for (undo, gone) in
+        [("rm -f", "gdo rm -q large"), ("true", "ln -f ../v1 other; gdo snapshot -q; rm -f large; ln other large")]
+    {
+        world.sh(&format!("gdo restore; gdo add --reference large; {undo} other"));
+        world.sh(gone);
+        world.sh("gdo restore --source HEAD; cmp large ../v2; gdo check --data");
+    }
+}
+
+#[test]
+fn a_file_larger_than_the_free_disk_is_its_own_store_and_stays_while_there_is_no_room_for_it() {
+    let world = World::new();
+    let Some(_small) = Small::mount(&world, "../small", "8M") else { return };
+    let run = |script: &str| world.sh(&format!("cd ../small; {script}"));
+    noise(&world, "../small/large", 1, 6 << 20);
+    run(
+        "gdo init -q; gdo add large >/dev/null 2>&1 || test $? = 4; gdo add --reference large; gdo commit -q -m big; gdo check --data",
+    );
+    let refused = run("gdo rm large 2>&1 || echo code $?");
+    assert!(refused.contains("code 65") && refused.contains("it is its own store, and there is no room"), "{refused}");
+    run("gdo restore; gdo check --data; gdo cat HEAD:large | cmp - large");
+}

@@ -233,6 +233,11 @@ pub fn make_private(path: &Path) -> Result<()> {
 
 const NO_SYMLINK: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
 
+/// Returns once the content of `file` would survive a power cut.
+pub fn sync_file(file: &File) -> Result<()> {
+    Ok(file.sync_all()?)
+}
+
 /// Returns once the names in the directory `path` would survive a power cut.
 pub fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).context(|| format!("cannot sync directory '{}'", path.display()))

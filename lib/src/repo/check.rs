@@ -55,6 +55,21 @@ pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Fi
             remedy: found.remedy.into(),
         });
     }
+    let references =
+        repo.chunks.local().references().store()?.map(|references| references.check(read_data, progress)).transpose()?;
+    findings.extend(
+        references.into_iter().flatten().map(|found| Finding {
+            what: found.file.display().to_string(),
+            offset: found.offset,
+            problem: match found.chunk {
+                Some(chunk) => format!("{} (chunk {chunk})", found.problem),
+                None => found.problem,
+            },
+            remedy:
+                "put the file back as it was, or 'gdo get' its content from another host; 'gdo snapshot' takes it as it is now"
+                    .into(),
+        }),
+    );
     let cache = repo.chunks.local().cache();
     let cached = cache.store().map(|cache| cache.check(read_data, progress)).transpose()?;
     findings.extend(cached.into_iter().flatten().map(|found| Finding {

@@ -80,6 +80,10 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<Cleaned> {
         live(take)
     };
     cleaned.report = repo.store.gc(&mut live_or_promised, options, progress)?;
+    if let Some(references) = repo.chunks.local().references().store()? {
+        // What is listed there lies elsewhere: a pack goes when all of it is dead.
+        references.gc(&mut live, GcOptions { max_dead_ratio: 1.0, ..options }, progress)?;
+    }
     match repo.settings.policy {
         Policy::Cache(quota) if !what.dry_run => drop(repo.chunks.local().cache().shrink(quota)?),
         Policy::None if !what.dry_run => drop(repo.chunks.local().cache().shrink(0)?),

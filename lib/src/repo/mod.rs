@@ -41,8 +41,8 @@ use crate::git::{
     CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, IndexStamp, Kept, Objects, Oid, PackWriter, name, write_tree,
 };
 use crate::metadata::DirMetadata;
-use crate::safepath::{self, FileKind};
-use crate::store::{Local, MIN_QUOTA, Store};
+use crate::safepath::{self, Dir, FileKind};
+use crate::store::{Local, MIN_QUOTA, Referenced, Store, WriteOptions};
 
 pub use attributes::Attributes;
 use witness::Witnessed;
@@ -459,6 +459,22 @@ impl Repo {
         index.lookup(&name::stored_path(path)).is_some()
             || scan::recorded_below(index, path).iter().any(|range| !range.is_empty())
             || is_node()
+    }
+
+    /// Keeps in the store what lies in the file `name` of `dir`, if that is one of those that are their own store; an error means that it must stay.
+    fn spare(&self, referenced: &Referenced, dir: &Dir, name: &[u8]) -> Result<()> {
+        if referenced.is_empty() || dir.stat(name)?.is_none_or(|stat| stat.kind != FileKind::File) {
+            return Ok(());
+        }
+        let options = WriteOptions { level: self.settings.level };
+        let kept = referenced.spare(&dir.open_file(name)?, self.chunks.local().references(), &self.store, options);
+        kept.map_err(|error| match error.kind() {
+            Kind::NoSpace => error.with_kind(Kind::Refused).wrap(
+                "it is its own store, and there is no room to keep elsewhere what lies in it; make room for the chunk store, or move the file out of \
+                 the way yourself: what no other host got before is lost then",
+            ),
+            _ => error.wrap("it is its own store, and what lies in it cannot be kept elsewhere"),
+        })
     }
 
     /// Returns the length of a stored file's content in bytes; `None` for what has none.

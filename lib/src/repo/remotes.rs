@@ -441,7 +441,7 @@ impl Round<'_, '_> {
     fn has(&self, id: &ChunkId) -> Result<bool> {
         let repo = self.run.repo;
         match repo.settings.policy {
-            Policy::Holder => repo.store.contains(id),
+            Policy::Holder => Ok(repo.store.contains(id)? || repo.chunks.local().is_in_a_file(id)?),
             _ => repo.chunks.local().contains(id),
         }
     }

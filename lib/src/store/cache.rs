@@ -5,11 +5,12 @@
 //! their last use.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::{Record, Store, WriteOptions, Writer};
+use super::{Record, References, Store, WriteOptions, Writer};
 use crate::durable::{self, Lock};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
 
 /// The smallest quota that makes sense, in bytes.
@@ -141,11 +142,14 @@ impl CacheWriter {
     }
 }
 
-/// All chunks that are on this host: those that it holds, and those in its cache.
+/// All chunks that are on this host: those that it holds, those that lie in files of the work tree, and those in its cache.
 pub struct Local {
     /// Those that it holds.
     pub store: Store,
+    references: References,
     cache: Cache,
+    /// Whether something may be found elsewhere than in the store, so that it pays to look before reading.
+    has_more: AtomicBool,
 }
 
 impl Local {
@@ -156,13 +160,20 @@ impl Local {
 
     /// Returns `store` and what belongs to it.
     pub fn of(store: Store) -> Self {
-        let cache = Cache::of(&store.layout().root, store.inner.is_read_only);
-        Self { store, cache }
+        let (dir, is_read_only) = (store.layout().root.clone(), store.inner.is_read_only);
+        let (references, cache) = (References::of(&dir, is_read_only), Cache::of(&dir, is_read_only));
+        let has_more = AtomicBool::new(cache.store().is_some() || !matches!(references.store(), Ok(None)));
+        Self { store, references, cache, has_more }
     }
 
     /// Opens the chunk store in `dir` and what belongs to it for lookups that write nothing.
     pub fn open_to_read(dir: &Path) -> Result<Self> {
         Ok(Self::of(Store::open_to_read(dir)?))
+    }
+
+    /// Returns what lies in files that are their own store.
+    pub fn references(&self) -> &References {
+        &self.references
     }
 
     /// Returns what came from other hosts and may go at any time.
@@ -172,17 +183,31 @@ impl Local {
 
     /// Says whether the chunk is here, without reading it.
     pub fn contains(&self, id: &ChunkId) -> Result<bool> {
-        Ok(self.store.contains(id)? || self.cached(id).is_some())
+        Ok(self.store.contains(id)? || self.referenced(id)?.is_some() || self.cached(id).is_some())
+    }
+
+    /// Says whether the chunk lies in a file that is its own store.
+    pub fn is_in_a_file(&self, id: &ChunkId) -> Result<bool> {
+        Ok(self.referenced(id)?.is_some())
+    }
+
+    /// Returns the references if the chunk is among them.
+    fn referenced(&self, id: &ChunkId) -> Result<Option<&Store>> {
+        let Some(references) = self.references.store()? else { return Ok(None) };
+        Ok(references.contains(id)?.then_some(references))
     }
 
     /// Returns the cache if it has the chunk; what is wrong with it is no matter, since nothing is lost with it.
     fn cached(&self, id: &ChunkId) -> Option<&Store> {
-        self.cache.store().filter(|cache| cache.contains(id).unwrap_or(false))
+        let cache = self.cache.store().filter(|cache| cache.contains(id).unwrap_or(false));
+        self.has_more.fetch_or(cache.is_some(), Ordering::Relaxed);
+        cache
     }
 
     /// Replaces `out` by the plain bytes of a chunk, which is refused if it is longer than `max_len`.
     pub fn read_into(&self, id: &ChunkId, out: &mut Vec<u8>, max_len: usize) -> Result<()> {
-        self.or_cached(id, self.store.read_into(id, out, max_len), |cache| cache.read_into(id, out, max_len))
+        let read = self.held(id, |store| store.read_into(id, out, max_len));
+        self.or_elsewhere(id, read, |other| other.read_into(id, out, max_len))
     }
 
     /// Returns the plain bytes of a chunk, which is refused if it is longer than `max_len`.
@@ -193,16 +218,29 @@ impl Local {
 
     /// Returns the record of a chunk, as [`Store::read_record`] does.
     pub fn read_record(&self, id: &ChunkId) -> Result<Vec<u8>> {
-        self.or_cached(id, self.store.read_record(id), |cache| cache.read_record(id))
+        self.or_elsewhere(id, self.held(id, |store| store.read_record(id)), |other| other.read_record(id))
     }
 
-    /// Looks into the cache where the store has no good copy.
-    fn or_cached<T>(&self, id: &ChunkId, read: Result<T>, from_cache: impl FnOnce(&Store) -> Result<T>) -> Result<T> {
-        match read {
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => {
-                self.cached(id).and_then(|cache| from_cache(cache).ok()).ok_or(error)
-            }
-            other => other,
+    /// Reads from the store. To find out for certain that it does not have a chunk takes it long, so it is asked first where that is to be expected.
+    fn held<T>(&self, id: &ChunkId, read: impl FnOnce(&Store) -> Result<T>) -> Result<T> {
+        match self.has_more.load(Ordering::Relaxed) && !self.store.contains(id)? {
+            true => Err(Error::new(Kind::NotFound, format!("chunk '{id}' is not present"))),
+            false => read(&self.store),
         }
+    }
+
+    /// Looks into the files of the work tree and into the cache where the store has no good copy.
+    fn or_elsewhere<T>(&self, id: &ChunkId, read: Result<T>, mut from: impl FnMut(&Store) -> Result<T>) -> Result<T> {
+        let mut error = match read {
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => error,
+            other => return other,
+        };
+        if let Some(references) = self.referenced(id)? {
+            match from(references) {
+                Err(worse) => error = worse,
+                read => return read,
+            }
+        }
+        self.cached(id).and_then(|cache| from(cache).ok()).ok_or(error)
     }
 }

@@ -160,6 +160,19 @@ impl Store {
         self.disk_bytes()
     }
 
+    /// Removes `gone`, whatever is in them. Fails with [`Kind::Locked`] while anyone holds a lease.
+    pub(super) fn remove_packs(&self, gone: &[PackId]) -> Result<()> {
+        let _one = self.removal_lock()?;
+        let _alone = exclude_leases(self.layout())?;
+        let view = self.view()?;
+        let dead: Vec<PackOnDisk> = view.packs.iter().filter(|pack| gone.contains(&pack.id)).copied().collect();
+        if !dead.is_empty() {
+            self.remove(&view, &dead, &[])?;
+            self.forget_loaded();
+        }
+        Ok(())
+    }
+
     /// Keeps everyone out while the lock is held, for whoever removes the store itself.
     pub(super) fn alone(&self) -> Result<Lock> {
         exclude_leases(self.layout())

@@ -13,6 +13,7 @@ mod gc;
 mod index;
 mod lease;
 mod pack;
+mod reference;
 #[cfg(test)]
 mod scale;
 mod segment;
@@ -37,6 +38,7 @@ pub use check::Finding;
 pub use gc::{GcOptions, GcReport, Live};
 pub use lease::Lease;
 pub use pack::{MAX_CHUNK, Record};
+pub use reference::{FileReferences, ReferenceWriter, Referenced, References};
 pub use writer::{Put, WriteOptions, WriteStats, Writer};
 
 use index::Index;
@@ -58,11 +60,43 @@ struct Inner {
     index: RwLock<Option<Arc<Index>>>,
     rebuilding: Mutex<()>,
     /// Most recently used last.
-    open_packs: Mutex<Vec<(PackId, Arc<File>)>>,
+    open_packs: Mutex<Vec<(PackId, Arc<OpenPack>)>>,
     /// Whether nothing is made anew, however wrong it is.
     is_read_only: bool,
     /// Packs whose use was noted, where it is.
     used: Option<Mutex<HashSet<PackId>>>,
+}
+
+/// A pack that is being read.
+struct OpenPack {
+    /// The pack, or, of a reference pack, the file that it is about.
+    file: File,
+    /// Of a reference pack, where in the file its offsets count from.
+    base: Option<u64>,
+}
+
+impl OpenPack {
+    fn open(path: &Path) -> Result<Self> {
+        let file = durable::open(path)?;
+        let mut magic = [0; 8];
+        let n = file.read_at(&mut magic, 0)?;
+        if !reference::is_reference(&magic[..n]) {
+            return Ok(Self { file, base: None });
+        }
+        let pack = reference::read(path)?;
+        Ok(Self { file: pack.open_file()?, base: Some(pack.base) })
+    }
+
+    /// Reads the record of `entry`; that of a chunk which lies elsewhere is put together and verified.
+    fn read(&self, entry: &TocEntry, record: &mut [u8]) -> Result<()> {
+        if let Some(base) = self.base {
+            return reference::read_record(&self.file, base + u64::from(entry.offset), entry, record);
+        }
+        match self.file.read_exact_at(record, entry.offset.into()) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(pack::corrupt("the pack ends before")),
+            other => Ok(other?),
+        }
+    }
 }
 
 /// What is done with a record and what the index says of it.
@@ -364,10 +398,7 @@ impl Store {
         let entry = TocEntry { id: *id, offset: place.offset, stored_len: place.stored_len, plain_len: place.plain_len };
         let file = self.open_pack(place.pack, &path).context(what)?;
         with_scratch(entry.record_len(), |record| {
-            match file.read_exact_at(record, place.offset.into()) {
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(pack::corrupt("the pack ends before")),
-                other => Ok(other?),
-            }?;
+            file.read(&entry, record)?;
             take(record, &entry)
         })
         .context(what)?;
@@ -414,13 +445,13 @@ impl Store {
     }
 
     /// Opens a pack, or takes it from the few that are open.
-    fn open_pack(&self, id: PackId, path: &Path) -> Result<Arc<File>> {
+    fn open_pack(&self, id: PackId, path: &Path) -> Result<Arc<OpenPack>> {
         let mut open = self.inner.open_packs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(i) = open.iter().rposition(|(pack, _)| *pack == id) {
             let used = open.remove(i);
             open.push(used);
         } else {
-            let file = Arc::new(durable::open(path)?);
+            let file = Arc::new(OpenPack::open(path)?);
             if open.len() == OPEN_PACKS {
                 open.remove(0);
             }

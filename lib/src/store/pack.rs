@@ -313,6 +313,13 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Returns the header of the record of a chunk that is stored as it is.
+pub(super) fn plain_header(entry: &TocEntry) -> [u8; RECORD_HEADER_LEN] {
+    let checksum = entry.id.as_bytes()[..16].try_into().expect("BUG: 16 of 32 bytes");
+    let (plain_len, stored_len) = (entry.plain_len, entry.plain_len);
+    RecordHeader { id: entry.id, codec: Codec::Plain, plain_len, stored_len, checksum }.encode()
+}
+
 /// Returns the first 16 bytes of BLAKE3 of `stored`.
 pub(super) fn checksum(stored: &[u8]) -> [u8; 16] {
     blake3::hash(stored).as_bytes()[..16].try_into().expect("BUG: 16 of 32 bytes")
