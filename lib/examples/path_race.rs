@@ -362,7 +362,7 @@ impl Drop for Watchdog {
 
 fn options() -> ScanOptions {
     let excludes = Excludes::new(ExcludeOptions::default(), Path::new("/nonexistent")).unwrap();
-    ScanOptions { scope: Scope::Paths(vec![Vec::new()]), excludes, one_file_system: false }
+    ScanOptions { scope: Scope::Paths(vec![Vec::new()]), excludes, one_file_system: false, by_reference: false }
 }
 
 /// Stores everything anew, as the first `add` does, into one pack.

@@ -211,6 +211,13 @@ pub fn truncate_unsynced(path: &Path, len: u64) -> Result<()> {
     file.set_len(len).context(what)
 }
 
+/// Gives the file `path` the present time as that of its last change; nothing is synced.
+pub fn touch_unsynced(path: &Path) -> Result<()> {
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+    Ok(rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
 /// Makes the file `path` empty, and makes it if it is missing; nothing is synced.
 pub fn empty_unsynced(path: &Path) -> Result<()> {
     let mut options = File::options();
@@ -225,6 +232,11 @@ pub fn make_private(path: &Path) -> Result<()> {
 }
 
 const NO_SYMLINK: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
+
+/// Returns once the content of `file` would survive a power cut.
+pub fn sync_file(file: &File) -> Result<()> {
+    Ok(file.sync_all()?)
+}
 
 /// Returns once the names in the directory `path` would survive a power cut.
 pub fn sync_dir(path: &Path) -> Result<()> {

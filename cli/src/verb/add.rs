@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use git_devops::error::Result;
-use git_devops::repo::scan::{Scope, Sink, scan};
+use git_devops::repo::scan::{ScanOptions, Scope, Sink, scan};
 use git_devops::repo::stage;
 
 use super::changes::{preview, report};
@@ -20,6 +20,11 @@ pub struct AddArgs {
     /// Tell what would be staged, and stage nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// Leave the content of large files where it is: they become their own store, and take no space a second time
+    ///
+    /// For files that do not change. What is in one is lost with it, unless another host got it before.
+    #[arg(long)]
+    reference: bool,
     #[command(flatten)]
     scan: ScanArgs,
 }
@@ -28,7 +33,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AddArgs) -> Result<()> {
     let repo = global.repo()?;
     let paths = global.work_paths(&repo.places, &args.paths)?;
     check_paths(&repo, &paths)?;
-    let options = args.scan.options(&repo, Scope::Paths(paths))?;
+    let options = ScanOptions { by_reference: args.reference, ..args.scan.options(&repo, Scope::Paths(paths))? };
     let progress = ui.progress();
     progress.stage("adding", 0, 0);
     if args.dry_run {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use git_devops::error::{Error, Result};
+use git_devops::remote::fetch::Served;
 use git_devops::remote::hosts::Hosts;
 use git_devops::remote::ssh::Remote;
 use git_devops::repo::Repo;
@@ -107,9 +108,7 @@ pub fn fetch_all(ui: &mut Ui, repo: &Repo, hosts: &Hosts) {
 /// Names the hosts that were given up.
 pub fn tell_failures(got: &Got) {
     for (name, share) in &got.hosts {
-        if let Some(failure) = &share.failure {
-            complain(format_args!("warning: '{name}' was given up: {}", shown(format!("{failure:#}").as_bytes())));
-        }
+        tell_given_up(name, &share.failure);
     }
 }
 
@@ -140,6 +139,9 @@ pub fn tell(ui: &mut Ui, got: &Got, warnings: &[Value]) -> Result<()> {
     if got.n_unreadable > 0 {
         ui.exit_with(exit::PARTIAL);
     }
+    if got.n_left_out > 0 {
+        ui.note("the cache is full: what is not in it comes when 'gdo restore' or 'gdo cat' needs it")?;
+    }
     if got.n_missing > 0 {
         ui.exit_with(exit::PARTIAL);
         let n = got.n_missing;
@@ -152,6 +154,39 @@ pub fn tell(ui: &mut Ui, got: &Got, warnings: &[Value]) -> Result<()> {
 pub fn tell_failure(ui: &mut Ui, error: &Error) {
     ui.exit_with(exit::PARTIAL);
     complain(format_args!("warning: {}", shown(format!("{error:#}").as_bytes())));
+}
+
+/// Opens the repository that the call means, so that chunks which are not here come from its remotes.
+pub fn repo_within_reach(global: &GlobalArgs, keeps: bool) -> Result<Repo> {
+    let mut repo = global.repo()?;
+    remotes::reach(&mut repo, &scratch(), keeps)?;
+    Ok(repo)
+}
+
+/// Ends the connections of such a repository, and says what went wrong with them; returns what came from where.
+pub fn finish(repo: &Repo) -> Vec<Served> {
+    let came = repo.chunks.finish();
+    for error in &came.unreached {
+        complain(format_args!("warning: {}", shown(format!("{error:#}").as_bytes())));
+    }
+    for host in &came.hosts {
+        tell_given_up(&host.name, host.failure.as_ref());
+    }
+    if came.n_damaged > 0 {
+        let n = came.n_damaged;
+        complain(format_args!("warning: {n} chunks are damaged here, and others were asked for them; see 'gdo check --data'"));
+    }
+    if let Some(error) = &came.not_kept {
+        let error = format!("{error:#}");
+        complain(format_args!("warning: not all that came could be kept here: {}", shown(error.as_bytes())));
+    }
+    came.hosts
+}
+
+fn tell_given_up<'a>(name: &str, failures: impl IntoIterator<Item = &'a Error>) {
+    for failure in failures {
+        complain(format_args!("warning: '{name}' was given up: {}", shown(format!("{failure:#}").as_bytes())));
+    }
 }
 
 /// Returns a directory whose path is short enough for a socket in it.

@@ -6,6 +6,7 @@ use git_devops::error::Result;
 use git_devops::repo::gc::{CleanUp, Cleaned, gc};
 use serde_json::json;
 
+use super::fetch::{finish, repo_within_reach};
 use crate::places::{GlobalArgs, moment, plain};
 use crate::ui::{Ui, bytes, time};
 
@@ -27,12 +28,14 @@ pub struct GcArgs {
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GcArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = repo_within_reach(global, false)?;
     let progress = ui.progress();
     let cwd = global.cwd()?;
     let forget: Vec<PathBuf> = args.forget.iter().map(|dir| plain(&cwd.join(dir))).collect();
     let what = CleanUp { prune: args.prune.clone(), forget, dry_run: args.dry_run, now: moment().wall };
-    let Cleaned { report, n_lapsing, due } = gc(&repo, &what, &progress)?;
+    let cleaned = gc(&repo, &what, &progress);
+    finish(&repo);
+    let Cleaned { report, n_lapsing, due } = cleaned?;
     ui.warnings();
     let freed = report.removed_bytes.saturating_sub(report.copied_bytes);
     ui.json(|| {

@@ -48,7 +48,7 @@ impl ScanArgs {
             larger_than: self.exclude_larger_than,
         };
         let excludes = Excludes::new(options, &repo.places.git_dir.join("info/exclude"))?;
-        Ok(ScanOptions { scope, excludes, one_file_system: self.one_file_system })
+        Ok(ScanOptions { scope, excludes, one_file_system: self.one_file_system, by_reference: false })
     }
 }
 

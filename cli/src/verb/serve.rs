@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use git_devops::error::{Error, Result};
 use git_devops::git::Git;
 use git_devops::remote::{serve, wire};
-use git_devops::store::Store;
+use git_devops::store::Local;
 
 use crate::exit;
 use crate::places::{GlobalArgs, moment};
@@ -34,8 +34,8 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, _: &ServeArgs) -> Result<()> {
         return upload_pack(ui, &git);
     }
     places.store = places.configured_store(&config);
-    let store = Store::open_to_read(&places.store)?;
-    let served = serve::Served::new(&store, &|| moment().wall);
+    let local = Local::open_to_read(&places.store)?;
+    let served = serve::Served::new(&local, &|| moment().wall);
     serve::serve(&served, std::io::stdin().as_fd(), std::io::stdout().as_fd())
 }
 

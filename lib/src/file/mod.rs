@@ -4,4 +4,5 @@
 
 pub mod index;
 pub mod read;
+pub mod source;
 pub mod write;

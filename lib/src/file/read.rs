@@ -1,17 +1,18 @@
 //! From a chunk index back to the file: every chunk verified before a byte of it goes anywhere.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel as channel;
 
 use super::index::{ChunkIndex, Entry, MAX_CHUNK_LEN, MAX_DEPTH, MAX_LIST_LEN, decode_list};
+use super::source::ChunkSource;
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::id::ChunkId;
 use crate::progress::Progress;
-use crate::store::Store;
 
 /// Files of this many bytes or more are put together by several threads.
 const PARALLEL_FROM: u64 = 4 << 20;
@@ -30,32 +31,32 @@ pub struct Extent {
     pub chunk: Option<ChunkId>,
 }
 
-/// Hands all extents of a file to `take`, in order, reading lists from `store` as they come.
-pub fn for_each_extent(store: &Store, index: &ChunkIndex, take: &mut dyn FnMut(Extent) -> Result<()>) -> Result<()> {
-    walk(store, &index.entries, &mut 0, 0, &mut |_| Ok(()), take)
+/// Hands all extents of a file to `take`, in order, reading lists from `source` as they come.
+pub fn for_each_extent(source: &ChunkSource, index: &ChunkIndex, take: &mut dyn FnMut(Extent) -> Result<()>) -> Result<()> {
+    walk(source, &index.entries, &mut 0, 0, &mut |_| Ok(()), take)
 }
 
 /// Hands every id that the file needs to `take`: lists and chunks, in no promised order.
-pub fn for_each_id(store: &Store, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
+pub fn for_each_id(source: &ChunkSource, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
     let taken = std::cell::RefCell::new(take);
-    walk(store, &index.entries, &mut 0, 0, &mut |id| (taken.borrow_mut())(id), &mut |extent| match extent.chunk {
+    walk(source, &index.entries, &mut 0, 0, &mut |id| (taken.borrow_mut())(id), &mut |extent| match extent.chunk {
         Some(id) => (taken.borrow_mut())(id),
         None => Ok(()),
     })
 }
 
 /// Hands every chunk of the file's content to `take`, in the order of the file, lists left out.
-pub fn for_each_chunk(store: &Store, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
-    walk(store, &index.entries, &mut 0, 0, &mut |_| Ok(()), &mut |extent| extent.chunk.map_or(Ok(()), &mut *take))
+pub fn for_each_chunk(source: &ChunkSource, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
+    walk(source, &index.entries, &mut 0, 0, &mut |_| Ok(()), &mut |extent| extent.chunk.map_or(Ok(()), &mut *take))
 }
 
 /// Hands every chunk that lists chunks of the file to `take`.
-pub fn for_each_list(store: &Store, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
-    walk(store, &index.entries, &mut 0, 0, take, &mut |_| Ok(()))
+pub fn for_each_list(source: &ChunkSource, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
+    walk(source, &index.entries, &mut 0, 0, take, &mut |_| Ok(()))
 }
 
 fn walk(
-    store: &Store,
+    source: &ChunkSource,
     entries: &[Entry],
     offset: &mut u64,
     depth: usize,
@@ -71,11 +72,11 @@ fn walk(
             Entry::Hole { .. } => None,
             Entry::List { id, len, lines } => {
                 list(id)?;
-                let text = store.read(&id, MAX_LIST_LEN)?;
+                let text = source.read(&id, MAX_LIST_LEN)?;
                 let inner = decode_list(&text, len, lines)
                     .map_err(|error| error.or_refused(Reason::Index))
                     .context(|| format!("cannot read chunk list '{id}'"))?;
-                walk(store, &inner, offset, depth + 1, list, take)?;
+                walk(source, &inner, offset, depth + 1, list, take)?;
                 continue;
             }
         };
@@ -85,61 +86,228 @@ fn walk(
     Ok(())
 }
 
+/// So many bytes that come from other hosts are waited for at once where a file is streamed, and so many pieces of the file.
+const WINDOW: u64 = 32 << 20;
+const MOST_PIECES: usize = 4096;
+
 /// Writes the whole file to `out`, holes as zeros; memory does not grow with the file.
-pub fn stream(store: &Store, index: &ChunkIndex, out: &mut dyn Write) -> Result<()> {
-    let mut buffer = Vec::new();
-    for_each_extent(store, index, &mut |extent| {
-        match extent.chunk {
-            Some(id) => {
-                read_chunk(store, id, extent.len, &mut buffer)?;
-                out.write_all(&buffer)?;
+pub fn stream(source: &ChunkSource, index: &ChunkIndex, out: &mut dyn Write) -> Result<()> {
+    let mut ahead = Ahead { source, out, pieces: VecDeque::new(), n_far: 0, buffer: Vec::new() };
+    for_each_extent(source, index, &mut |extent| ahead.push(extent))?;
+    ahead.drain(0)
+}
+
+/// A file on its way out: what has to come from other hosts is asked for early, and goes out in the order of the file.
+struct Ahead<'a> {
+    source: &'a ChunkSource,
+    out: &'a mut dyn Write,
+    pieces: VecDeque<(Extent, Option<Arc<Slot>>)>,
+    /// Bytes that are asked for, or have come, and are not yet out.
+    n_far: u64,
+    buffer: Vec<u8>,
+}
+
+/// Where a chunk is put that comes from another host.
+#[derive(Default)]
+struct Slot {
+    came: Mutex<Option<Result<Vec<u8>>>>,
+    wake: Condvar,
+}
+
+impl Slot {
+    fn put(&self, plain: Result<&[u8]>) {
+        *self.came.lock().unwrap_or_else(PoisonError::into_inner) = Some(plain.map(<[u8]>::to_vec));
+        self.wake.notify_all();
+    }
+
+    fn take(&self) -> Result<Vec<u8>> {
+        let mut came = self.came.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match came.take() {
+                Some(came) => return came,
+                None => came = self.wake.wait(came).unwrap_or_else(PoisonError::into_inner),
             }
-            None => {
-                let mut left = extent.len;
-                while left > 0 {
-                    let n = left.min(ZEROS as u64);
-                    out.write_all(&[0; ZEROS][..n as usize])?;
-                    left -= n;
+        }
+    }
+}
+
+impl Ahead<'_> {
+    fn push(&mut self, extent: Extent) -> Result<()> {
+        let far = match extent.chunk {
+            Some(id) if self.source.is_far(&id)? => Some(id),
+            _ => None,
+        };
+        let slot = far.map(|id| {
+            let slot = Arc::new(Slot::default());
+            let fills = Arc::clone(&slot);
+            self.source.want(&id, not_present(&id), move |plain| fills.put(plain));
+            self.n_far += extent.len;
+            slot
+        });
+        self.pieces.push_back((extent, slot));
+        self.drain(WINDOW)
+    }
+
+    /// Writes out the first pieces until at most `left` bytes are waited for.
+    fn drain(&mut self, left: u64) -> Result<()> {
+        let is_next_here = |pieces: &VecDeque<(Extent, Option<_>)>| pieces.front().is_some_and(|(_, slot)| slot.is_none());
+        while left == 0 || self.n_far > left || self.pieces.len() > MOST_PIECES || is_next_here(&self.pieces) {
+            let Some((extent, slot)) = self.pieces.pop_front() else { return Ok(()) };
+            match (slot, extent.chunk) {
+                (Some(slot), Some(id)) => {
+                    self.n_far -= extent.len;
+                    self.buffer = slot.take()?;
+                    check_len(&id, extent.len, self.buffer.len())?;
+                    self.out.write_all(&self.buffer)?;
                 }
+                (_, Some(id)) => {
+                    read_chunk(self.source, id, extent.len, &mut self.buffer)?;
+                    self.out.write_all(&self.buffer)?;
+                }
+                (_, None) => self.zeros(extent.len)?,
             }
         }
         Ok(())
-    })
+    }
+
+    fn zeros(&mut self, mut left: u64) -> Result<()> {
+        while left > 0 {
+            let n = left.min(ZEROS as u64);
+            self.out.write_all(&[0; ZEROS][..n as usize])?;
+            left -= n;
+        }
+        Ok(())
+    }
+}
+
+fn not_present(id: &ChunkId) -> Error {
+    Error::new(Kind::NotFound, format!("chunk '{id}' is not present"))
 }
 
 /// Writes the content into the empty file `out`, holes left as holes.
 ///
 /// `old` may be an earlier version of the file: what stands there at the same place is taken from it, after its hash was checked,
-/// so that chunks which are not in the store are not missed. The caller syncs.
+/// so that chunks which are not in the store are not missed. What is not on this host comes from others, and is written as it comes. The caller syncs.
 pub fn write_to_file(
-    store: &Store,
+    source: &ChunkSource,
     index: &ChunkIndex,
     out: &File,
     old: Option<&File>,
     n_threads: usize,
     progress: &Progress,
 ) -> Result<()> {
+    let from_afar = FromAfar::new(source, out, progress);
     let write = |extent: Extent, buffer: &mut Vec<u8>| -> Result<()> {
-        if let Some(id) = extent.chunk {
-            if !old.is_some_and(|old| read_old(old, extent, id, buffer)) {
-                read_chunk(store, id, extent.len, buffer)?;
+        let Some(id) = extent.chunk else { return Ok(()) };
+        if !old.is_some_and(|old| read_old(old, extent, id, buffer)) {
+            match source.read_here(&id, buffer, extent.len.min(MAX_CHUNK_LEN) as usize) {
+                Err(error) if source.may_come(&error) => return from_afar.want(extent, id, error),
+                other => other?,
             }
-            out.write_all_at(buffer, extent.offset)?;
-            progress.add(0, extent.len);
+            check_len(&id, extent.len, buffer.len())?;
         }
+        out.write_all_at(buffer, extent.offset)?;
+        progress.add(0, extent.len);
         Ok(())
     };
     if index.size < PARALLEL_FROM || n_threads < 2 {
         let mut buffer = Vec::new();
-        for_each_extent(store, index, &mut |extent| write(extent, &mut buffer))?;
+        for_each_extent(source, index, &mut |extent| write(extent, &mut buffer))?;
     } else {
-        in_parallel(store, index, n_threads, &write)?;
+        in_parallel(source, index, n_threads, &write)?;
     }
+    from_afar.wait(0)?;
     Ok(out.set_len(index.size)?)
 }
 
+/// So many chunks of one file are waited for at once; they take no memory until they come.
+const MOST_AWAITED: usize = 4096;
+
+/// Chunks of a file that other hosts were asked for: each is written where it belongs when it comes.
+struct FromAfar<'a> {
+    source: &'a ChunkSource,
+    out: &'a File,
+    progress: &'a Progress,
+    awaited: Arc<Awaited>,
+}
+
+#[derive(Default)]
+struct Awaited {
+    state: Mutex<AwaitedState>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct AwaitedState {
+    /// The file once more, for the threads that write it.
+    file: Option<Arc<File>>,
+    n_open: usize,
+    /// Bytes that were written and not yet counted.
+    n_done: u64,
+    failure: Option<Error>,
+}
+
+impl Awaited {
+    fn state(&self) -> MutexGuard<'_, AwaitedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn done(&self, n_bytes: u64, result: Result<()>) {
+        let mut state = self.state();
+        state.n_open -= 1;
+        match result {
+            Ok(()) => state.n_done += n_bytes,
+            Err(error) => drop(state.failure.get_or_insert(error)),
+        }
+        drop(state);
+        self.wake.notify_all();
+    }
+}
+
+impl<'a> FromAfar<'a> {
+    fn new(source: &'a ChunkSource, out: &'a File, progress: &'a Progress) -> Self {
+        Self { source, out, progress, awaited: Arc::default() }
+    }
+
+    /// Asks for the chunk of `extent`, which is not here because of `why`.
+    fn want(&self, extent: Extent, id: ChunkId, why: Error) -> Result<()> {
+        self.wait(MOST_AWAITED - 1)?;
+        let mut state = self.awaited.state();
+        let file = match &state.file {
+            Some(file) => Arc::clone(file),
+            None => Arc::clone(state.file.insert(Arc::new(self.out.try_clone()?))),
+        };
+        state.n_open += 1;
+        drop(state);
+        let awaited = Arc::clone(&self.awaited);
+        self.source.want(&id, why, move |plain| {
+            let written = plain.and_then(|plain| {
+                check_len(&id, extent.len, plain.len())?;
+                Ok(file.write_all_at(plain, extent.offset)?)
+            });
+            awaited.done(extent.len, written);
+        });
+        Ok(())
+    }
+
+    /// Waits until at most `n_left` chunks are to come; fails if one does not.
+    fn wait(&self, n_left: usize) -> Result<()> {
+        let mut state = self.awaited.state();
+        loop {
+            self.progress.add(0, std::mem::take(&mut state.n_done));
+            if let Some(failure) = state.failure.take() {
+                return Err(failure);
+            }
+            if state.n_open <= n_left {
+                return Ok(());
+            }
+            state = self.awaited.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
 fn in_parallel(
-    store: &Store,
+    source: &ChunkSource,
     index: &ChunkIndex,
     n_threads: usize,
     write: &(impl Fn(Extent, &mut Vec<u8>) -> Result<()> + Sync),
@@ -152,6 +320,9 @@ fn in_parallel(
             scope.spawn(move || {
                 let mut buffer = Vec::new();
                 for extent in queue {
+                    if failure.lock().expect("BUG: a thread panicked while it held the failure").is_some() {
+                        break;
+                    }
                     if let Err(error) = write(extent, &mut buffer) {
                         failure.lock().expect("BUG: a thread panicked while it held the failure").get_or_insert(error);
                         break;
@@ -160,7 +331,7 @@ fn in_parallel(
             });
         }
         drop(queue);
-        let walked = for_each_extent(store, index, &mut |extent| {
+        let walked = for_each_extent(source, index, &mut |extent| {
             jobs.send(extent).map_err(|_| Error::new(Kind::Bug, "BUG: all writers stopped without saying why"))
         });
         drop(jobs); // the writers come to their end
@@ -172,13 +343,16 @@ fn in_parallel(
     }
 }
 
-fn read_chunk(store: &Store, id: ChunkId, len: u64, buffer: &mut Vec<u8>) -> Result<()> {
-    store.read_into(&id, buffer, len.min(MAX_CHUNK_LEN) as usize)?;
-    if buffer.len() as u64 != len {
-        let what = format!("chunk '{id}' has {} bytes where its index says {len}", buffer.len());
-        return Err(Error::refused(Reason::Index, what));
+fn read_chunk(source: &ChunkSource, id: ChunkId, len: u64, buffer: &mut Vec<u8>) -> Result<()> {
+    source.read_into(&id, buffer, len.min(MAX_CHUNK_LEN) as usize)?;
+    check_len(&id, len, buffer.len())
+}
+
+fn check_len(id: &ChunkId, expected: u64, found: usize) -> Result<()> {
+    if found as u64 == expected {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::refused(Reason::Index, format!("chunk '{id}' has {found} bytes where its index says {expected}")))
 }
 
 fn read_old(old: &File, extent: Extent, id: ChunkId, buffer: &mut Vec<u8>) -> bool {

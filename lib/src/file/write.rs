@@ -37,9 +37,21 @@ pub enum ChunkSink<'a> {
         /// Takes them.
         writer: &'a Writer,
     },
+    /// They stay in the file, and it is noted where; only lists go into the chunk store.
+    Stay {
+        /// Takes the lists.
+        writer: &'a Writer,
+        /// Notes a chunk, its offset and its length.
+        note: &'a Note<'a>,
+        /// Raised when the store fails.
+        has_failed: &'a AtomicBool,
+    },
     /// Nowhere: only the index is wanted, to compare.
     Discard,
 }
+
+/// Notes that a chunk lies at an offset, and its length; called in the order of the file.
+pub type Note<'a> = dyn Fn(ChunkId, u64, u64) -> Result<()> + Sync + 'a;
 
 impl ChunkSink<'_> {
     fn put(&self, id: ChunkId, bytes: &[u8]) -> Result<()> {
@@ -48,7 +60,26 @@ impl ChunkSink<'_> {
                 writer.put(id, bytes).map(drop).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
             }
             Self::Wanted { wanted, writer } if wanted.contains(&id) => writer.put(id, bytes).map(drop),
-            Self::Wanted { .. } | Self::Discard => Ok(()),
+            Self::Wanted { .. } | Self::Stay { .. } | Self::Discard => Ok(()),
+        }
+    }
+
+    fn put_list(&self, id: ChunkId, list: &[u8]) -> Result<()> {
+        match self {
+            Self::Stay { writer, has_failed, .. } => {
+                writer.put(id, list).map(drop).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
+            }
+            _ => self.put(id, list),
+        }
+    }
+
+    /// Notes what lies at `offset`; called in the order of the file.
+    fn note(&self, entry: &Entry, offset: u64) -> Result<()> {
+        match (self, *entry) {
+            (Self::Stay { note, has_failed, .. }, Entry::Chunk { id, len }) => {
+                note(id, offset, len).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -67,17 +98,23 @@ pub fn cut_file(
     progress: &Progress,
 ) -> Result<ChunkIndex> {
     let mut hasher = blake3::Hasher::new();
-    let mut builder = EntryBuilder::new(|id, list: &[u8]| sink.put(id, list));
+    let mut builder = EntryBuilder::new(|id, list: &[u8]| sink.put_list(id, list));
+    let mut offset = 0;
+    let mut push = |entry: Entry| {
+        sink.note(&entry, offset)?;
+        offset += entry.len();
+        builder.push(entry)
+    };
     let mut source = Pieces { file, spec, hasher: &mut hasher, progress };
     if size < PARALLEL_FROM || n_threads < 2 {
         source.each(size, holes, |piece| {
-            builder.push(match piece {
+            push(match piece {
                 Piece::Hole(len) => Entry::Hole { len },
                 Piece::Chunk(bytes) => store_chunk(sink, bytes)?,
             })
         })?;
     } else {
-        cut_in_parallel(&mut source, size, holes, sink, n_threads, |entry| builder.push(entry))?;
+        cut_in_parallel(&mut source, size, holes, sink, n_threads, push)?;
     }
     let hash = FileHash::from_bytes(*hasher.finalize().as_bytes());
     Ok(ChunkIndex { size, hash, has_holes: !holes.is_empty(), chunker: *spec, entries: builder.finish()? })

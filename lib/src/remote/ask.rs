@@ -109,7 +109,9 @@ mod tests {
     fn line_to(store: &Store) -> Line {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let store = store.clone();
-        std::thread::spawn(move || drop(serve(&Served::new(&store, &|| 5000), theirs.as_fd(), theirs.as_fd())));
+        std::thread::spawn(move || {
+            drop(serve(&Served::new(&crate::store::Local::of(store.clone()), &|| 5000), theirs.as_fd(), theirs.as_fd()))
+        });
         let input = OwnedFd::from(ours.try_clone().unwrap());
         Line::new(Link { name: "web1".into(), input, output: OwnedFd::from(ours), words: Words::default(), keeper: Box::new(()) })
             .unwrap()

@@ -2,10 +2,14 @@
 //!
 //! One thread for each host holds the connection, verifies what comes and hands it to the sink. A host that stalls, dies, lies or is cut off costs its
 //! open requests at most. When nothing is left to ask for, what others are slow to bring is asked for once more.
+//!
+//! [`fetch`] gets what is known from the start; a [`Fetcher`] stays connected and gets what is wanted as one goes along.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -34,6 +38,8 @@ const STALL_TIME: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(1);
 /// How often a thread looks whether something changed.
 const TICK: Duration = Duration::from_millis(100);
+/// How often a host that has nothing to do is asked something small, so that it does not take us for gone.
+const PING: Duration = Duration::from_secs(20);
 const READ: usize = 256 << 10;
 /// How long what a host says for people may take after it failed.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -59,6 +65,14 @@ pub struct Link {
     pub words: Words,
     /// What keeps the connection, and ends it when dropped.
     pub keeper: Box<dyn Send>,
+}
+
+impl Link {
+    /// Keeps `other` for as long as the connection.
+    pub fn keeping(mut self, other: impl Send + 'static) -> Self {
+        self.keeper = Box::new((self.keeper, other));
+        self
+    }
 }
 
 /// What became of one host.
@@ -90,7 +104,12 @@ pub type Sink<'a> = &'a (dyn Fn(&Record<'_>, &[u8]) -> Result<()> + Sync);
 ///
 /// What the hosts failed at is in the outcome, not an error: an error is one of the sink.
 pub fn fetch(links: Vec<Link>, wanted: Vec<Wanted>, sink: Sink<'_>, progress: &Progress) -> Result<Fetched> {
-    let shared = Shared { queue: Mutex::new(Queue::new(wanted, links.len())), wake: Condvar::new(), sink, progress };
+    let count = |record: &Record<'_>, plain: &[u8]| {
+        progress.add(0, plain.len() as u64);
+        sink(record, plain)
+    };
+    let queue = Mutex::new(Queue::new(wanted, links.len()));
+    let shared = Shared { queue, wake: Condvar::new(), sink: Box::new(count), lost: None };
     let hosts = std::thread::scope(|scope| {
         let threads: Vec<_> = links
             .into_iter()
@@ -109,12 +128,84 @@ pub fn fetch(links: Vec<Link>, wanted: Vec<Wanted>, sink: Sink<'_>, progress: &P
     }
 }
 
+/// What is done with the plain bytes of a chunk, which were verified; `None` if no host brings it. It must not wait for long: its host does, too.
+pub type Then = Box<dyn FnOnce(Option<&[u8]>) + Send>;
+
+/// Who waits for which chunk.
+type Waiting = Arc<Mutex<HashMap<ChunkId, Vec<Then>>>>;
+
+/// Connections to hosts that bring chunks as they are wanted. Dropping it ends them.
+pub struct Fetcher {
+    shared: Arc<Shared<'static>>,
+    waiting: Waiting,
+    threads: Mutex<Vec<JoinHandle<Served>>>,
+}
+
+impl Fetcher {
+    /// Starts to talk to all of `links`. Each chunk that comes is handed to `keep` before anyone else sees it.
+    pub fn start(links: Vec<Link>, keep: impl Fn(&Record<'_>) + Send + Sync + 'static) -> Self {
+        let waiting = Waiting::default();
+        let (for_sink, for_lost) = (Arc::clone(&waiting), Arc::clone(&waiting));
+        let sink = move |record: &Record<'_>, plain: &[u8]| {
+            keep(record);
+            call(&for_sink, &record.id(), Some(plain));
+            Ok(())
+        };
+        let mut queue = Queue::new(Vec::new(), links.len());
+        queue.is_open = true;
+        let lost = move |id: &ChunkId| call(&for_lost, id, None);
+        let shared = Shared { queue: Mutex::new(queue), wake: Condvar::new(), sink: Box::new(sink), lost: Some(Box::new(lost)) };
+        let shared = Arc::new(shared);
+        let threads = links.into_iter().enumerate().map(|(number, link)| {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || shared.serve_with(number, link))
+        });
+        let threads = Mutex::new(threads.collect());
+        Self { threads, shared, waiting }
+    }
+
+    /// Asks for a chunk; `then` is called once, from another thread or, if there is nobody to ask, from this one.
+    pub fn want(&self, wanted: Wanted, then: Then) {
+        match self.waiting.lock().unwrap_or_else(PoisonError::into_inner).entry(wanted.id) {
+            Entry::Occupied(mut entry) => return entry.get_mut().push(then),
+            Entry::Vacant(entry) => drop(entry.insert(vec![then])),
+        }
+        self.shared.queue().add(wanted);
+        self.shared.tell_lost();
+        self.shared.wake.notify_all();
+    }
+
+    /// Ends all connections, and says what came of them; what is wanted from now on does not come.
+    pub fn finish(&self) -> Vec<Served> {
+        self.shared.queue().close();
+        self.shared.wake.notify_all();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        threads.into_iter().map(|thread| thread.join().expect("BUG: a thread that fetches panicked")).collect()
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+fn call(waiting: &Waiting, id: &ChunkId, plain: Option<&[u8]>) {
+    let thens = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    thens.into_iter().flatten().for_each(|then| then(plain));
+}
+
 struct Shared<'a> {
     queue: Mutex<Queue>,
     wake: Condvar,
-    sink: Sink<'a>,
-    progress: &'a Progress,
+    sink: Took<'a>,
+    lost: Option<Lost<'a>>,
 }
+
+/// Takes what came, as a [`Sink`] does.
+type Took<'a> = Box<dyn Fn(&Record<'_>, &[u8]) -> Result<()> + Send + Sync + 'a>;
+/// Is told of each chunk that no host brings, where somebody waits for it.
+type Lost<'a> = Box<dyn Fn(&ChunkId) + Send + Sync + 'a>;
 
 /// What is wanted, and who is asked for it.
 struct Queue {
@@ -125,6 +216,8 @@ struct Queue {
     is_alive: Vec<bool>,
     missing: Vec<ChunkId>,
     failure: Option<Error>,
+    /// Whether more may be wanted later.
+    is_open: bool,
 }
 
 struct Flight {
@@ -144,11 +237,27 @@ impl Queue {
             is_alive: vec![true; n_hosts],
             missing: Vec::new(),
             failure: None,
+            is_open: false,
         }
     }
 
     fn is_over(&self) -> bool {
-        self.failure.is_some() || self.todo.is_empty() && self.flying.is_empty()
+        self.failure.is_some() || !self.is_open && self.todo.is_empty() && self.flying.is_empty()
+    }
+
+    /// Notes that a chunk is wanted that nobody is asked for.
+    fn add(&mut self, wanted: Wanted) {
+        match self.is_open && self.is_alive.contains(&true) {
+            true => self.todo.push_back(wanted),
+            false => self.missing.push(wanted.id),
+        }
+    }
+
+    /// Forgets what is wanted.
+    fn close(&mut self) {
+        self.is_open = false;
+        self.todo.clear();
+        self.flying.clear();
     }
 
     /// Returns up to `n` chunks to ask `host` for.
@@ -192,12 +301,15 @@ impl Queue {
 
     /// Notes that a chunk is here; returns whether it was still wanted.
     fn arrived(&mut self, id: &ChunkId) -> bool {
+        self.absent.remove(id);
         self.flying.remove(id).is_some()
     }
 
     /// Notes that `host` does not have a chunk.
     fn is_absent(&mut self, host: usize, id: &ChunkId) {
-        self.absent.entry(*id).or_default().push(host);
+        if self.flying.contains_key(id) {
+            self.absent.entry(*id).or_default().push(host);
+        }
         self.put_back(host, id);
     }
 
@@ -210,16 +322,36 @@ impl Queue {
         }
         let wanted = flight.wanted;
         self.flying.remove(id);
-        match (0..self.is_alive.len()).any(|other| self.is_alive[other] && !self.lacks(other, id)) {
+        match self.may_come(id) {
             true => self.todo.push_front(wanted),
-            false => self.missing.push(*id),
+            false => self.lose(*id),
         }
+    }
+
+    fn may_come(&self, id: &ChunkId) -> bool {
+        (0..self.is_alive.len()).any(|host| self.is_alive[host] && !self.lacks(host, id))
+    }
+
+    fn lose(&mut self, id: ChunkId) {
+        self.absent.remove(&id);
+        self.missing.push(id);
+    }
+
+    /// Notes that `host` brings nothing more, not even what it is asked for: `unanswered`.
+    fn ended(&mut self, host: usize, unanswered: &[ChunkId]) {
+        self.is_alive[host] = false;
+        unanswered.iter().for_each(|id| self.put_back(host, id));
+        let (todo, lost): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.todo).into_iter().partition(|wanted| self.may_come(&wanted.id));
+        self.todo = todo;
+        lost.into_iter().for_each(|wanted| self.lose(wanted.id));
     }
 
     /// Says whether there is, or may be, something for `host` to do.
     fn may_need(&self, host: usize) -> bool {
         !self.is_over()
-            && (self.flying.keys().any(|id| !self.lacks(host, id))
+            && (self.is_open
+                || self.flying.keys().any(|id| !self.lacks(host, id))
                 || self.todo.iter().any(|wanted| !self.lacks(host, &wanted.id)))
     }
 
@@ -242,6 +374,8 @@ struct Host {
     is_ready: bool,
     /// When requests were sent: the oldest first.
     sent: VecDeque<Instant>,
+    /// When it was last asked something.
+    asked: Instant,
 }
 
 impl Shared<'_> {
@@ -259,18 +393,23 @@ impl Shared<'_> {
             outbox: Client::greeting().into(),
             is_ready: false,
             sent: VecDeque::new(),
+            asked: Instant::now(),
         };
         if let Err(error) = self.talk(&mut host, &link, &mut served) {
             served.failure = Some(with_words(error, &link.words));
         }
-        let mut queue = self.queue();
-        queue.is_alive[number] = false;
-        for id in host.client.unanswered().collect::<Vec<_>>() {
-            queue.put_back(number, &id);
-        }
-        drop(queue);
+        let unanswered: Vec<ChunkId> = host.client.unanswered().collect();
+        self.queue().ended(number, &unanswered);
+        self.tell_lost();
         self.wake.notify_all();
         served
+    }
+
+    /// Tells who waits for it what no host brings.
+    fn tell_lost(&self) {
+        let Some(lost) = &self.lost else { return };
+        let missing = std::mem::take(&mut self.queue().missing);
+        missing.iter().for_each(lost);
     }
 
     /// Asks and listens until there is nothing left to ask this host for.
@@ -291,6 +430,10 @@ impl Shared<'_> {
                 }
                 drop(self.wake.wait_timeout(queue, TICK).unwrap_or_else(PoisonError::into_inner));
                 (mark, bytes_at_mark) = (Instant::now(), served.n_bytes);
+                if host.asked.elapsed() > PING {
+                    host.asked = Instant::now();
+                    host.outbox.extend(host.client.ask(Want::Have, vec![ChunkId::from_bytes([0; 32])]));
+                }
                 continue;
             }
             send(&link.output, &mut host.outbox)?;
@@ -330,6 +473,7 @@ impl Shared<'_> {
             host.lens.extend(taken.iter().map(|wanted| (wanted.id, wanted.max_len)));
             host.outbox.extend(host.client.ask(Want::Get, taken.iter().map(|wanted| wanted.id).collect()));
             host.sent.push_back(now);
+            host.asked = now;
         }
     }
 
@@ -345,9 +489,11 @@ impl Shared<'_> {
                 Event::Absent(id) => {
                     host.lens.remove(&id);
                     self.queue().is_absent(host.number, &id);
+                    self.tell_lost();
                     self.wake.notify_all();
                 }
-                Event::Have(_) | Event::Proof(_) | Event::Promises(_) => {
+                Event::Have(_) => (), // it answered a ping
+                Event::Proof(_) | Event::Promises(_) => {
                     return Err(violation("an answer came to something that was not asked"));
                 }
             }
@@ -381,7 +527,6 @@ impl Shared<'_> {
             self.queue().failure.get_or_insert(error);
         }
         served.n_chunks += 1;
-        self.progress.add(0, plain.len() as u64);
         if self.queue().is_over() {
             self.wake.notify_all();
         }
@@ -427,7 +572,7 @@ mod tests {
 
     use super::*;
     use crate::remote::serve::{Served as Serving, serve};
-    use crate::store::{Store, WriteOptions};
+    use crate::store::{Local, Store, WriteOptions};
 
     const N_CHUNKS: usize = 1500;
     const LEN: usize = 4000;
@@ -494,8 +639,8 @@ mod tests {
     fn link(name: &str, store: &Store, fault: Fault) -> Link {
         let (ours, mut outer) = UnixStream::pair().unwrap();
         let (mut inner, theirs) = UnixStream::pair().unwrap();
-        let store = store.clone();
-        std::thread::spawn(move || drop(serve(&Serving::new(&store, &|| 0), theirs.as_fd(), theirs.as_fd())));
+        let local = Local::of(store.clone());
+        std::thread::spawn(move || drop(serve(&Serving::new(&local, &|| 0), theirs.as_fd(), theirs.as_fd())));
         let (mut to, mut from) = (inner.try_clone().unwrap(), outer.try_clone().unwrap());
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut from, &mut to);
@@ -596,5 +741,60 @@ mod tests {
         let full = |_: &Record<'_>, _: &[u8]| Err(Error::new(Kind::NoSpace, "the disk is full"));
         let error = fetch(links, world.wanted(), &full, &Progress::default()).unwrap_err();
         assert_eq!(error.kind(), Kind::NoSpace);
+    }
+
+    /// Wants all chunks of `world`, one after the other; returns how many came and how many did not.
+    fn want_all(world: &World, fetcher: &Fetcher) -> (usize, usize) {
+        let (give, take) = std::sync::mpsc::channel();
+        for (at, id) in world.ids.iter().enumerate() {
+            let give = give.clone();
+            let then = move |plain: Option<&[u8]>| {
+                assert!(plain.is_none_or(|plain| plain == content(at)));
+                give.send(plain.is_some()).unwrap();
+            };
+            fetcher.want(Wanted { id: *id, max_len: LEN }, Box::new(then));
+        }
+        let came: Vec<bool> = (0..N_CHUNKS).map(|_| take.recv_timeout(Duration::from_secs(60)).unwrap()).collect();
+        (came.iter().filter(|came| **came).count(), came.iter().filter(|came| !**came).count())
+    }
+
+    #[test]
+    fn who_stays_connected_gets_what_is_wanted_later_and_is_told_what_nobody_has() {
+        let world = World::new();
+        let stores = [world.store("even", |at| at % 2 == 0), world.store("odd", |at| at % 2 == 1 && at != 7)];
+        let kept = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&kept);
+        let links = stores.iter().map(|store| link("h", store, Fault::None)).collect();
+        let fetcher = Fetcher::start(links, move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        for round in 1..=2 {
+            assert_eq!(want_all(&world, &fetcher), (N_CHUNKS - 1, 1), "round {round}");
+            assert_eq!(kept.load(Ordering::Relaxed), round * (N_CHUNKS as u64 - 1));
+            assert!(fetcher.shared.queue().absent.is_empty(), "memory does not grow with what was wanted");
+        }
+        // The same chunk wanted twice at once comes to both.
+        let (give, take) = std::sync::mpsc::channel();
+        for _ in 0..2 {
+            let give = give.clone();
+            fetcher.want(Wanted { id: world.ids[0], max_len: LEN }, Box::new(move |plain| give.send(plain.is_some()).unwrap()));
+        }
+        assert!(take.recv().unwrap() && take.recv().unwrap());
+        assert!(fetcher.finish().iter().all(|host| host.failure.is_none() && host.n_chunks >= N_CHUNKS as u64 - 2));
+        assert_eq!(want_all(&world, &fetcher), (0, N_CHUNKS), "nobody is asked any more");
+    }
+
+    #[test]
+    fn who_waits_is_told_when_the_last_host_that_could_bring_it_fails() {
+        let world = World::new();
+        let (all, few) = (world.store("all", |_| true), world.store("few", |at| at < 100));
+        for fault in [Fault::Dies(0), Fault::Dies(300_000), Fault::Lies(200_000), Fault::Stalls(100_000)] {
+            let fetcher = Fetcher::start(vec![link("a", &all, fault), link("b", &few, Fault::None)], |_| ());
+            let (came, lost) = want_all(&world, &fetcher);
+            assert!((100..N_CHUNKS).contains(&came) && came + lost == N_CHUNKS, "{fault:?}: {came} {lost}");
+            let hosts = fetcher.finish();
+            assert!(hosts[0].failure.is_some() && hosts[1].failure.is_none(), "{fault:?}: {hosts:?}");
+        }
+        assert_eq!(want_all(&world, &Fetcher::start(Vec::new(), |_| ())), (0, N_CHUNKS));
     }
 }

@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::id::ChunkId;
 use crate::placement::HolderId;
 use crate::placement::ledger::{Ledger, LedgerStamp};
-use crate::store::{MAX_CHUNK, Store};
+use crate::store::{Local, MAX_CHUNK};
 
 /// How long the client may take until its hello is complete, and for the rest of a frame that began.
 const FRAME_TIME: Duration = Duration::from_secs(10);
@@ -122,31 +122,31 @@ type Send<'a> = &'a mut dyn FnMut(FromServer) -> std::result::Result<(), End>;
 
 /// What is served, and until when it is promised.
 pub struct Served<'a> {
-    store: &'a Store,
+    local: &'a Local,
     clock: &'a dyn Fn() -> u64,
     /// The ledger, and what its files looked like when it was read.
     ledger: RefCell<Option<(LedgerStamp, Option<Ledger>)>>,
 }
 
 impl<'a> Served<'a> {
-    /// Returns what serves `store`; `clock` tells the seconds since 1970.
-    pub fn new(store: &'a Store, clock: &'a dyn Fn() -> u64) -> Self {
-        Self { store, clock, ledger: RefCell::new(None) }
+    /// Returns what serves `local`; `clock` tells the seconds since 1970.
+    pub fn new(local: &'a Local, clock: &'a dyn Fn() -> u64) -> Self {
+        Self { local, clock, ledger: RefCell::new(None) }
     }
 
     /// Proves that a chunk is there and tells until when it is promised; zeros for one that is not.
     fn promise(&self, ledger: Option<&Ledger>, nonce: &[u8; 32], id: &ChunkId) -> Result<(u64, [u8; 32])> {
         let Some(until) = ledger.map(|ledger| ledger.promise_of(id)).filter(|until| *until > 0) else { return Ok((0, [0; 32])) };
-        let plain = present(self.store.read(id, MAX_CHUNK))?;
+        let plain = present(self.local.store.read(id, MAX_CHUNK))?;
         Ok(plain.map_or((0, [0; 32]), |plain| (until, wire::proof(nonce, &plain))))
     }
 
     /// Hands the ledger as it is now to `take`; one that cannot be read promises nothing.
     fn with_ledger<T>(&self, take: impl FnOnce(Option<&Ledger>) -> T) -> T {
         let mut known = self.ledger.borrow_mut();
-        let stamp = Ledger::stamp(self.store.dir());
+        let stamp = Ledger::stamp(self.local.store.dir());
         if known.as_ref().is_none_or(|(then, _)| *then != stamp) {
-            *known = Some((stamp, Ledger::read(self.store.dir()).ok().flatten()));
+            *known = Some((stamp, Ledger::read(self.local.store.dir()).ok().flatten()));
         }
         take(known.as_ref().and_then(|(_, ledger)| ledger.as_ref()))
     }
@@ -154,12 +154,12 @@ impl<'a> Served<'a> {
 
 /// Hands the frames that answer `request` to `send`, one at a time.
 pub fn answer(served: &Served<'_>, request: &Request, send: Send<'_>) -> std::result::Result<(), End> {
-    let (number, store) = (request.number, served.store);
+    let (number, local) = (request.number, served.local);
     match request.want {
         Want::Get => {
             for (position, id) in request.ids.iter().enumerate() {
                 let position = position as u16;
-                send(match present(store.read_record(id))? {
+                send(match present(local.read_record(id))? {
                     Some(record) => FromServer::Chunk { number, position, record },
                     None => FromServer::Absent { number, position },
                 })?;
@@ -168,14 +168,15 @@ pub fn answer(served: &Served<'_>, request: &Request, send: Send<'_>) -> std::re
         }
         Want::Have => {
             let mut bits = vec![0; request.ids.len().div_ceil(8)];
-            for (at, place) in store.locate(&request.ids)?.iter().enumerate() {
-                bits[at / 8] |= u8::from(place.is_some()) << (at % 8);
+            for (at, id) in request.ids.iter().enumerate() {
+                bits[at / 8] |= u8::from(local.contains(id)?) << (at % 8);
             }
             send(FromServer::Have { number, bits })
         }
         Want::Prove(nonce) => {
             let prove = |id: &ChunkId| -> Result<[u8; 32]> {
-                let plain = present(store.read(id, MAX_CHUNK))?;
+                // What may be evicted at any time proves nothing.
+                let plain = present(local.store.read(id, MAX_CHUNK))?;
                 Ok(plain.map_or([0; 32], |plain| wire::proof(&nonce, &plain)))
             };
             let hashes = request.ids.iter().map(prove).collect::<Result<_>>()?;
@@ -281,7 +282,7 @@ mod tests {
     use super::super::client::{Client, Event};
     use super::*;
     use crate::error::Reason;
-    use crate::store::{Record, WriteOptions};
+    use crate::store::{Record, Store, WriteOptions};
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -365,7 +366,7 @@ mod tests {
             std::thread::scope(|scope| {
                 let server = scope.spawn(|| {
                     let theirs = theirs;
-                    serve(&Served::new(&self.store, &|| 7), theirs.as_fd(), theirs.as_fd())
+                    serve(&Served::new(&Local::of(self.store.clone()), &|| 7), theirs.as_fd(), theirs.as_fd())
                 });
                 let mut answers = Vec::new();
                 let mut reader = ours.try_clone().unwrap();
@@ -473,7 +474,7 @@ mod tests {
         let server = std::thread::scope(|scope| {
             let server = scope.spawn(|| {
                 let theirs = theirs;
-                serve(&Served::new(&world.store, &|| 0), theirs.as_fd(), theirs.as_fd())
+                serve(&Served::new(&Local::of(world.store.clone()), &|| 0), theirs.as_fd(), theirs.as_fd())
             });
             std::thread::sleep(Duration::from_millis(200));
             drop(ours);

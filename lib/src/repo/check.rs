@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Repo, enrolled, holders};
+use super::{Policy, Repo, enrolled, holders};
 use crate::durable;
 use crate::error::{Kind, Result};
 use crate::file::index::ChunkIndex;
@@ -55,6 +55,29 @@ pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Fi
             remedy: found.remedy.into(),
         });
     }
+    let references =
+        repo.chunks.local().references().store()?.map(|references| references.check(read_data, progress)).transpose()?;
+    findings.extend(
+        references.into_iter().flatten().map(|found| Finding {
+            what: found.file.display().to_string(),
+            offset: found.offset,
+            problem: match found.chunk {
+                Some(chunk) => format!("{} (chunk {chunk})", found.problem),
+                None => found.problem,
+            },
+            remedy:
+                "put the file back as it was, or 'gdo get' its content from another host; 'gdo snapshot' takes it as it is now"
+                    .into(),
+        }),
+    );
+    let cache = repo.chunks.local().cache();
+    let cached = cache.store().map(|cache| cache.check(read_data, progress)).transpose()?;
+    findings.extend(cached.into_iter().flatten().map(|found| Finding {
+        what: found.file.display().to_string(),
+        offset: found.offset,
+        problem: found.problem,
+        remedy: "'gdo check --repair' empties the cache; nothing is lost with it".into(),
+    }));
     progress.stage("checking large files", 0, 0);
     check_files(repo, &mut findings, progress)?;
     Ok(findings)
@@ -174,6 +197,8 @@ fn path_in(line: &str, git_dir: &str) -> Option<String> {
 /// Verifies that all chunks of all large files in all commits are here, or with a holder that told so.
 fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) -> Result<()> {
     let mut missing = BTreeMap::new();
+    // Other hosts have what a host that is no holder does not.
+    let is_complete = repo.settings.policy == Policy::Holder;
     if let Err(error) = repo.git.all_blobs() {
         // Git itself stops at some damage, which was named above.
         let (what, problem) = (repo.places.git_dir.display().to_string(), format!("not all objects can be listed: {error:#}"));
@@ -196,10 +221,12 @@ fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) ->
             }
         };
         let mut lacks_any = false;
-        let walked = read::for_each_id(&repo.store, &index, &mut |id| {
-            if !repo.store.contains(&id)? {
+        let walked = read::for_each_id(&repo.chunks, &index, &mut |id| {
+            if !repo.chunks.local().contains(&id)? {
                 lacks_any = true;
-                missing.entry(id).or_insert(oid);
+                if is_complete {
+                    missing.entry(id).or_insert(oid);
+                }
             }
             Ok(())
         });

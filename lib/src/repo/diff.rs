@@ -56,7 +56,7 @@ fn work_tree(repo: &Repo, progress: &Progress) -> Result<(Oid, bool)> {
     let index = repo.index()?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
     let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
-    let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false };
+    let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false };
     let has_failed = AtomicBool::new(false);
     let sink = Sink::Preview { pack: &pack, has_failed: &has_failed };
     let found = scan(repo, &index, &options, sink, progress)?;

@@ -135,7 +135,7 @@ impl Run<'_> {
             for (name, item) in &listing.files {
                 let Some(index) = item.content.map(|blob| self.repo.chunk_index(&blob)).transpose()?.flatten() else { continue };
                 let is_selected = selected.covers(&super::scan::join(&node.path, name));
-                let walked = read::for_each_chunk(&self.repo.store, &index, &mut |id| {
+                let walked = read::for_each_chunk(&self.repo.chunks, &index, &mut |id| {
                     if is_selected { &mut wanted } else { &mut needed }.insert(id);
                     Ok(())
                 });
@@ -169,7 +169,7 @@ impl Run<'_> {
     fn lists(&self) -> Result<HashSet<ChunkId>> {
         let mut lists = HashSet::new();
         for_each_index(self.repo, &mut |_, index| {
-            let walked = read::for_each_list(&self.repo.store, &index?, &mut |id| {
+            let walked = read::for_each_list(&self.repo.chunks, &index?, &mut |id| {
                 lists.insert(id);
                 Ok(())
             });

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::for_each_index;
 use super::holders::Own;
-use super::{Places, Repo, enrolled, holders};
+use super::{Places, Policy, Repo, enrolled, holders};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::read;
@@ -80,6 +80,15 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<Cleaned> {
         live(take)
     };
     cleaned.report = repo.store.gc(&mut live_or_promised, options, progress)?;
+    if let Some(references) = repo.chunks.local().references().store()? {
+        // What is listed there lies elsewhere: a pack goes when all of it is dead.
+        references.gc(&mut live, GcOptions { max_dead_ratio: 1.0, ..options }, progress)?;
+    }
+    match repo.settings.policy {
+        Policy::Cache(quota) if !what.dry_run => drop(repo.chunks.local().cache().shrink(quota)?),
+        Policy::None if !what.dry_run => drop(repo.chunks.local().cache().shrink(0)?),
+        _ => (),
+    }
     Ok(cleaned)
 }
 
@@ -162,7 +171,7 @@ fn mark(repo: &Repo, live: &mut dyn FnMut(ChunkId) -> Result<()>, progress: &Pro
         let index = index.map_err(|error| error.wrap(format!("cannot tell which chunks are live: object {oid}")))?;
         progress.add(1, 0);
         let mut last = None;
-        let walked = read::for_each_id(&repo.store, &index, &mut |id| {
+        let walked = read::for_each_id(&repo.chunks, &index, &mut |id| {
             last = Some(id);
             live(id)
         });

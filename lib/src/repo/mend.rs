@@ -95,6 +95,12 @@ pub fn repair(repo: &Repo, from: &[PathBuf], progress: &Progress) -> Result<Repa
     repaired.n_objects = mend_objects(repo, &sources, progress)?;
     progress.stage("repairing the chunk store", 0, 0);
     repaired.n_store_findings = repo.store.repair(progress)?.len();
+    let cache = repo.chunks.local().cache();
+    let cached = cache.store().map_or(Ok(0), |cached| cached.check(true, progress).map(|found| found.len()))?;
+    if cached > 0 {
+        cache.shrink(0)?;
+        repaired.n_store_findings += cached;
+    }
     repaired.n_chunks = mend_chunks(repo, &sources, progress)?;
     mend_index(repo)?;
     repaired.n_store_findings += usize::from(holders::mend(repo)?);
@@ -284,7 +290,7 @@ fn missing_chunks(repo: &Repo) -> Result<(HashSet<ChunkId>, HashSet<String>)> {
     for_each_index(repo, &mut |_, index| {
         let Ok(index) = index else { return Ok(()) };
         let before = missing.len();
-        let walked = read::for_each_id(&repo.store, &index, &mut |id| {
+        let walked = read::for_each_id(&repo.chunks, &index, &mut |id| {
             if !repo.store.contains(&id)? {
                 missing.insert(id);
             }

@@ -36,12 +36,13 @@ use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
+use crate::file::source::ChunkSource;
 use crate::git::{
     CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, IndexStamp, Kept, Objects, Oid, PackWriter, name, write_tree,
 };
 use crate::metadata::DirMetadata;
-use crate::safepath::{self, FileKind};
-use crate::store::Store;
+use crate::safepath::{self, Dir, FileKind};
+use crate::store::{Local, MIN_QUOTA, Referenced, Store, WriteOptions};
 
 pub use attributes::Attributes;
 use witness::Witnessed;
@@ -138,6 +139,55 @@ pub struct Settings {
     pub level: i32,
     /// Threads that work at once.
     pub n_threads: usize,
+    /// What becomes of chunks that come from other hosts.
+    pub policy: Policy,
+}
+
+/// What a host does with chunks that it gets from others: `docs/manual/storage.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// It keeps them.
+    Holder,
+    /// It keeps those that it used last, in at most so many bytes.
+    Cache(u64),
+    /// It passes them on.
+    None,
+}
+
+impl Policy {
+    /// Reads the settings `devops.policy` and `devops.quota`.
+    fn decode(policy: Option<&str>, quota: Option<&str>) -> Result<Self> {
+        let wrong = |what: String| Err(Error::new(Kind::Usage, what));
+        let bytes = match quota.map(|text| (text, bytes_of(text))) {
+            Some((_, Some(bytes))) if bytes >= MIN_QUOTA => Some(bytes),
+            Some((text, _)) => {
+                return wrong(format!("setting 'devops.quota' is '{text}'; it must be a number of bytes, 1M or more, as '20G'"));
+            }
+            None => None,
+        };
+        match (policy.unwrap_or("holder"), bytes) {
+            ("holder", _) => Ok(Self::Holder),
+            ("none", _) => Ok(Self::None),
+            ("cache", Some(bytes)) => Ok(Self::Cache(bytes)),
+            ("cache", None) => {
+                wrong("setting 'devops.policy' is 'cache', and 'devops.quota' is missing; set it, as '20G'".into())
+            }
+            (other, _) => wrong(format!("setting 'devops.policy' is '{other}'; it must be 'holder', 'cache' or 'none'")),
+        }
+    }
+}
+
+/// Reads a number of bytes, of KiB (`k`), MiB (`M`), GiB (`G`) or TiB (`T`).
+fn bytes_of(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.char_indices().last()? {
+        (at, 'k' | 'K') => (&text[..at], 10),
+        (at, 'm' | 'M') => (&text[..at], 20),
+        (at, 'g' | 'G') => (&text[..at], 30),
+        (at, 't' | 'T') => (&text[..at], 40),
+        _ => (text, 0),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| digits.parse::<u64>().ok()?.checked_mul(1 << shift)).flatten()
 }
 
 /// The smallest threshold that makes sense, in bytes: below it the chunk index would be longer than the file.
@@ -169,6 +219,7 @@ impl Settings {
             chunker,
             level: number("devops.level", 1, 1..=19)? as i32,
             n_threads: number("devops.threads", n_cores.min(8), 1..=64)? as usize,
+            policy: Policy::decode(text("devops.policy").as_deref(), text("devops.quota").as_deref())?,
         })
     }
 }
@@ -203,8 +254,10 @@ pub struct Repo {
     pub git: Git,
     /// Its objects.
     pub objects: Objects,
-    /// Its chunks.
+    /// The chunks that it holds.
     pub store: Store,
+    /// All chunks that it can have: of this host, and, where [`remotes::reach`] was called, of others.
+    pub chunks: ChunkSource,
     /// What of HEAD, configuration and refs was not as it was left when the repository was opened.
     pub witnessed: Witnessed,
 }
@@ -276,9 +329,10 @@ impl Repo {
         let settings = Settings::read(&config)?;
         let objects = Objects::open(&places.git_dir)?;
         witness::heal_refs(&places, &objects, &mut witnessed)?;
-        let store = Store::open(&places.store)?;
+        let local = Local::open(&places.store)?;
+        let (store, chunks) = (local.store.clone(), ChunkSource::of(local));
         let git = git.with_work_tree(&places.work_tree);
-        Ok(Self { places, settings, config, git, objects, store, witnessed })
+        Ok(Self { places, settings, config, git, objects, store, chunks, witnessed })
     }
 
     /// Takes the lock that every change of this instance needs, and clears away what a run that was killed left of git's own locks.
@@ -407,6 +461,22 @@ impl Repo {
             || is_node()
     }
 
+    /// Keeps in the store what lies in the file `name` of `dir`, if that is one of those that are their own store; an error means that it must stay.
+    fn spare(&self, referenced: &Referenced, dir: &Dir, name: &[u8]) -> Result<()> {
+        if referenced.is_empty() || dir.stat(name)?.is_none_or(|stat| stat.kind != FileKind::File) {
+            return Ok(());
+        }
+        let options = WriteOptions { level: self.settings.level };
+        let kept = referenced.spare(&dir.open_file(name)?, self.chunks.local().references(), &self.store, options);
+        kept.map_err(|error| match error.kind() {
+            Kind::NoSpace => error.with_kind(Kind::Refused).wrap(
+                "it is its own store, and there is no room to keep elsewhere what lies in it; make room for the chunk store, or move the file out of \
+                 the way yourself: what no other host got before is lost then",
+            ),
+            _ => error.wrap("it is its own store, and what lies in it cannot be kept elsewhere"),
+        })
+    }
+
     /// Returns the length of a stored file's content in bytes; `None` for what has none.
     pub fn content_size(&self, item: &tree::Item) -> Result<Option<u64>> {
         let (Some(oid), FileKind::File) = (item.content, item.metadata.kind) else { return Ok(None) };
@@ -438,7 +508,7 @@ impl Repo {
         let what = || format!("cannot write out '{shown}'");
         if item.metadata.kind == FileKind::File && ChunkIndex::is_index(&blob) {
             let index = ChunkIndex::decode(&blob).map_err(|error| error.or_refused(Reason::Index)).context(what)?;
-            return read::stream(&self.store, &index, out).context(what);
+            return read::stream(&self.chunks, &index, out).context(what);
         }
         out.write_all(&blob).context(what)
     }

@@ -5,23 +5,26 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Repo;
 use super::holders::Came;
 use super::tree::StoredDir;
+use super::{Policy, Repo};
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::{Entry, MAX_DEPTH, MAX_LIST_LEN, decode_list};
+use crate::file::source::{Keep, Reached};
 use crate::git::quarantine::Quarantine;
 use crate::git::refs::RefMove;
 use crate::git::{Kept, Oid};
 use crate::id::ChunkId;
 use crate::progress::Progress;
-use crate::remote::fetch::{Fetched, Served, Wanted, fetch};
+use crate::remote::fetch::{Fetched, Link, Served, Wanted, fetch};
 use crate::remote::hosts::Hosts;
 use crate::remote::ssh::{Connection, Remote};
 use crate::remote::wire;
-use crate::store::{Record, WriteOptions};
+use crate::store::{CacheWriter, MAX_CHUNK, Put, Record, WriteOptions, Writer};
 
 const SECTION: &str = "devops.remote.";
 const KNOWN_HOSTS: &str = "known_hosts";
@@ -183,6 +186,35 @@ pub fn connect(repo: &Repo, remotes: &[Remote], scratch: &Path) -> (Hosts, Vec<E
     Hosts::connect(remotes, &known_hosts(repo), scratch)
 }
 
+/// Lets chunks that are not here come from the remotes, which are connected to when the first one is missing; `keeps` says whether the host's policy
+/// decides what becomes of them here, or they are only passed on.
+pub fn reach(repo: &mut Repo, scratch: &Path, keeps: bool) -> Result<()> {
+    let remotes = list(repo)?;
+    if remotes.is_empty() {
+        return Ok(());
+    }
+    let options = WriteOptions { level: repo.settings.level };
+    let keep = match repo.settings.policy {
+        Policy::Holder if keeps => Keep::Held(options),
+        Policy::Cache(quota) if keeps => Keep::Cached(quota, options),
+        _ => Keep::Nothing,
+    };
+    let (known_hosts, scratch) = (known_hosts(repo), scratch.to_owned());
+    repo.chunks.ask(keep, move || reach_all(&remotes, &known_hosts, &scratch));
+    Ok(())
+}
+
+fn reach_all(remotes: &[Remote], known_hosts: &Path, scratch: &Path) -> Reached {
+    let (mut hosts, errors) = Hosts::connect(remotes, known_hosts, scratch);
+    let (links, failed) = hosts.links();
+    let hosts = Arc::new(hosts);
+    let links: Vec<Link> = links.into_iter().map(|link| link.keeping(Arc::clone(&hosts))).collect();
+    let unreached: Vec<Error> = errors.into_iter().chain(failed.into_iter().filter_map(|host| host.failure)).collect();
+    let is_out = |remote: &&Remote| !links.iter().any(|link| link.name == remote.name);
+    let names = remotes.iter().filter(is_out).map(|remote| remote.name.clone()).collect();
+    Reached { links, unreached, names }
+}
+
 /// A branch of a remote that is elsewhere than it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
@@ -272,6 +304,8 @@ pub struct Got {
     pub n_missing: u64,
     /// Files and directories that cannot be read, so that nobody knows what they lack; each was warned of.
     pub n_unreadable: u64,
+    /// Chunks that were not asked for, because the quota of the cache would not hold them.
+    pub n_left_out: u64,
     /// Each host, by its name.
     pub hosts: BTreeMap<String, Share>,
 }
@@ -289,15 +323,20 @@ pub struct Share {
 
 /// Gets the chunks that the large files of `tree` at and below `paths` (all, if there are none) lack, from all of `hosts` at once.
 ///
-/// A host that fails at anything is given up. A file whose chunk index or chunk list cannot be read is warned of, and the others come.
+/// A host that fails at anything is given up. A file whose chunk index or chunk list cannot be read is warned of, and the others come. A cache gets what
+/// its quota holds, and a host that keeps nothing is refused.
 pub fn get(repo: &Repo, tree: Oid, paths: &[Vec<u8>], hosts: &mut Hosts, progress: &Progress) -> Result<Got> {
+    if repo.settings.policy == Policy::None {
+        let message = "this host keeps no chunks ('devops.policy' is 'none'); 'gdo restore' and 'gdo cat' bring what they need";
+        return Err(Error::new(Kind::Usage, message));
+    }
     let _lease = repo.store.lease()?;
     let mut run = Run { repo, hosts, progress, got: Got::default(), unreadable: HashSet::new() };
     // Each round brings the lists that tell what the next one has to bring.
     for _ in 0..=MAX_DEPTH + 1 {
         // What one round missed, the next one may bring.
-        run.got.n_missing = 0;
-        let mut round = Round { run: &mut run, wanted: Vec::new(), n_came: 0, n_lists: 0, seen: HashSet::new() };
+        (run.got.n_missing, run.got.n_left_out) = (0, 0);
+        let mut round = Round { run: &mut run, wanted: Vec::new(), n_noted: 0, n_came: 0, n_lists: 0, seen: HashSet::new() };
         round.directory(StoredDir::root(repo, tree)?, paths)?;
         round.flush()?;
         if round.n_lists == 0 || round.n_came == 0 {
@@ -319,6 +358,8 @@ struct Run<'a> {
 struct Round<'a, 'b> {
     run: &'b mut Run<'a>,
     wanted: Vec<Wanted>,
+    /// Bytes of what is wanted, at most.
+    n_noted: u64,
     n_came: u64,
     /// Lists that were wanted: behind each there may be more.
     n_lists: u64,
@@ -372,21 +413,20 @@ impl Round<'_, '_> {
             let too_deep = Err(Error::refused(Reason::Index, "chunk lists are nested too deep"));
             return self.run.readable(path, too_deep).map(|_: Option<()>| ());
         }
-        let store = &self.run.repo.store;
         for entry in entries {
             match *entry {
                 Entry::Hole { .. } => (),
-                Entry::Chunk { id, len } if !store.contains(&id)? => {
+                Entry::Chunk { id, len } if !self.has(&id)? => {
                     self.want(Wanted { id, max_len: len.try_into().unwrap_or(usize::MAX) })?;
                 }
                 Entry::Chunk { .. } => (),
                 Entry::List { id, .. } if !self.seen.insert(id) => (),
-                Entry::List { id, .. } if !store.contains(&id)? => {
+                Entry::List { id, .. } if !self.has(&id)? => {
                     self.n_lists += 1;
                     self.want(Wanted { id, max_len: MAX_LIST_LEN })?;
                 }
                 Entry::List { id, len, lines } => {
-                    let inner = store.read(&id, MAX_LIST_LEN).and_then(|text| decode_list(&text, len, lines));
+                    let inner = self.run.repo.chunks.read(&id, MAX_LIST_LEN).and_then(|text| decode_list(&text, len, lines));
                     let inner = inner.context(|| format!("cannot read chunk list '{id}'"));
                     if let Some(inner) = self.run.readable(path, inner)? {
                         self.entries(path, &inner, depth + 1)?;
@@ -397,7 +437,23 @@ impl Round<'_, '_> {
         Ok(())
     }
 
+    /// Says whether a chunk is where this host is to have it.
+    fn has(&self, id: &ChunkId) -> Result<bool> {
+        let repo = self.run.repo;
+        match repo.settings.policy {
+            Policy::Holder => Ok(repo.store.contains(id)? || repo.chunks.local().is_in_a_file(id)?),
+            _ => repo.chunks.local().contains(id),
+        }
+    }
+
     fn want(&mut self, wanted: Wanted) -> Result<()> {
+        if let Policy::Cache(quota) = self.run.repo.settings.policy
+            && self.run.got.n_stored + self.n_noted > quota / 4 * 3
+        {
+            self.run.got.n_left_out += 1;
+            return Ok(());
+        }
+        self.n_noted += wanted.max_len as u64;
         self.wanted.push(wanted);
         if self.wanted.len() < AT_ONCE { Ok(()) } else { self.flush() }
     }
@@ -405,24 +461,48 @@ impl Round<'_, '_> {
     /// Gets what was noted.
     fn flush(&mut self) -> Result<()> {
         let wanted = std::mem::take(&mut self.wanted);
+        self.n_noted = 0;
         let Run { repo, hosts, progress, got, .. } = &mut *self.run;
         self.n_came += get_wanted(repo, wanted, hosts, got, progress)?;
         Ok(())
     }
 }
 
-/// Gets chunks from whoever of `hosts` has not failed yet and stores them, durably; adds what came to `got`, and returns how many chunks did.
-pub(super) fn get_wanted(repo: &Repo, wanted: Vec<Wanted>, hosts: &mut Hosts, got: &mut Got, progress: &Progress) -> Result<u64> {
+/// Gets chunks from whoever of `hosts` has not failed yet and keeps them as the policy says, durably; adds what came to `got`, and returns how many
+/// chunks did.
+pub(super) fn get_wanted(
+    repo: &Repo,
+    mut wanted: Vec<Wanted>,
+    hosts: &mut Hosts,
+    got: &mut Got,
+    progress: &Progress,
+) -> Result<u64> {
     if wanted.is_empty() {
         return Ok(0);
     }
-    let writer = repo.store.writer(WriteOptions { level: repo.settings.level })?;
-    let sink = |record: &Record<'_>, _: &[u8]| writer.put_record(record).map(drop);
+    let shelf = Shelf::open(repo)?;
+    let (n_new, n_stored) = (AtomicU64::new(0), AtomicU64::new(0));
+    let sink = |record: &Record<'_>, _: &[u8]| {
+        let stored_len = shelf.put(record)?;
+        n_new.fetch_add(u64::from(stored_len.is_some()), Ordering::Relaxed);
+        n_stored.fetch_add(stored_len.unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    };
+    // What was only cached so far, by another policy, need not come again.
+    let mut plain = Vec::new();
+    let local = repo.chunks.local();
+    wanted.retain(|wanted| {
+        let is_here = local.contains(&wanted.id).unwrap_or(false);
+        let cached = is_here.then(|| local.read_record(&wanted.id).ok()).flatten();
+        let taken = cached.as_ref().and_then(|record| Record::verify(record, &wanted.id, MAX_CHUNK, &mut plain).ok());
+        taken.is_none_or(|record| sink(&record, &[]).is_err())
+    });
     let (links, unreachable) = hosts.links();
     let Fetched { missing, hosts: served } = fetch(links, wanted, &sink, progress)?;
-    let stats = writer.finish()?;
-    got.n_chunks += stats.new_chunks;
-    got.n_stored += stats.stored_bytes;
+    shelf.finish()?;
+    let n_new = n_new.into_inner();
+    got.n_chunks += n_new;
+    got.n_stored += n_stored.into_inner();
     got.n_missing += missing.len() as u64;
     for Served { name, n_chunks, n_bytes, failure } in unreachable.into_iter().chain(served) {
         if failure.is_some() {
@@ -433,5 +513,38 @@ pub(super) fn get_wanted(repo: &Repo, wanted: Vec<Wanted>, hosts: &mut Hosts, go
         share.n_bytes += n_bytes;
         share.failure = share.failure.take().or(failure);
     }
-    Ok(stats.new_chunks)
+    Ok(n_new)
+}
+
+/// Where chunks go that are got for later.
+enum Shelf {
+    Held(Writer),
+    Cached(CacheWriter),
+}
+
+impl Shelf {
+    fn open(repo: &Repo) -> Result<Self> {
+        let options = WriteOptions { level: repo.settings.level };
+        let Policy::Cache(quota) = repo.settings.policy else { return Ok(Self::Held(repo.store.writer(options)?)) };
+        let busy = || Error::new(Kind::Locked, "another run fills the cache; try again when it is done");
+        repo.chunks.local().cache().writer(quota, options)?.map(Self::Cached).ok_or_else(busy)
+    }
+
+    /// Puts a chunk; returns how many bytes it takes if it was not there.
+    fn put(&self, record: &Record<'_>) -> Result<Option<u64>> {
+        match self {
+            Self::Held(writer) => Ok(match writer.put_record(record)? {
+                Put::New { stored_len } => Some(stored_len.into()),
+                Put::Known => None,
+            }),
+            Self::Cached(writer) => writer.put_record(record).map(|()| Some(record.stored_len())),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Self::Held(writer) => writer.finish().map(drop),
+            Self::Cached(writer) => writer.finish(),
+        }
+    }
 }

@@ -62,8 +62,14 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
     // The index comes last: as long as it has the paths, a run that was cut short can be repeated, or undone by a restore.
     if !options.keep_files {
         let root = Dir::open(&repo.places.work_tree)?;
+        let referenced = repo.chunks.local().references().files()?;
         for change in removed.iter().rev() {
-            remove_file(&root, &change.path).context(|| format!("cannot remove '{}'", shown(&change.path)))?;
+            let (parent, name) = split(&change.path);
+            let dir = if referenced.is_empty() { None } else { root.open_path(parent).ok().filter(|_| !name.is_empty()) };
+            let spared = dir.map_or(Ok(()), |dir| repo.spare(&referenced, &dir, name));
+            spared
+                .and_then(|()| remove_file(&root, &change.path))
+                .context(|| format!("cannot remove '{}'", shown(&change.path)))?;
         }
         root.sync_filesystem()?;
     }
@@ -76,7 +82,7 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
 /// Refuses to go on if anything that is to be removed from the disk is not what is stored, or cannot be compared.
 fn refuse_changed(repo: &Repo, index: &Index, paths: &[Vec<u8>], removed: &[Change], progress: &Progress) -> Result<()> {
     let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
-    let options = ScanOptions { scope: Scope::Paths(paths.to_vec()), excludes, one_file_system: false };
+    let options = ScanOptions { scope: Scope::Paths(paths.to_vec()), excludes, one_file_system: false, by_reference: false };
     let found = scan(repo, index, &options, Sink::Compare, progress)?;
     // Something of another type may have taken the place of what is stored: then it is new under an old name.
     let is_at_stake = |change: &&Change| match change.what {

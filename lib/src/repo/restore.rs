@@ -25,6 +25,7 @@ use crate::git::{Oid, name};
 use crate::metadata::{self, Flags, Metadata, Names};
 use crate::progress::Progress;
 use crate::safepath::{self, Dir, FileKind, Stat};
+use crate::store::Referenced;
 
 /// So many files, or so many bytes of them, are synced and renamed together by each thread.
 const BATCH_FILES: usize = 4096;
@@ -124,6 +125,7 @@ fn replace(
         links: Mutex::default(),
         linked: Mutex::default(),
         failed: Mutex::default(),
+        referenced: repo.chunks.local().references().files()?,
         is_going: removal.before.iter().cloned().collect(),
         lifted: target.filter(|_| !options.dry_run).map(|target| Lifted::open(&repo.places.state, target)).transpose()?,
         batch_dirs: batch_dirs(repo.settings.n_threads),
@@ -281,6 +283,8 @@ struct Run<'a> {
     failed: Mutex<HashSet<Vec<u8>>>,
     /// Directories that are removed before anything else is done.
     is_going: HashSet<Vec<u8>>,
+    /// Files that are their own store: what lies in one is kept elsewhere before it goes.
+    referenced: Referenced,
     /// Directories that were opened up for this run; `None` in a dry run.
     lifted: Option<Lifted>,
     /// So many directories a batch holds open.
@@ -349,6 +353,11 @@ impl Run<'_> {
     /// Lets names in `dir`, which is at `path`, be changed, if its flags forbid that.
     fn open_up(&self, path: &[u8], dir: &Dir) -> Result<()> {
         self.lifted.as_ref().map_or(Ok(()), |lifted| lifted.lift(path, dir))
+    }
+
+    /// Keeps what lies in the file `name` of `dir`, if that is its own store, before it is replaced or removed.
+    fn spare(&self, dir: &Dir, name: &[u8]) -> Result<()> {
+        self.repo.spare(&self.referenced, dir, name)
     }
 
     fn work(&self) {
@@ -473,6 +482,7 @@ impl Run<'_> {
             Some(_) if self.options.dry_run => self.step(&node.path, Action::Replace),
             Some(_) => {
                 self.step(&node.path, Action::Replace);
+                self.spare(parent, name)?;
                 self.open_up(split(&node.path).0, parent)?;
                 clear_flags(parent, name)?;
                 parent.remove_file(name)?;
@@ -547,6 +557,7 @@ impl Run<'_> {
 
     /// Stages an entry, to be renamed with the rest of its batch.
     fn replace(&self, spot: &Spot<'_>, item: &Item, stored: &Content, old: Option<&File>, batch: &mut Batch) -> Result<()> {
+        self.spare(spot.dir, spot.name)?;
         self.open_up(split(spot.path).0, spot.dir)?;
         let (temp, n_bytes, file) = self.stage(spot, item, stored, old)?;
         self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
@@ -668,7 +679,7 @@ impl Run<'_> {
                 Ok(bytes.len() as u64)
             }
             Content::Large(index) => {
-                read::write_to_file(&self.repo.store, index, file, old, self.repo.settings.n_threads, self.progress)?;
+                read::write_to_file(&self.repo.chunks, index, file, old, self.repo.settings.n_threads, self.progress)?;
                 Ok(index.size)
             }
             Content::Link(_) | Content::Node => Ok(0),
@@ -770,7 +781,8 @@ impl Run<'_> {
             if !self.options.dry_run {
                 let (parent, name) = split(path);
                 let dir = target.open_path(parent);
-                let cleared = dir.and_then(|dir| self.open_up(parent, &dir).and_then(|()| clear_flags(&dir, name)));
+                let spared = dir.and_then(|dir| self.spare(&dir, name).map(|()| dir));
+                let cleared = spared.and_then(|dir| self.open_up(parent, &dir).and_then(|()| clear_flags(&dir, name)));
                 let result = cleared.and_then(|()| remove_file(target, path));
                 self.or_warn(path, result.context(|| "cannot be removed"))?;
                 if is_there(target, path) {
@@ -858,6 +870,7 @@ impl Run<'_> {
         if self.options.dry_run {
             return Ok(());
         }
+        self.spare(&dir, name)?;
         if there.is_some_and(|there| there.kind == FileKind::Dir) {
             return Err(Error::new(Kind::Refused, "a directory is in the place of a file; move it away first"));
         }

@@ -8,15 +8,16 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::exclude::Excludes;
 use super::pathset::PathSet;
+use super::stage::Referencing;
 use super::unowned::Unowned;
 use super::{Attributes, Repo};
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::ChunkIndex;
-use crate::file::write::{ChunkSink, cut_file};
+use crate::file::write::{ChunkSink, Note, cut_file};
 use crate::git::index::{CachedStat, Index};
 use crate::git::name::{self, Stored};
 use crate::git::object::{EXECUTABLE, FILE, SYMLINK};
@@ -25,7 +26,7 @@ use crate::git::{ObjectKind, Oid};
 use crate::metadata::{self, DirMetadata, GitKind, Metadata, Names};
 use crate::progress::Progress;
 use crate::safepath::{self, Dir, FileKind, Stat, Time};
-use crate::store::Writer;
+use crate::store::{FileReferences, Writer};
 
 /// A file younger than this when it was looked at may change again without a trace in its times: it is looked at again next time.
 const CLOCK_TICK_NANOS: i128 = 20_000_000;
@@ -53,6 +54,8 @@ pub struct ScanOptions {
     pub excludes: Excludes,
     /// Do not enter other filesystems than the one that the work tree lies on.
     pub one_file_system: bool,
+    /// Leave the chunks of large files in these files, which become their own store; also of those that did not change.
+    pub by_reference: bool,
 }
 
 /// Where content goes.
@@ -64,6 +67,8 @@ pub enum Sink<'a> {
         pack: &'a PackWriter<'a>,
         /// Takes chunks.
         chunks: &'a Writer,
+        /// Where chunks stay in their files, takes where they lie.
+        references: Option<&'a Referencing>,
         /// Raised when one of them fails: that ends the run, where a source that fails does not.
         has_failed: &'a AtomicBool,
     },
@@ -88,9 +93,20 @@ impl Sink<'_> {
         }
     }
 
-    fn chunks(&self) -> ChunkSink<'_> {
+    /// Returns who notes that the chunks of the file at `path` stay in it, if they do.
+    fn references(&self, path: &[u8]) -> Option<FileReferences<'_>> {
         match self {
-            Self::Store { chunks, has_failed, .. } => ChunkSink::Store { writer: chunks, has_failed },
+            Self::Store { references: Some(references), .. } => references.of_file(path),
+            _ => None,
+        }
+    }
+
+    fn chunks<'s>(&'s self, note: Option<&'s Note<'s>>) -> ChunkSink<'s> {
+        match self {
+            Self::Store { chunks, has_failed, .. } => match note {
+                Some(note) => ChunkSink::Stay { writer: chunks, note, has_failed },
+                None => ChunkSink::Store { writer: chunks, has_failed },
+            },
             Self::Preview { .. } | Self::Compare => ChunkSink::Discard,
         }
     }
@@ -439,7 +455,7 @@ impl Walker<'_> {
                 Ok(())
             }
             FileKind::File | FileKind::Symlink => match position {
-                Some(position) if self.index.vouches_for(position, &stat) => {
+                Some(position) if self.index.vouches_for(position, &stat) && !self.is_to_be_referenced(&stat) => {
                     self.mark(position);
                     self.progress.add(1, 0);
                     if stat.nlink > 1 {
@@ -530,6 +546,11 @@ impl Walker<'_> {
         Err(Error::new(Kind::Conflict, "changed while it was read"))
     }
 
+    /// Says whether a file is to become its own store, and read for that even if nothing changed.
+    fn is_to_be_referenced(&self, stat: &Stat) -> bool {
+        self.options.by_reference && stat.kind == FileKind::File && stat.size >= self.repo.settings.threshold
+    }
+
     fn read_content(&self, file: &File, path: &[u8], stat: &Stat) -> Result<(Oid, Metadata)> {
         let mut found = metadata::of_file(file, stat, &self.names)?;
         let holes = if stat.blocks.saturating_mul(512) < stat.size { metadata::holes(file, stat.size)? } else { Vec::new() };
@@ -550,7 +571,15 @@ impl Walker<'_> {
         }
         let spec = self.attributes.chunker(path, &self.repo.settings.chunker);
         let n_threads = self.repo.settings.n_threads;
-        let index = cut_file(file, stat.size, &holes, &spec, self.sink.chunks(), n_threads, self.progress)?;
+        let references = self.sink.references(path).map(Mutex::new);
+        let note = references
+            .as_ref()
+            .map(|references| |id, offset, len| references.lock().unwrap_or_else(PoisonError::into_inner).push(id, offset, len));
+        let sink = self.sink.chunks(note.as_ref().map(|note| note as &Note<'_>));
+        let index = cut_file(file, stat.size, &holes, &spec, sink, n_threads, self.progress)?;
+        if let Some(references) = references {
+            references.into_inner().unwrap_or_else(PoisonError::into_inner).finish(file)?;
+        }
         Ok((self.sink.blob(&index.encode())?, found))
     }
 

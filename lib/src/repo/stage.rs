@@ -3,6 +3,7 @@
 //! Chunks are durable before the git objects that name them, those before the index, that before the ref. Whoever is killed in between leaves
 //! something that nothing refers to yet, and the next run goes on from there.
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use super::scan::{self, Found, ScanOptions, Sink, Staged};
@@ -13,7 +14,7 @@ use crate::git::index::{Index, IndexBuilder, IndexEntry};
 use crate::git::pack::PackWriter;
 use crate::git::{CommitData, Identity, Kept, Oid, Signature, empty_tree, write_tree_after};
 use crate::progress::Progress;
-use crate::store::{WriteOptions, WriteStats};
+use crate::store::{FileReferences, Lease, ReferenceWriter, Referenced, WriteOptions, WriteStats};
 
 /// Who commits, when, and why.
 #[derive(Clone, Debug)]
@@ -50,7 +51,8 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?.with_index(&index);
     let chunks = repo.store.writer(WriteOptions { level: repo.settings.level })?;
     let has_failed = AtomicBool::new(false);
-    let sink = Sink::Store { pack: &pack, chunks: &chunks, has_failed: &has_failed };
+    let references = Referencing::new(repo, options.by_reference)?;
+    let sink = Sink::Store { pack: &pack, chunks: &chunks, references: references.as_ref(), has_failed: &has_failed };
     let mut found = scan::scan(repo, &index, options, sink, progress)?;
     let has_news = !found.updates.is_empty() || !found.gone.is_empty();
     let new_index = merged(&index, std::mem::take(&mut found.updates), &found.gone)?;
@@ -64,6 +66,7 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     // From here on the order is all: chunks, objects, index, ref.
     let (stats, lease) = chunks.finish_with_lease()?;
     recorded.chunks = stats;
+    let references = references.map(Referencing::finish).transpose()?;
     let kept = pack.finish()?;
     if has_news {
         repo.write_index(&new_index)?;
@@ -77,8 +80,38 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
         }
         kept.map_or(Ok(()), Kept::release)?;
     }
-    drop(lease);
+    drop((lease, references));
     Ok(recorded)
+}
+
+/// Which files are their own store, and where that is noted.
+pub struct Referencing {
+    writer: ReferenceWriter,
+    known: Referenced,
+    root: PathBuf,
+    is_for_all: bool,
+}
+
+impl Referencing {
+    /// Begins a run in which the chunks of `all` large files stay in them, or only those of files that are their own store already; `None` if none are.
+    fn new(repo: &Repo, is_for_all: bool) -> Result<Option<Self>> {
+        let references = repo.chunks.local().references();
+        let known = references.files()?;
+        if !is_for_all && known.is_empty() {
+            return Ok(None);
+        }
+        let root = crate::durable::real_path(&repo.places.work_tree)?;
+        Ok(Some(Self { writer: references.writer(&root)?, known, root, is_for_all }))
+    }
+
+    /// Returns who notes the chunks of the file at `path`, if they stay in it.
+    pub(super) fn of_file(&self, path: &[u8]) -> Option<FileReferences<'_>> {
+        (self.is_for_all || self.known.has(&self.root, path)).then(|| self.writer.file(path))
+    }
+
+    fn finish(self) -> Result<Lease> {
+        self.writer.finish()
+    }
 }
 
 /// Commits what is staged.

@@ -159,7 +159,7 @@ fn files(repo: &Repo, tree: Oid, paths: &[Vec<u8>]) -> Result<Vec<File>> {
             let Some(blob) = item.content.filter(|_| selected.covers(&path)) else { continue };
             let Some(index) = repo.chunk_index(&blob)? else { continue };
             let (mut chunks, mut n_unknown) = (Vec::new(), 0);
-            let walked = read::for_each_id(&repo.store, &index, &mut |id| {
+            let walked = read::for_each_id(&repo.chunks, &index, &mut |id| {
                 chunks.push(id);
                 Ok(())
             });

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::index::{self, Index, PackOnDisk};
 use super::pack::{self, Damage};
-use super::{Store, WriteOptions, is_index_damage, list_dir, segment};
+use super::{Store, WriteOptions, is_index_damage, list_dir, reference, segment};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::ChunkId;
@@ -116,6 +116,10 @@ impl Store {
             let (offset, problem) = (Some(offset), format!("{error:#}"));
             findings.push(Finding { file: path.clone(), offset, chunk, problem, remedy: PACK_REMEDY });
         };
+        if index::is_reference(&path).unwrap_or(false) {
+            self.check_reference(pack, &path, read_data, &mut report);
+            return Ok(findings);
+        }
         let outcome = match read_data {
             true => read_pack(&path, bytes).map(|()| pack::verify(bytes, pack.id, &mut report)),
             false => index::read_toc(&path).map(drop),
@@ -128,6 +132,32 @@ impl Store {
             other => other?,
         }
         Ok(findings)
+    }
+
+    /// Verifies a reference pack, and the file that it is about.
+    fn check_reference(&self, pack: &PackOnDisk, path: &Path, read_data: bool, report: &mut dyn FnMut(Damage)) {
+        let mut damaged = |offset, chunk, error| report(Damage { offset, chunk, error });
+        let (found, file) = match reference::read(path).and_then(|found| found.open_file().map(|file| (found, file))) {
+            Err(error) => return damaged(0, None, error),
+            Ok(opened) => opened,
+        };
+        let end = found.entries.last().map_or(0, |last| found.base + u64::from(last.offset) + u64::from(last.plain_len));
+        let len = file.metadata().map_or(0, |metadata| metadata.len());
+        if len < end {
+            let problem = format!("'{}', which is its own store, has {len} bytes and had {end} or more", found.shown());
+            return damaged(0, None, Error::new(Kind::Corrupt, problem));
+        }
+        if read_data && pack.id.as_bytes() != blake3::hash(&found.encode()).as_bytes() {
+            damaged(0, None, Error::new(Kind::Corrupt, "the reference pack does not match its name"));
+        }
+        let mut record = Vec::new();
+        for entry in found.entries.iter().filter(|_| read_data) {
+            record.resize(entry.record_len(), 0);
+            let at = found.base + u64::from(entry.offset);
+            if let Err(error) = reference::read_record(&file, at, entry, &mut record) {
+                damaged(at, Some(entry.id), error.wrap(format!("in '{}'", found.shown())));
+            }
+        }
     }
 
     /// Looks for files among the packs that are no packs.

@@ -135,6 +135,64 @@ impl Store {
         *self.inner.index.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
     }
 
+    /// Removes the packs that were changed longest ago until at most `keep` bytes are left, whatever is in them; returns how many there are then.
+    ///
+    /// Fails with [`Kind::Locked`] while anyone holds a lease.
+    pub(super) fn evict(&self, keep: u64) -> Result<u64> {
+        let _one = self.removal_lock()?;
+        let _alone = exclude_leases(self.layout())?;
+        let view = self.view()?;
+        let mut packs = view.packs.clone();
+        packs.sort_by_key(|pack| (pack.modified, pack.id));
+        let mut left = self.disk_bytes()?;
+        let mut dead = Vec::new();
+        for pack in packs {
+            if left <= keep {
+                break;
+            }
+            left -= pack.len.min(left);
+            dead.push(pack);
+        }
+        if !dead.is_empty() {
+            self.remove(&view, &dead, &[])?;
+            self.forget_loaded();
+        }
+        self.disk_bytes()
+    }
+
+    /// Removes `gone`, whatever is in them. Fails with [`Kind::Locked`] while anyone holds a lease.
+    pub(super) fn remove_packs(&self, gone: &[PackId]) -> Result<()> {
+        let _one = self.removal_lock()?;
+        let _alone = exclude_leases(self.layout())?;
+        let view = self.view()?;
+        let dead: Vec<PackOnDisk> = view.packs.iter().filter(|pack| gone.contains(&pack.id)).copied().collect();
+        if !dead.is_empty() {
+            self.remove(&view, &dead, &[])?;
+            self.forget_loaded();
+        }
+        Ok(())
+    }
+
+    /// Keeps everyone out while the lock is held, for whoever removes the store itself.
+    pub(super) fn alone(&self) -> Result<Lock> {
+        exclude_leases(self.layout())
+    }
+
+    /// Returns how many bytes the files of the store take.
+    pub(super) fn disk_bytes(&self) -> Result<u64> {
+        let packs: u64 = index::list_packs(self.layout())?.iter().map(|pack| pack.len).sum();
+        Ok(packs + self.index_bytes()?)
+    }
+
+    /// Returns how many bytes the index takes.
+    pub(super) fn index_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for path in super::list_dir(&self.layout().index())? {
+            bytes += durable::look(&path).map_or(0, |metadata| metadata.len());
+        }
+        Ok(bytes)
+    }
+
     /// Returns a verified index of all packs; the caller excludes leases.
     fn view(&self) -> Result<View> {
         remove_leftovers(self.layout())?;

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::lease::lock_list;
 use super::pack::{self, TocEntry, corrupt};
 use super::segment::{self, Builder, Entry, Segment, SegmentId};
-use super::{Layout, Location, list_dir};
+use super::{Layout, Location, list_dir, reference};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
@@ -310,10 +310,22 @@ pub(super) fn list_packs(layout: &Layout) -> Result<Vec<PackOnDisk>> {
 /// Reads the table of a pack.
 pub(super) fn read_toc(path: &Path) -> Result<Vec<TocEntry>> {
     let what = || format!("cannot read the table of chunk pack '{}'", path.display());
+    if is_reference(path).context(what)? {
+        return Ok(reference::read(path)?.entries);
+    }
     let (file, len, trailer) = open_at_trailer(path).context(what)?;
     let mut toc = vec![0; (len - u64::from(trailer.toc_offset)) as usize];
     file.read_exact_at(&mut toc, trailer.toc_offset.into()).context(what)?;
     pack::decode_toc(&toc, len).context(what)
+}
+
+/// Says whether the pack at `path` tells where chunks lie, and does not hold them.
+pub(super) fn is_reference(path: &Path) -> Result<bool> {
+    let mut magic = [0; 8];
+    match durable::open(path)?.read_exact_at(&mut magic, 0) {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        other => Ok(other.map(|()| reference::is_reference(&magic))?),
+    }
 }
 
 /// Reads the trailer of a pack, which tells whether the pack has its right length.

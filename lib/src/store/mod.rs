@@ -6,12 +6,14 @@
 //! The packs are the truth. The index is derived from them, and a wrong one costs time, never correctness: each read checks
 //! the record in the pack, and each removal the pack's own table.
 
+mod cache;
 mod check;
 pub mod decode;
 mod gc;
 mod index;
 mod lease;
 mod pack;
+mod reference;
 #[cfg(test)]
 mod scale;
 mod segment;
@@ -21,7 +23,7 @@ mod writer;
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -31,10 +33,12 @@ use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
 
+pub use cache::{Cache, CacheWriter, Local, MIN_QUOTA};
 pub use check::Finding;
 pub use gc::{GcOptions, GcReport, Live};
 pub use lease::Lease;
 pub use pack::{MAX_CHUNK, Record};
+pub use reference::{FileReferences, ReferenceWriter, Referenced, References};
 pub use writer::{Put, WriteOptions, WriteStats, Writer};
 
 use index::Index;
@@ -56,9 +60,43 @@ struct Inner {
     index: RwLock<Option<Arc<Index>>>,
     rebuilding: Mutex<()>,
     /// Most recently used last.
-    open_packs: Mutex<Vec<(PackId, Arc<File>)>>,
+    open_packs: Mutex<Vec<(PackId, Arc<OpenPack>)>>,
     /// Whether nothing is made anew, however wrong it is.
     is_read_only: bool,
+    /// Packs whose use was noted, where it is.
+    used: Option<Mutex<HashSet<PackId>>>,
+}
+
+/// A pack that is being read.
+struct OpenPack {
+    /// The pack, or, of a reference pack, the file that it is about.
+    file: File,
+    /// Of a reference pack, where in the file its offsets count from.
+    base: Option<u64>,
+}
+
+impl OpenPack {
+    fn open(path: &Path) -> Result<Self> {
+        let file = durable::open(path)?;
+        let mut magic = [0; 8];
+        let n = file.read_at(&mut magic, 0)?;
+        if !reference::is_reference(&magic[..n]) {
+            return Ok(Self { file, base: None });
+        }
+        let pack = reference::read(path)?;
+        Ok(Self { file: pack.open_file()?, base: Some(pack.base) })
+    }
+
+    /// Reads the record of `entry`; that of a chunk which lies elsewhere is put together and verified.
+    fn read(&self, entry: &TocEntry, record: &mut [u8]) -> Result<()> {
+        if let Some(base) = self.base {
+            return reference::read_record(&self.file, base + u64::from(entry.offset), entry, record);
+        }
+        match self.file.read_exact_at(record, entry.offset.into()) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(pack::corrupt("the pack ends before")),
+            other => Ok(other?),
+        }
+    }
 }
 
 /// What is done with a record and what the index says of it.
@@ -104,15 +142,20 @@ impl Store {
 
     /// Opens the store in `dir`. Reads one small file; the index is loaded by the first lookup.
     pub fn open(dir: &Path) -> Result<Self> {
-        Self::open_as(dir, false)
+        Self::open_as(dir, false, false)
+    }
+
+    /// Opens the store in `dir` so that the first read from each pack makes its time of change that of the read.
+    fn open_noting_use(dir: &Path) -> Result<Self> {
+        Self::open_as(dir, false, true)
     }
 
     /// Opens the store in `dir` for lookups that write nothing: a damaged index is an error, and a chunk that it lacks is not there.
     pub fn open_to_read(dir: &Path) -> Result<Self> {
-        Self::open_as(dir, true)
+        Self::open_as(dir, true, false)
     }
 
-    fn open_as(dir: &Path, is_read_only: bool) -> Result<Self> {
+    fn open_as(dir: &Path, is_read_only: bool, notes_use: bool) -> Result<Self> {
         let layout = Layout { root: dir.to_owned() };
         let what = || format!("cannot open chunk store '{}'", dir.display());
         let mut format = Vec::new();
@@ -122,8 +165,15 @@ impl Store {
         let file = durable::open(&layout.format()).context(no_format).context(what)?;
         std::io::Read::read_to_end(&mut std::io::Read::take(file, 256), &mut format).context(what)?;
         decode_format(&format).context(what)?;
-        let inner =
-            Inner { layout, index: RwLock::default(), rebuilding: Mutex::default(), open_packs: Mutex::default(), is_read_only };
+        let used = notes_use.then(Mutex::default);
+        let inner = Inner {
+            layout,
+            index: RwLock::default(),
+            rebuilding: Mutex::default(),
+            open_packs: Mutex::default(),
+            is_read_only,
+            used,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -354,13 +404,21 @@ impl Store {
         let entry = TocEntry { id: *id, offset: place.offset, stored_len: place.stored_len, plain_len: place.plain_len };
         let file = self.open_pack(place.pack, &path).context(what)?;
         with_scratch(entry.record_len(), |record| {
-            match file.read_exact_at(record, place.offset.into()) {
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(pack::corrupt("the pack ends before")),
-                other => Ok(other?),
-            }?;
+            file.read(&entry, record)?;
             take(record, &entry)
         })
-        .context(what)
+        .context(what)?;
+        self.note_use(place.pack, &path);
+        Ok(())
+    }
+
+    /// Notes that a pack was of use, where that is noted; that it cannot be noted only makes it look older.
+    fn note_use(&self, pack: PackId, path: &Path) {
+        if let Some(used) = &self.inner.used
+            && used.lock().unwrap_or_else(PoisonError::into_inner).insert(pack)
+        {
+            let _ = durable::touch_unsynced(path);
+        }
     }
 
     /// Says whether the index was right about where the chunk lies; if not, a better one is loaded.
@@ -393,13 +451,13 @@ impl Store {
     }
 
     /// Opens a pack, or takes it from the few that are open.
-    fn open_pack(&self, id: PackId, path: &Path) -> Result<Arc<File>> {
+    fn open_pack(&self, id: PackId, path: &Path) -> Result<Arc<OpenPack>> {
         let mut open = self.inner.open_packs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(i) = open.iter().rposition(|(pack, _)| *pack == id) {
             let used = open.remove(i);
             open.push(used);
         } else {
-            let file = Arc::new(durable::open(path)?);
+            let file = Arc::new(OpenPack::open(path)?);
             if open.len() == OPEN_PACKS {
                 open.remove(0);
             }

@@ -296,6 +296,28 @@ impl<'a> Record<'a> {
         unpack(bytes, &entry, plain)?;
         Ok(Self { header, stored: &bytes[RECORD_HEADER_LEN..] })
     }
+
+    /// Returns which chunk it is.
+    pub fn id(&self) -> ChunkId {
+        self.header.id
+    }
+
+    /// Returns how many bytes it takes, compressed.
+    pub fn stored_len(&self) -> u64 {
+        self.stored.len() as u64
+    }
+
+    /// Returns how many bytes it takes in a store, with what is kept about it.
+    pub fn cost(&self) -> u64 {
+        (self.stored.len() + RECORD_HEADER_LEN + TOC_ENTRY_LEN + super::segment::ENTRY_LEN) as u64
+    }
+}
+
+/// Returns the header of the record of a chunk that is stored as it is.
+pub(super) fn plain_header(entry: &TocEntry) -> [u8; RECORD_HEADER_LEN] {
+    let checksum = entry.id.as_bytes()[..16].try_into().expect("BUG: 16 of 32 bytes");
+    let (plain_len, stored_len) = (entry.plain_len, entry.plain_len);
+    RecordHeader { id: entry.id, codec: Codec::Plain, plain_len, stored_len, checksum }.encode()
 }
 
 /// Returns the first 16 bytes of BLAKE3 of `stored`.
