@@ -1,6 +1,6 @@
 //! `gdo clone`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use git_devops::durable;
 use git_devops::error::{Context, Error, Kind, Result};
@@ -109,13 +109,26 @@ fn places(global: &GlobalArgs, args: &CloneArgs) -> Result<Places> {
     durable::create_dir_all(&dir, 0o755)?;
     let dir = dir.canonicalize().context(|| format!("cannot use '{}'", dir.display()))?;
     let places = global.with_store(Places::of_directory(&dir), &cwd);
-    let is_begun = places.state.is_dir();
-    let entries = std::fs::read_dir(&dir).context(|| format!("cannot list '{}'", dir.display()))?;
-    if !is_begun && entries.count() > 0 {
+    if !places.state.is_dir() && !is_hardly_begun(&dir)? {
         return Err(Error::new(
             Kind::Refused,
             format!("'{}' is not empty; name a directory that is, or is not there", dir.display()),
         ));
     }
     Ok(places)
+}
+
+/// Says whether `dir` has nothing in it, or nothing but the first directories of a repository: there a clone was stopped just after its start.
+fn is_hardly_begun(dir: &Path) -> Result<bool> {
+    let mut dir = dir.to_owned();
+    for first in [".git", "devops"] {
+        let what = || format!("cannot list '{}'", dir.display());
+        let names: Vec<_> = std::fs::read_dir(&dir).context(what)?.collect::<std::io::Result<_>>().context(what)?;
+        match names.as_slice() {
+            [] => return Ok(true),
+            [one] if one.file_name() == first && one.file_type()?.is_dir() => dir = one.path(),
+            _ => return Ok(false),
+        }
+    }
+    Ok(std::fs::read_dir(&dir).context(|| format!("cannot list '{}'", dir.display()))?.next().is_none())
 }

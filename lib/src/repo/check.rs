@@ -1,8 +1,9 @@
 //! Verifies what is stored: git's objects, the chunk packs, and that every large file has all of its chunks.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashSet};
 
-use super::{Policy, Repo, enrolled, holders};
+use super::{Policy, Repo, enrolled, holders, remotes};
 use crate::durable;
 use crate::error::{Kind, Result};
 use crate::file::index::ChunkIndex;
@@ -79,7 +80,11 @@ pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Fi
         remedy: "'gdo check --repair' empties the cache; nothing is lost with it".into(),
     }));
     progress.stage("checking large files", 0, 0);
-    check_files(repo, &mut findings, progress)?;
+    match check_files(repo, &mut findings, progress) {
+        // An object that git lists and nobody finds: what was found already says why.
+        Err(error) if error.kind() == Kind::Locked && !findings.is_empty() => {}
+        other => other?,
+    }
     Ok(findings)
 }
 
@@ -194,11 +199,13 @@ fn path_in(line: &str, git_dir: &str) -> Option<String> {
     Some(rest[..end].to_owned())
 }
 
-/// Verifies that all chunks of all large files in all commits are here, or with a holder that told so.
+/// Verifies that all chunks of all large files in all commits are here, or with a holder that told so. Of what only the branches of other hosts
+/// have they need not be anywhere.
 fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) -> Result<()> {
     let mut missing = BTreeMap::new();
     // Other hosts have what a host that is no holder does not.
     let is_complete = repo.settings.policy == Policy::Holder;
+    let others = OthersFiles::of(repo)?;
     if let Err(error) = repo.git.all_blobs() {
         // Git itself stops at some damage, which was named above.
         let (what, problem) = (repo.places.git_dir.display().to_string(), format!("not all objects can be listed: {error:#}"));
@@ -224,7 +231,7 @@ fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) ->
         let walked = read::for_each_id(&repo.chunks, &index, &mut |id| {
             if !repo.chunks.local().contains(&id)? {
                 lacks_any = true;
-                if is_complete {
+                if is_complete && !others.has(&oid) {
                     missing.entry(id).or_insert(oid);
                 }
             }
@@ -253,6 +260,31 @@ fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) ->
         remedy: CHUNK_REMEDY.into(),
     }));
     Ok(())
+}
+
+/// The files that this host knows from other hosts only: their branches are fetched without the chunks.
+struct OthersFiles<'a> {
+    repo: &'a Repo,
+    is_alone: bool,
+    /// What the own branches, tags and git's index need; `None` if git cannot tell. It is asked when something is missing.
+    own: OnceCell<Option<HashSet<Oid>>>,
+}
+
+impl<'a> OthersFiles<'a> {
+    fn of(repo: &'a Repo) -> Result<Self> {
+        Ok(Self { repo, is_alone: remotes::list(repo)?.is_empty(), own: OnceCell::new() })
+    }
+
+    /// Says whether nothing of this host's own needs the blob; where git cannot tell, everything counts as its own.
+    fn has(&self, blob: &Oid) -> bool {
+        !self.is_alone && self.own.get_or_init(|| self.own()).as_ref().is_some_and(|own| !own.contains(blob))
+    }
+
+    fn own(&self) -> Option<HashSet<Oid>> {
+        let what = ["rev-list", "--objects", "--no-object-names", "--indexed-objects", "--exclude=refs/remotes/*", "--all"];
+        let listed = self.repo.git.run(&what).ok()?;
+        listed.split(|&b| b == b'\n').filter(|line| !line.is_empty()).map(|hex| Oid::from_hex(hex).ok()).collect()
+    }
 }
 
 /// Hands every chunk index that the repository has to `take`: those of all commits, also of what nothing refers to (any more, or yet).

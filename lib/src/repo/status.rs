@@ -57,9 +57,20 @@ pub(super) fn compare_work_trees(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<Chan
     changes(repo, &raw_difference(repo, a, b)?, false)
 }
 
+/// So often git is asked again when it fails: while others repack, it may miss a tree that is there all the time.
+const DIFF_AGAIN: usize = 2;
+
 fn raw_difference(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<u8>> {
     let (a, b) = (a.to_string(), b.to_string());
-    repo.git.run(&["diff-tree", "-r", "--raw", "-z", "--no-abbrev", "--no-renames", &a, &b, "--"])
+    let ask = || repo.git.run(&["diff-tree", "-r", "--raw", "-z", "--no-abbrev", "--no-renames", &a, &b, "--"]);
+    let mut told = ask();
+    for _ in 0..DIFF_AGAIN {
+        if told.is_ok() {
+            break;
+        }
+        told = ask();
+    }
+    told
 }
 
 /// Turns git's raw difference of two trees into changes of work-tree paths.

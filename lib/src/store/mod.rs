@@ -502,7 +502,10 @@ fn decode_format(bytes: &[u8]) -> Result<()> {
     let version = bytes.strip_prefix(FORMAT_NAME.as_bytes()).and_then(|rest| rest.strip_suffix(b"\n"));
     match version.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u32>().ok()) {
         Some(newer) if newer > 1 => {
-            Err(Error::new(Kind::Unsupported, format!("its format has version {newer}, this program knows 1; use a newer one")))
+            let message = format!(
+                "its format has version {newer}, this program knows 1; use a newer one, or, if none ever wrote here, remove its file 'format', and 'gdo check --repair' writes it anew"
+            );
+            Err(Error::new(Kind::Unsupported, message))
         }
         _ => {
             Err(pack::corrupt("its file 'format' is damaged, or this is not a chunk store; 'gdo check --repair' writes it anew"))

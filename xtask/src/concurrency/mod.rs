@@ -162,7 +162,7 @@ impl<'r> Block<'r> {
         let _ = fs::remove_dir_all(&top);
         let scratch = top.join("runs");
         fs::create_dir_all(&scratch)?;
-        let place = |name: &str| Place { gdo: request.gdo.clone(), top: top.join(name), store: top.join("store"), n_threads: 2 };
+        let place = |name: &str| Place::new(&request.gdo, &top.join(name), 2).with_store(top.join("store"));
         let places: Vec<Place> = PLACES.iter().map(|name| place(name)).collect();
         let mut changers = Vec::new();
         for (at, place) in places.iter().enumerate() {

@@ -8,7 +8,7 @@ use crate::command::{Context, Outcome, Result, last_lines, run};
 use crate::compare::{Difference, Options, What, compare};
 use crate::ensure;
 
-use super::verbs::{self, Place, Verb};
+use super::verbs::{self, Brings, Place, Verb};
 
 /// What an undisturbed run leaves, to compare with.
 pub struct Reference<'a> {
@@ -20,6 +20,8 @@ pub struct Reference<'a> {
     pub history: Option<(String, String)>,
     /// The entries of the git index after.
     pub index: String,
+    /// The refs after.
+    pub refs: String,
 }
 
 /// Judges the state in which something left a place; `is_done` says that the program had said so.
@@ -27,7 +29,7 @@ pub fn state(place: &Place, reference: &Reference, verb: &Verb, is_done: bool) -
     let mut problems = Vec::new();
     let mut note = |result: Result| problems.extend(result.err().map(|why| why.0));
     // Without HEAD there is no repository yet, and half a one has nothing to check.
-    let is_init = verb.name == "init";
+    let is_init = verb.makes_the_repository();
     if !is_init || place.git_dir().join("HEAD").exists() {
         note(fsck(place));
     }
@@ -44,10 +46,15 @@ pub fn state(place: &Place, reference: &Reference, verb: &Verb, is_done: bool) -
 
 /// Runs the verb again and judges what it reached.
 pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
-    // What is removed can't be removed again: that is said, and nothing is wrong.
-    let may_refuse = is_rm(verb) && finished(place, reference, verb).is_ok();
-    let result = run(&mut place.gdo(verb.args)).and_then(|outcome| match outcome.code {
-        NOT_FOUND if may_refuse => Ok(outcome),
+    // What is removed can't be removed again, and where a clone is there can't be another: that is said, and nothing is wrong.
+    let refusal = match verb {
+        verb if is_rm(verb) => Some(NOT_FOUND),
+        verb if verb.brings == Brings::Clone => Some(REFUSED),
+        _ => None,
+    };
+    let refusal = refusal.filter(|_| finished(place, reference, verb).is_ok());
+    let result = run(&mut place.command(verb)).and_then(|outcome| match outcome.code {
+        code if Some(code) == refusal => Ok(outcome),
         _ => outcome.exits(0),
     });
     if let Err(why) = result {
@@ -64,6 +71,8 @@ pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
 
 /// The exit code for: there is no such thing.
 const NOT_FOUND: i32 = 9;
+/// The exit code for: refused.
+const REFUSED: i32 = 65;
 
 fn fsck(place: &Place) -> Result {
     let outcome = run(&mut place.git(&["fsck", "--strict", "--full"]))?;
@@ -90,12 +99,21 @@ fn finished(place: &Place, reference: &Reference, verb: &Verb) -> Result {
     let history = verbs::history(place)?;
     ensure!(history == reference.history, "tree and number of commits are {history:?}, undisturbed {:?}", reference.history);
     ensure!(verbs::index(place)? == reference.index, "the index differs from that of an undisturbed run");
-    let differences = compare(reference.new, &place.work(), &Options::default())?;
+    if verb.brings != Brings::Nothing {
+        let refs = verbs::refs(place)?;
+        ensure!(refs == reference.refs, "the refs are {refs:?}, undisturbed {:?}", reference.refs);
+    }
+    let differences = compare(reference.new, &place.work(), &options())?;
     // What is removed changes the time of its directory to now, whenever that is.
     let counts = |found: &&Difference| !(is_rm(verb) && found.what == What::Mtime && is_dir(&place.work(), &found.path));
     let shown: Vec<String> = differences.iter().filter(counts).take(5).map(ToString::to_string).collect();
     ensure!(shown.is_empty(), "the work tree differs from that of an undisturbed run: {}", shown.join("; "));
-    Ok(())
+    verbs::must_have_come(place, verb)
+}
+
+/// A clone has its repository in the work tree.
+fn options() -> Options {
+    Options { ignore: vec![verbs::CLONED.into()] }
 }
 
 fn is_rm(verb: &Verb) -> bool {
@@ -127,7 +145,7 @@ fn leftovers(place: &Place) -> Result {
 fn neither_old_nor_new(reference: &Reference, now: &Path) -> Result {
     let by_path = |first: &Path| -> Result<BTreeMap<Vec<u8>, Vec<Difference>>> {
         let mut by_path = BTreeMap::<_, Vec<_>>::new();
-        for found in compare(first, now, &Options::default())?.into_iter().filter(|found| !is_excused(found)) {
+        for found in compare(first, now, &options())?.into_iter().filter(|found| !is_excused(found)) {
             by_path.entry(found.path.clone()).or_default().push(found);
         }
         Ok(by_path)
@@ -179,7 +197,8 @@ mod tests {
             let script = format!("{script}\nfind . -exec touch -h -d 2020-01-01 '{{}}' +");
             run(Command::new("sh").args(["-ec", &script]).current_dir(dir.join(name))).unwrap().exits(0).unwrap();
         }
-        let reference = Reference { old: &dir.join("old"), new: &dir.join("new"), history: None, index: String::new() };
+        let reference =
+            Reference { old: &dir.join("old"), new: &dir.join("new"), history: None, index: String::new(), refs: String::new() };
         let result = neither_old_nor_new(&reference, &dir.join("now"));
         std::fs::remove_dir_all(&dir).unwrap();
         result.is_ok()

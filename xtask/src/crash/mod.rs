@@ -8,6 +8,7 @@
 pub mod verbs;
 
 mod disk;
+mod host;
 mod judge;
 mod table;
 mod trace;
@@ -24,10 +25,11 @@ use crate::command::{Context, Failure, Result, target_dir};
 use crate::{ensure, packages};
 
 use disk::{Disk, Kind, State};
+use host::Sockets;
 use judge::Reference;
 use table::{Bad, Row};
 use trace::{Plan, Strike, Traced};
-use verbs::{Place, VERBS, Verb};
+use verbs::{Brings, Place, VERBS, Verb};
 
 /// What happens at the Nth call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +110,8 @@ struct Request {
     n_samples: Option<u64>,
     /// The same for errors, of which there are many.
     n_error_samples: Option<u64>,
+    /// Fewer where others are alike.
+    is_short: bool,
     without_sync: bool,
     n_threads: usize,
     n_jobs: usize,
@@ -140,6 +144,7 @@ impl Request {
             at: None,
             n_samples: Some(3),
             n_error_samples: Some(1),
+            is_short: true,
             without_sync: false,
             n_threads: 1,
             n_jobs: std::thread::available_parallelism().map_or(1, usize::from),
@@ -154,10 +159,10 @@ impl Request {
             let number = |value: OsString| value.to_str().and_then(|value| value.parse().ok()).ok_or("not a number");
             match arg.to_str().unwrap_or_default() {
                 "--short" => {}
-                "--full" => (request.n_samples, request.n_error_samples) = (None, None),
+                "--full" => (request.n_samples, request.n_error_samples, request.is_short) = (None, None, false),
                 "--sample" => {
                     let n_samples = Some(number(value()?)?);
-                    (request.n_samples, request.n_error_samples) = (n_samples, n_samples);
+                    (request.n_samples, request.n_error_samples, request.is_short) = (n_samples, n_samples, false);
                 }
                 "--verb" => request.verbs.push(named(value()?, VERBS.iter().map(|verb| (verb.name.to_owned(), verb)))?),
                 "--mode" => request.modes.push(named(value()?, Mode::all().into_iter().map(|mode| (mode.name(), mode)))?),
@@ -226,7 +231,12 @@ impl Request {
     }
 
     fn sweep_verb(&self, kind: Kind, verb: &'static Verb, scratch: &Path) -> Result<Vec<Row>> {
-        let is_wanted = |mode: &&Mode| mode.is_possible(kind) && (!mode.is_alike_everywhere() || kind == self.kinds[0]);
+        let is_first = kind == self.kinds[0];
+        let is_wanted = |mode: &&Mode| {
+            mode.is_possible(kind)
+                && (!mode.is_alike_everywhere() || is_first)
+                && !(self.is_short && self.is_spared(**mode, verb, is_first))
+        };
         let modes: Vec<Mode> = self.modes.iter().filter(is_wanted).copied().collect();
         if modes.is_empty() {
             return Ok(Vec::new());
@@ -243,13 +253,21 @@ impl Request {
         rows.collect()
     }
 
-    /// Returns the calls at which a verb with `n_calls` of them is struck; one more stands for the moment after its end.
-    fn points(&self, n_calls: u64, mode: Mode) -> Vec<u64> {
+    /// Says whether the short form leaves a sweep out: verbs that ask another host take twice as long, and a kill leaves the same on each filesystem.
+    fn is_spared(&self, mode: Mode, verb: &Verb, is_first: bool) -> bool {
+        let asks = verb.brings != Brings::Nothing;
+        !is_first && (asks || mode == Mode::Kill) || asks && matches!(mode, Mode::Fail { for_good: true, .. })
+    }
+
+    /// Returns the calls at which a verb is struck; one more than it makes stands for the moment after its end.
+    fn points(&self, stage: &Stage, mode: Mode) -> Vec<u64> {
         if let Some(at) = self.at {
             return vec![at];
         }
-        let all = 1..=n_calls + u64::from(matches!(mode, Mode::Kill | Mode::Cut { .. }));
-        match if mode.is_error() { self.n_error_samples } else { self.n_samples } {
+        let all = 1..=stage.n_calls + u64::from(matches!(mode, Mode::Kill | Mode::Cut { .. }));
+        let is_thin = stage.kind != self.kinds[0] || stage.verb.brings != Brings::Nothing || mode == Mode::GcMeanwhile;
+        let n_samples = self.n_samples.map(|n| if self.is_short && is_thin { n - 1 } else { n });
+        match if mode.is_error() { self.n_error_samples } else { n_samples } {
             Some(n) if n < *all.end() => spread(n, *all.end(), u64::from(mode_seed(mode))),
             _ => all.collect(),
         }
@@ -301,6 +319,7 @@ struct Stage {
     new: Disk,
     history: Option<(String, String)>,
     index: String,
+    refs: String,
     n_calls: u64,
     output: PathBuf,
     without_sync: bool,
@@ -311,7 +330,7 @@ impl Stage {
     fn new(request: &Request, kind: Kind, verb: &'static Verb, scratch: &Path) -> Result<Stage> {
         let mut disk = Disk::new(kind, scratch, "disk")?;
         let top = disk.path().to_owned();
-        let place = Place { gdo: request.gdo.clone(), store: top.join("store"), top, n_threads: request.n_threads };
+        let place = Place::new(&request.gdo, &top, request.n_threads).for_verb(verb, &scratch.join("elsewhere"))?;
         disk.mount()?;
         std::fs::write(place.top.join(disk::FOREIGN), "somebody else's file\n")?;
         (verb.prepare)(&place).context(|| "cannot prepare")?;
@@ -322,14 +341,14 @@ impl Stage {
 
         disk.mount()?;
         let plan = Plan { at: 0, strike: Strike::Never, below: &place.top, without_sync: false };
-        let traced = trace::run(&place.gdo(verb.args), &File::create(&output)?, plan)?;
+        let traced = trace::run(&place.command(verb), &File::create(&output)?, plan)?;
         let said = || std::fs::read_to_string(&output).unwrap_or_default();
         ensure!(traced.code == Some(0), "the control run exits with {:?}: {}", traced.code, said());
-        let (history, index) = (verbs::history(&place)?, verbs::index(&place)?);
+        let (history, index, refs) = (verbs::history(&place)?, verbs::index(&place)?, verbs::refs(&place)?);
         disk.unmount()?;
         let new = Disk::with(kind, scratch, "new", &disk.state()?)?;
         let (n_calls, without_sync) = (traced.n_calls, request.without_sync);
-        let mut stage = Stage { verb, kind, place, disk, before, old, new, history, index, n_calls, output, without_sync };
+        let mut stage = Stage { verb, kind, place, disk, before, old, new, history, index, refs, n_calls, output, without_sync };
         stage.old.mount()?;
         stage.new.mount()?;
         let problems = stage.try_at(Mode::Kill, 0)?.1;
@@ -339,7 +358,7 @@ impl Stage {
 
     fn sweep(&mut self, request: &Request, mode: Mode) -> Result<Row> {
         let started = Instant::now();
-        let points = request.points(self.n_calls, mode);
+        let points = request.points(self, mode);
         let mut row = Row {
             verb: self.verb.name,
             mode: mode.name(),
@@ -364,6 +383,7 @@ impl Stage {
     fn try_at(&mut self, mode: Mode, at: u64) -> Result<(Option<String>, Vec<String>)> {
         self.disk.set(&self.before)?;
         self.disk.mount()?;
+        self.place.sockets().map_or(Ok(()), Sockets::clear)?;
         let traced = match self.strike(mode, at) {
             Ok(traced) => traced,
             Err(why) => {
@@ -388,6 +408,7 @@ impl Stage {
             new: &self.new.path().join("work"),
             history: self.history.clone(),
             index: self.index.clone(),
+            refs: self.refs.clone(),
         };
         problems.extend(judge::state(&self.place, &reference, self.verb, traced.code == Some(0)));
         problems.extend(judge::again(&self.place, &reference, self.verb));
@@ -408,7 +429,7 @@ impl Stage {
             _ => Strike::Kill(&mut at_the_call),
         };
         let plan = Plan { at, strike, below: &self.place.top, without_sync: self.without_sync };
-        trace::run(&self.place.gdo(self.verb.args), &File::create(&self.output)?, plan)
+        trace::run(&self.place.command(self.verb), &File::create(&self.output)?, plan)
     }
 
     /// Says what is wrong with the way in which the program ended by itself.

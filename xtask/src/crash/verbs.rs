@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::command::{Context, Outcome, Result, run, succeed};
+use crate::compare::{Options, compare};
 use crate::{ensure, fixtures};
+
+use super::host::{Host, Sockets};
 
 /// A verb in one situation.
 pub struct Verb {
@@ -14,27 +17,66 @@ pub struct Verb {
     pub args: &'static [&'static str],
     /// Makes what is there before.
     pub prepare: fn(&Place) -> Result,
+    /// What it brings from another host, if it needs one.
+    pub brings: Brings,
+}
+
+/// What a verb brings from another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brings {
+    /// It asks none.
+    Nothing,
+    /// The branches.
+    Branches,
+    /// The chunks of the files in its branch, too.
+    Chunks,
+    /// A repository with all of that, in the work tree.
+    Clone,
+}
+
+impl Verb {
+    const fn local(name: &'static str, args: &'static [&'static str], prepare: fn(&Place) -> Result) -> Verb {
+        Verb { name, args, prepare, brings: Brings::Nothing }
+    }
+
+    /// Says whether there is no repository before.
+    pub fn makes_the_repository(&self) -> bool {
+        self.name == "init" || self.brings == Brings::Clone
+    }
 }
 
 /// All of them.
 pub const VERBS: &[Verb] = &[
-    Verb { name: "init", args: &["init"], prepare: tree },
-    Verb { name: "add", args: &["add", "."], prepare: empty_repository },
-    Verb { name: "commit", args: &["commit", "-m", "staged"], prepare: staged },
-    Verb { name: "snapshot-first", args: &["snapshot", "-m", "first", "."], prepare: empty_repository },
-    Verb { name: "snapshot-changed", args: &["snapshot", "-m", "second", "."], prepare: changed },
-    Verb { name: "snapshot-large", args: &["snapshot", "-m", "large", "."], prepare: large },
-    Verb { name: "snapshot-revived", args: &["snapshot", "-m", "third again", "."], prepare: revived },
-    Verb { name: "restore", args: &["restore", "--source", "HEAD"], prepare: changed },
-    Verb { name: "restore-back", args: &["restore", "--source", "HEAD~1"], prepare: two_commits },
-    Verb { name: "restore-over", args: &["restore", "--source", "HEAD~1"], prepare: other_types },
-    Verb { name: "rm", args: &["rm", "dir", "large", "hard2"], prepare: one_commit },
-    Verb { name: "rm-cached", args: &["rm", "--cached", "dir", "large", "hard2"], prepare: one_commit },
-    Verb { name: "attributes", args: &["attributes", "*.img", "chunker=fixed"], prepare: one_commit },
-    Verb { name: "check-repair", args: &["check", "--data", "--repair"], prepare: rotted_garbage },
-    Verb { name: "gc", args: &["gc", "--prune", "now"], prepare: garbage },
-    Verb { name: "gc-again", args: &["gc", "--prune", "now"], prepare: marked_garbage },
+    Verb::local("init", &["init"], tree),
+    Verb::local("add", &["add", "."], empty_repository),
+    Verb::local("commit", &["commit", "-m", "staged"], staged),
+    Verb::local("snapshot-first", &["snapshot", "-m", "first", "."], empty_repository),
+    Verb::local("snapshot-changed", &["snapshot", "-m", "second", "."], changed),
+    Verb::local("snapshot-large", &["snapshot", "-m", "large", "."], large),
+    Verb::local("snapshot-revived", &["snapshot", "-m", "third again", "."], revived),
+    Verb::local("restore", &["restore", "--source", "HEAD"], changed),
+    Verb::local("restore-back", &["restore", "--source", "HEAD~1"], two_commits),
+    Verb::local("restore-over", &["restore", "--source", "HEAD~1"], other_types),
+    Verb::local("rm", &["rm", "dir", "large", "hard2"], one_commit),
+    Verb::local("rm-cached", &["rm", "--cached", "dir", "large", "hard2"], one_commit),
+    Verb::local("attributes", &["attributes", "*.img", "chunker=fixed"], one_commit),
+    Verb::local("check-repair", &["check", "--data", "--repair"], rotted_garbage),
+    Verb::local("gc", &["gc", "--prune", "now"], garbage),
+    Verb::local("gc-again", &["gc", "--prune", "now"], marked_garbage),
+    Verb { name: "fetch", args: &["fetch"], prepare: more_from_a_holder, brings: Brings::Branches },
+    Verb { name: "get", args: &["get", "--source", "origin/main"], prepare: fetched, brings: Brings::Chunks },
+    Verb {
+        name: "clone",
+        args: &["clone", ADDRESS, ".", "--host-key", HOST_KEY, "--identity", IDENTITY],
+        prepare: nothing_here,
+        brings: Brings::Clone,
+    },
 ];
+
+/// These words stand for what is known only when the host runs.
+const ADDRESS: &str = "{address}";
+const HOST_KEY: &str = "{host key}";
+const IDENTITY: &str = "{identity}";
 
 /// The places of an instance.
 pub struct Place {
@@ -46,9 +88,35 @@ pub struct Place {
     pub store: PathBuf,
     /// The setting `devops.threads`.
     pub n_threads: usize,
+    /// The repository.
+    git_dir: PathBuf,
+    /// The other host, and where ssh may put its sockets.
+    elsewhere: Option<Box<(Host, Sockets)>>,
 }
 
 impl Place {
+    /// Names the places below `top`, with a store of their own.
+    pub fn new(gdo: &Path, top: &Path, n_threads: usize) -> Place {
+        let (gdo, top) = (gdo.to_owned(), top.to_owned());
+        Place { gdo, store: top.join("store"), git_dir: top.join("repo.git"), top, n_threads, elsewhere: None }
+    }
+
+    /// Takes the store of others.
+    pub fn with_store(self, store: PathBuf) -> Place {
+        Place { store, ..self }
+    }
+
+    /// Takes what a verb needs: another host that has its files below `dir`, and a repository where a clone would make it.
+    pub fn for_verb(mut self, verb: &Verb, dir: &Path) -> Result<Place> {
+        if verb.brings != Brings::Nothing {
+            self.elsewhere = Some(Box::new((Host::start(&self.gdo, dir)?, Sockets::new()?)));
+        }
+        if verb.brings == Brings::Clone {
+            self.git_dir = self.work().join(CLONED);
+        }
+        Ok(self)
+    }
+
     /// Returns the work tree.
     pub fn work(&self) -> PathBuf {
         self.top.join("work")
@@ -56,7 +124,29 @@ impl Place {
 
     /// Returns the repository.
     pub fn git_dir(&self) -> PathBuf {
-        self.top.join("repo.git")
+        self.git_dir.clone()
+    }
+
+    /// Returns the other host; a verb that asks it has one.
+    fn host(&self) -> &Host {
+        &self.elsewhere.as_ref().expect("BUG: a verb that asks another host has one").0
+    }
+
+    /// Returns where ssh puts its sockets, if there is another host.
+    pub fn sockets(&self) -> Option<&Sockets> {
+        self.elsewhere.as_ref().map(|elsewhere| &elsewhere.1)
+    }
+
+    /// Returns the program with the verb's command line.
+    pub fn command(&self, verb: &Verb) -> Command {
+        let word = |word: &&str| match *word {
+            ADDRESS => self.host().address(),
+            HOST_KEY => self.host().host_key(),
+            IDENTITY => self.host().identity(),
+            word => word.to_owned(),
+        };
+        let words: Vec<String> = verb.args.iter().map(word).collect();
+        self.gdo(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Returns the program with the places named and an environment of its own.
@@ -79,6 +169,9 @@ impl Place {
     fn surroundings(&self, command: &mut Command) {
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
         command.env("HOME", "/nonexistent").env("USER", "root").env("TZ", "UTC").env("GIT_DEVOPS_TIME", "1700000000");
+        if let Some(sockets) = self.sockets() {
+            command.env("XDG_RUNTIME_DIR", sockets.path());
+        }
         command.current_dir(self.work());
     }
 
@@ -224,6 +317,79 @@ fn rotted_garbage(place: &Place) -> Result {
     fixtures::edit_4k(Path::new(&packs), middle)
 }
 
+/// The repository of a clone, in the work tree.
+pub const CLONED: &str = ".git";
+
+/// Another host is known, and was fetched from; since then its branches moved, came and went.
+fn more_elsewhere(place: &Place) -> Result {
+    one_commit(place)?;
+    let (host, there) = (place.host(), &place.host().place);
+    one_commit_without_init(there)?;
+    succeed(&mut there.git(&["branch", "goes"]))?;
+    let identity = host.identity();
+    place.does(&["remote", "add", "origin", &host.address(), "--host-key", &host.host_key(), "--identity", &identity])?;
+    place.does(&["fetch"])?;
+    change_elsewhere(there)
+}
+
+/// The other host keeps a share, besides, and says so.
+fn more_from_a_holder(place: &Place) -> Result {
+    more_elsewhere(place)?;
+    let there = &place.host().place;
+    succeed(&mut there.git(&["config", "devops.policy", "holder"]))?;
+    there.does(&["sync"]).map(drop)
+}
+
+/// The branches of another host are known; what it has in large files is not here.
+fn fetched(place: &Place) -> Result {
+    more_elsewhere(place)?;
+    place.does(&["fetch"]).map(drop)
+}
+
+/// There is another host, and nothing here but an empty directory.
+fn nothing_here(place: &Place) -> Result {
+    one_commit_without_init(&place.host().place)?;
+    std::fs::create_dir(place.work())?;
+    sh(&place.work(), "touch -d '2020-02-02 02:02:02' .")
+}
+
+/// Makes a tree and its commit where there is an empty repository.
+fn one_commit_without_init(there: &Place) -> Result {
+    std::fs::remove_dir(there.work())?;
+    tree(there)?;
+    there.does(&["snapshot", "-m", "there", "."]).map(drop)
+}
+
+/// A file of several chunks is new, another changed; the branches are a new one, one less, and the first one elsewhere.
+fn change_elsewhere(there: &Place) -> Result {
+    std::fs::write(there.work().join("larger"), fixtures::Seeded::new(10).bytes(2 << 20))?;
+    fixtures::edit_4k(&there.work().join("large"), 50_000)?;
+    sh(&there.work(), "echo more >more; find . -depth ! -name fixed -exec touch -h -d '2022-02-02 02:02:02' '{}' ';'")?;
+    there.does(&["snapshot", "-m", "more there", "."])?;
+    succeed(&mut there.git(&["branch", "comes/deep"]))?;
+    succeed(&mut there.git(&["branch", "-D", "goes"])).map(drop)
+}
+
+/// Returns all refs, as stock git reads them.
+pub fn refs(place: &Place) -> Result<String> {
+    Ok(run(&mut place.git(&["for-each-ref"]))?.text())
+}
+
+/// Fails unless what a verb brings from another host is here: all of its files come out of this store.
+pub fn must_have_come(place: &Place, verb: &Verb) -> Result {
+    if !matches!(verb.brings, Brings::Chunks | Brings::Clone) {
+        return Ok(());
+    }
+    let (there, out) = (&place.host().place, place.host().place.top.join("out"));
+    fixtures::remove(&out)?;
+    let target = out.display().to_string();
+    place.does(&["restore", "--source", "origin/main", "--target", &target]).context(|| "what was to come is not here")?;
+    let differences = compare(&there.work(), &out, &Options::default())?;
+    let shown: Vec<String> = differences.iter().take(5).map(ToString::to_string).collect();
+    ensure!(shown.is_empty(), "what came differs from what is there: {}", shown.join("; "));
+    Ok(())
+}
+
 /// Removes all garbage, with stock git and with a run of ours: what may go on while another run is frozen.
 pub fn collect_garbage(place: &Place) -> Result {
     if !place.store.join("format").exists() || !place.git_dir().join("HEAD").exists() {
@@ -232,7 +398,7 @@ pub fn collect_garbage(place: &Place) -> Result {
     // It may find itself locked out; it only has to end.
     run(&mut place.git(&["gc", "--quiet", "--prune=now"]))?;
     // A second repository that shares the store does not need the lock of the first.
-    let other = Place { gdo: place.gdo.clone(), top: place.top.join("other"), store: place.store.clone(), n_threads: 1 };
+    let other = Place::new(&place.gdo, &place.top.join("other"), 1).with_store(place.store.clone());
     std::fs::create_dir_all(other.work())?;
     for (who, args) in [(place, &["gc", "--prune", "now"][..]), (&other, &["init"]), (&other, &["gc", "--prune", "now"])] {
         let outcome = run(&mut who.gdo(args))?;
