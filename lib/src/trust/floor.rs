@@ -109,6 +109,11 @@ impl Floor {
         order.into_iter().try_for_each(|at| durable::publish(&dir.join(SLOTS[at]), &bytes, 0o600))
     }
 
+    /// Returns the same without its time, for looking at something as it was then.
+    pub fn timeless(&self) -> Self {
+        Self { time: 0, ..self.clone() }
+    }
+
     /// Returns how often it was written.
     pub fn count(&self) -> u64 {
         self.count

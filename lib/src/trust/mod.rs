@@ -60,11 +60,13 @@ impl fmt::Display for TypeName {
     }
 }
 
-/// What a release is called: its type and its number. Printed as `release/web/7`, the name of its tag.
+/// What a release is called: its type, its epoch and its number. Printed as the name of its tag: `release/web/7`, or `release/web/2.7` in epoch 2.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReleaseName {
     /// Of which type.
     pub kind: TypeName,
+    /// How often the numbers of its type began anew; from 1.
+    pub epoch: u32,
     /// Its number within the epoch.
     pub seq: u64,
 }
@@ -72,12 +74,9 @@ pub struct ReleaseName {
 impl ReleaseName {
     /// Returns the ref that its tag is.
     pub fn to_ref(&self) -> String {
-        format!("{RELEASES}{}/{}", self.kind, self.seq)
+        format!("refs/tags/{self}")
     }
 }
-
-/// Where the tags of releases are.
-pub const RELEASES: &str = "refs/tags/release/";
 
 impl FromStr for ReleaseName {
     type Err = Error;
@@ -85,9 +84,15 @@ impl FromStr for ReleaseName {
     /// Reads the name of a tag, with or without `refs/tags/`.
     fn from_str(name: &str) -> Result<Self> {
         let short = name.strip_prefix("refs/tags/").unwrap_or(name);
-        let parts = short.strip_prefix("release/").and_then(|rest| rest.rsplit_once('/'));
-        let read = parts.and_then(|(kind, seq)| Some(Self { kind: kind.parse().ok()?, seq: number(seq)? }));
-        read.ok_or_else(|| {
+        let read = || {
+            let (kind, numbers) = short.strip_prefix("release/")?.rsplit_once('/')?;
+            let (epoch, seq) = match numbers.split_once('.') {
+                Some((epoch, seq)) => (number(epoch).filter(|&epoch| epoch > 1)?, seq),
+                None => (1, numbers),
+            };
+            Some(Self { kind: kind.parse().ok()?, epoch, seq: number(seq)? })
+        };
+        read().ok_or_else(|| {
             let message = format!("'{}' is no name of a release; 'release/TYPE/NUMBER' is one", name.escape_debug());
             Error::refused(Reason::WrongBranch, message)
         })
@@ -96,7 +101,10 @@ impl FromStr for ReleaseName {
 
 impl fmt::Display for ReleaseName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "release/{}/{}", self.kind, self.seq)
+        match self.epoch {
+            1 => write!(f, "release/{}/{}", self.kind, self.seq),
+            epoch => write!(f, "release/{}/{epoch}.{}", self.kind, self.seq),
+        }
     }
 }
 
@@ -111,13 +119,21 @@ mod tests {
 
     #[test]
     fn a_release_has_one_name() {
-        for name in ["release/web/7", "release/web/canary/1", "release/a.b-c_d/18446744073709551615"] {
+        for name in ["release/web/7", "release/web/canary/1", "release/web/2.1", "release/a.b-c_d/18446744073709551615"] {
             assert_eq!(name.parse::<ReleaseName>().unwrap().to_string(), name);
             assert_eq!(format!("refs/tags/{name}").parse::<ReleaseName>().unwrap().to_ref(), format!("refs/tags/{name}"));
         }
         let wrong =
             ["", "release/7", "release//7", "release/web/07", "release/web/+7", "release/web/", "release/web/7/", "release/../7"];
-        for name in wrong.into_iter().chain(["release/a b/7", "v1", "release/web/18446744073709551616", "release/x.lock/1"]) {
+        for name in wrong.into_iter().chain([
+            "release/a b/7",
+            "v1",
+            "release/web/1.7",
+            "release/web/2.",
+            "release/web/2.1.1",
+            "release/web/18446744073709551616",
+            "release/x.lock/1",
+        ]) {
             assert_eq!(name.parse::<ReleaseName>().unwrap_err().reason(), Some(Reason::WrongBranch), "{name}");
         }
     }

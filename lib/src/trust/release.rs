@@ -24,8 +24,6 @@ const HEAD: &str = "git-devops release 1";
 pub struct Release {
     /// Which it is.
     pub name: ReleaseName,
-    /// How often the numbers of its type began anew.
-    pub epoch: u32,
     /// The tag object of the release before; `None` for the first one of an epoch.
     pub prev: Option<Oid>,
     /// What hosts should have.
@@ -80,13 +78,13 @@ impl Signed {
 impl Release {
     /// Encodes the bytes that are signed.
     pub fn encode(&self) -> String {
-        let Self { name, epoch, commit, manifest, issued, expires, min_version, tagger, .. } = self;
+        let Self { name, commit, manifest, issued, expires, min_version, tagger, .. } = self;
         let prev = self.prev.map_or("none".to_owned(), |oid| oid.to_string());
         let header =
             format!("object {commit}\ntype commit\ntag {name}\ntagger {} <{}> {issued} +0000\n", tagger.name, tagger.email);
         format!(
-            "{header}\n{HEAD}\ntype {}\nseq {}\nepoch {epoch}\nprev {prev}\ncommit {commit}\nmanifest {manifest}\nissued {issued}\nexpires {expires}\nmin-version {min_version}\n",
-            name.kind, name.seq
+            "{header}\n{HEAD}\ntype {}\nseq {}\nepoch {}\nprev {prev}\ncommit {commit}\nmanifest {manifest}\nissued {issued}\nexpires {expires}\nmin-version {min_version}\n",
+            name.kind, name.seq, name.epoch
         )
     }
 
@@ -112,8 +110,8 @@ impl Release {
         let tagger = decode_tagger(header.lines().nth(3)?.strip_prefix("tagger ")?)?;
         let mut lines = payload.strip_prefix(HEAD)?.strip_prefix('\n')?.lines();
         let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
-        let name = ReleaseName { kind: field("type")?.parse::<TypeName>().ok()?, seq: number(field("seq")?)? };
-        let epoch = number(field("epoch")?).filter(|&epoch| epoch > 0)?;
+        let (kind, seq) = (field("type")?.parse::<TypeName>().ok()?, number(field("seq")?)?);
+        let name = ReleaseName { kind, seq, epoch: number(field("epoch")?).filter(|&epoch| epoch > 0)? };
         let prev = match field("prev")? {
             "none" => None,
             oid => Some(decode_oid(oid)?),
@@ -126,7 +124,7 @@ impl Release {
         let is_in_order = name.seq > 0
             && is_first == prev.is_none()
             && expires.checked_sub(issued).is_some_and(|n| n > 0 && n <= MAX_DAYS * DAY);
-        is_in_order.then_some(Self { name, epoch, prev, commit, manifest, issued, expires, min_version, tagger })
+        is_in_order.then_some(Self { name, prev, commit, manifest, issued, expires, min_version, tagger })
     }
 }
 
@@ -197,7 +195,7 @@ mod tests {
         let signed = Signed::decode(object.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(signed.encode()).unwrap(), object);
         let release = &signed.release;
-        assert_eq!((release.name.to_string().as_str(), release.epoch, release.issued), ("release/web/7", 1, 1_795_300_000));
+        assert_eq!((release.name.to_string().as_str(), release.name.epoch, release.issued), ("release/web/7", 1, 1_795_300_000));
         assert_eq!(release.expires - release.issued, 30 * DAY);
         assert_eq!(release.encode().as_bytes(), signed.text);
     }
@@ -229,6 +227,7 @@ mod tests {
             ("type web\n", "type db\n", "wrong-branch"),
             ("tag release/web/7", "tag release/db/7", "wrong-branch"),
             ("epoch 1", "epoch 0", "release"),
+            ("epoch 1", "epoch 2", "wrong-branch"),
             ("epoch 1", "epoch 4294967296", "release"),
             ("seq 7", "seq 18446744073709551616", "release"),
             (&format!("prev {oid}"), "prev none", "release"),
