@@ -71,6 +71,38 @@ pub enum Reason {
     RefName,
     /// What a holder is said to hold and promise is not signed by it, or not in order.
     Promise,
+    /// The tag object of a release says what no writer writes.
+    Release,
+    /// A root document says what no writer writes.
+    Root,
+    /// A signature is missing, not good, not alone, or by a key that may not.
+    Signature,
+    /// A release is meant for another type, or under another name.
+    WrongBranch,
+    /// Something older than what was accepted.
+    Rollback,
+    /// Something that does not follow from what was accepted.
+    Fork,
+    /// Something between what was accepted and this is missing.
+    Gap,
+    /// The number of a release is above the limit.
+    SeqLimit,
+    /// A release has another epoch than the root document says.
+    Epoch,
+    /// A release has expired.
+    StaleHead,
+    /// A root document has expired.
+    StaleRoot,
+    /// Something was issued in the future of this host.
+    Future,
+    /// Too few root keys signed a root document.
+    Threshold,
+    /// A release needs a newer program.
+    MinVersion,
+    /// A tree is not the one that a release names.
+    Manifest,
+    /// What this host accepted last cannot be read.
+    Floor,
 }
 
 impl Reason {
@@ -95,6 +127,22 @@ impl Reason {
             Self::Meta => "meta",
             Self::RefName => "ref-name",
             Self::Promise => "promise",
+            Self::Release => "release",
+            Self::Root => "root",
+            Self::Signature => "signature",
+            Self::WrongBranch => "wrong-branch",
+            Self::Rollback => "rollback",
+            Self::Fork => "fork",
+            Self::Gap => "gap",
+            Self::SeqLimit => "seq-limit",
+            Self::Epoch => "epoch",
+            Self::StaleHead => "stale-head",
+            Self::StaleRoot => "stale-root",
+            Self::Future => "future",
+            Self::Threshold => "threshold",
+            Self::MinVersion => "min-version",
+            Self::Manifest => "manifest",
+            Self::Floor => "floor",
         }
     }
 }

@@ -21,5 +21,6 @@ pub mod placement;
 pub mod remote;
 pub mod metadata;
 pub mod git;
+pub mod trust;
 pub mod file;
 pub mod repo;

@@ -24,6 +24,8 @@ pub const TEST: &[Need] = &[
     ("gcc", "gcc"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("gpg", "gnupg"),
+    ("gpgv", "gpgv"),
     ("strace", "strace"),
     ("prlimit", "util-linux"),
     ("mount", "mount"),

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::fetch::{scratch, tell};
 use super::remote::text_or_file;
 use crate::exit;
-use crate::places::GlobalArgs;
+use crate::places::{GlobalArgs, moment};
 use crate::ui::{Ui, bytes, usage};
 
 /// Make a copy of another host's repository, with its files
@@ -68,7 +68,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CloneArgs) -> Result<()> {
     remotes::add(&repo, &remote, &host_key)?;
     let (mut hosts, failures) = remotes::connect(&repo, std::slice::from_ref(&remote), &scratch());
     failures.into_iter().try_for_each(Err)?;
-    hosts.connections().try_for_each(|connection| remotes::fetch_branches(&repo, connection).map(drop))?;
+    hosts.connections().try_for_each(|connection| remotes::fetch_branches(&repo, connection, moment().wall).map(drop))?;
     let branch = remotes::begin_branch(&repo, &remote, args.branch.as_deref())?;
     ui.note(format_args!("'{branch}' of '{}' is here", remote.name))?;
     if args.no_restore || args.system {

@@ -2,21 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-use git_devops::error::{Error, Result};
+use git_devops::error::{Error, Reason, Result};
 use git_devops::remote::fetch::Served;
 use git_devops::remote::hosts::Hosts;
 use git_devops::remote::ssh::Remote;
 use git_devops::repo::Repo;
-use git_devops::repo::remotes::{self, Got, Moved};
+use git_devops::repo::remotes::{self, Got, Moved, News};
 use serde_json::{Value, json};
 
 use crate::exit;
-use crate::places::GlobalArgs;
+use crate::places::{GlobalArgs, moment};
 use crate::ui::{Ui, bytes, complain, shown};
 
 /// Ask other hosts where their branches are
 ///
-/// The branches are noted as NAME/BRANCH, and 'gdo log web1/main' shows one; nothing of this host is moved. Chunks come with 'gdo get'.
+/// The branches are noted as NAME/BRANCH, and 'gdo log web1/main' shows one; nothing of this host is moved. Chunks come with 'gdo get'. Where a key
+/// is trusted ('gdo trust'), a release is accepted if it verifies; what does not is named, and the exit code is 65.
 #[derive(clap::Args)]
 pub struct FetchArgs {
     /// The hosts to ask; all of them without this
@@ -42,7 +43,7 @@ pub fn run_fetch(ui: &mut Ui, global: &GlobalArgs, args: &FetchArgs) -> Result<(
     let repo = global.repo()?;
     let remotes = remotes::named(&repo, &args.names)?;
     let (hosts, failures) = remotes::connect(&repo, &remotes, &scratch());
-    let mut all = Vec::new();
+    let (mut all, mut accepted, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     let failed = |ui: &mut Ui, error: Error| match remotes.len() {
         1 => Err(error),
         _ => {
@@ -52,15 +53,23 @@ pub fn run_fetch(ui: &mut Ui, global: &GlobalArgs, args: &FetchArgs) -> Result<(
     };
     failures.into_iter().try_for_each(|error| failed(ui, error))?;
     for connection in hosts.connections() {
-        match remotes::fetch_branches(&repo, connection) {
-            Ok((moved, refused)) => {
-                all.extend(moved.into_iter().map(|moved| (connection.remote().name.clone(), moved)));
-                refused.iter().for_each(|error| tell_failure(ui, error));
+        let name = &connection.remote().name;
+        match remotes::fetch_branches(&repo, connection, moment().wall) {
+            Ok(News { moved, refused: records, releases }) => {
+                all.extend(moved.into_iter().map(|moved| (name.clone(), moved)));
+                records.iter().for_each(|error| tell_failure(ui, error));
+                accepted.extend(releases.accepted.iter().map(ToString::to_string));
+                refused.extend(releases.refused.into_iter().map(|error| (name.clone(), error)));
             }
             Err(error) => failed(ui, error)?,
         }
     }
-    ui.json(|| json!({"branches": all.iter().map(|(name, moved)| to_json(name, moved)).collect::<Vec<_>>()}))?;
+    refused.iter().for_each(|(name, error)| tell_refused(ui, name, error));
+    ui.json(|| {
+        json!({"branches": all.iter().map(|(name, moved)| to_json(name, moved)).collect::<Vec<_>>(), "accepted": accepted,
+            "refused": refused.iter().map(|(name, error)| refused_json(name, error)).collect::<Vec<_>>()})
+    })?;
+    accepted.iter().try_for_each(|name| ui.note(format_args!("{name} is accepted")))?;
     all.iter().try_for_each(|(name, Moved { branch, old, new })| {
         let what = match (old, new) {
             (None, Some(_)) => "new",
@@ -69,6 +78,16 @@ pub fn run_fetch(ui: &mut Ui, global: &GlobalArgs, args: &FetchArgs) -> Result<(
         };
         ui.note(format_args!("{name}/{branch} {what}"))
     })
+}
+
+/// Names a release or a root document that was refused.
+fn tell_refused(ui: &mut Ui, name: &str, error: &Error) {
+    ui.exit_with(exit::REFUSED);
+    complain(format_args!("warning: from '{name}': {}", shown(error.told().as_bytes())));
+}
+
+fn refused_json(name: &str, error: &Error) -> Value {
+    json!({"remote": name, "id": error.reason().map(Reason::id), "message": format!("{error:#}")})
 }
 
 fn to_json(name: &str, moved: &Moved) -> Value {
@@ -98,8 +117,11 @@ pub fn connect(ui: &mut Ui, repo: &Repo, remotes: &[Remote]) -> Hosts {
 /// Notes where the branches of all hosts are, and what they tell of holders; who fails is named.
 pub fn fetch_all(ui: &mut Ui, repo: &Repo, hosts: &Hosts) {
     for connection in hosts.connections() {
-        match remotes::fetch_branches(repo, connection) {
-            Ok((_, refused)) => refused.iter().for_each(|error| tell_failure(ui, error)),
+        match remotes::fetch_branches(repo, connection, moment().wall) {
+            Ok(News { refused, releases, .. }) => {
+                refused.iter().for_each(|error| tell_failure(ui, error));
+                releases.refused.iter().for_each(|error| tell_refused(ui, &connection.remote().name, error));
+            }
             Err(error) => tell_failure(ui, &error),
         }
     }

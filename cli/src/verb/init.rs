@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use git_devops::durable;
 use git_devops::error::{Context, Result};
-use git_devops::repo::{Places, Repo};
+use git_devops::repo::{Places, Repo, roots};
 use serde_json::json;
 
+use super::trust;
 use crate::places::GlobalArgs;
 use crate::ui::{Ui, usage};
 
@@ -25,6 +26,9 @@ pub struct InitArgs {
     /// Machine type: the name of the first branch
     #[arg(long = "type", value_name = "TYPE", default_value = "main")]
     branch: String,
+    /// Accept only releases that these keys sign: public keys as 'gpg --armor --export' writes them, or a root document of 'gdo trust'
+    #[arg(long, value_name = "KEYFILE")]
+    trust: Vec<PathBuf>,
     /// Tell what would be made, and make nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -48,10 +52,15 @@ const RUNNING_SYSTEM_EXCLUDES: &str = "/dev/*\n";
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &InitArgs) -> Result<()> {
     let cwd = global.cwd()?;
     let places = places(global, args, &cwd)?;
+    // Read before anything is made.
+    let trusted = if args.trust.is_empty() { None } else { Some(trust::first(global, &args.trust)?) };
     if !args.dry_run {
         Repo::init(&places, &args.branch)?;
         if args.system {
             write_excludes(&places)?;
+        }
+        if let Some(root) = trusted {
+            roots::begin(&Repo::open(places.clone())?, root)?;
         }
     }
     let (repository, work_tree, store) = (places.git_dir.display(), places.work_tree.display(), places.store.display());

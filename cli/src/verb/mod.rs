@@ -24,6 +24,7 @@ mod log;
 mod ls;
 mod man;
 mod merge_metadata;
+mod release;
 mod remote;
 mod restore;
 mod rm;
@@ -34,6 +35,8 @@ mod snapshot;
 mod status;
 mod sync;
 mod tour;
+mod trust;
+mod verify;
 mod whereis;
 
 /// What the program can do.
@@ -60,6 +63,9 @@ pub enum Verb {
     Drop(drop::DropArgs),
     Remote(remote::RemoteArgs),
     Serve(serve::ServeArgs),
+    Release(release::ReleaseArgs),
+    Verify(verify::VerifyArgs),
+    Trust(trust::TrustArgs),
     Gc(gc::GcArgs),
     Attributes(attributes::AttributesArgs),
     Git(git::GitArgs),
@@ -95,6 +101,9 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Drop(args) => drop::run(ui, global, args),
         Verb::Remote(args) => remote::run(ui, global, args),
         Verb::Serve(args) => serve::run(ui, global, args),
+        Verb::Release(args) => release::run(ui, global, args),
+        Verb::Verify(args) => verify::run(ui, global, args),
+        Verb::Trust(args) => trust::run(ui, global, args),
         Verb::Gc(args) => gc::run(ui, global, args),
         Verb::Attributes(args) => attributes::run(ui, global, args),
         Verb::Git(args) => git::run(ui, global, args),

@@ -44,6 +44,13 @@ impl World {
         self.run(command)
     }
 
+    /// Runs the program in the work tree with more in its environment.
+    pub fn gdo_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Run {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gdo"));
+        command.args(args).envs(environment.iter().copied());
+        self.run(command)
+    }
+
     /// Runs `gdo serve` as sshd does for a client that asks for `command`.
     pub fn gdo_asked(&self, command: &str) -> Run {
         let mut serve = Command::new(env!("CARGO_BIN_EXE_gdo"));

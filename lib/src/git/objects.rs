@@ -86,13 +86,25 @@ impl Objects {
 
     /// Returns the length of the blob `oid` without reading its content, or `None` if it is not here.
     pub fn blob_size(&self, oid: &Oid) -> Result<Option<u64>> {
+        self.size(oid, ObjectKind::Blob)
+    }
+
+    /// Returns the object `oid`, which must be a `wanted` of at most `most` bytes: nothing longer is read.
+    pub fn short(&self, oid: &Oid, wanted: ObjectKind, most: u64) -> Result<Vec<u8>> {
+        match self.size(oid, wanted)? {
+            Some(size) if size > most => Err(Error::new(Kind::Refused, format!("{wanted} '{oid}' has {size} bytes"))),
+            _ => self.expect(oid, wanted),
+        }
+    }
+
+    fn size(&self, oid: &Oid, wanted: ObjectKind) -> Result<Option<u64>> {
         let header = self.search(oid, |place, reader| match place {
             Place::Packed(pack, offset) => pack.header(offset, &self.shared, reader).map(Some),
             Place::Loose(loose) => loose.header(oid, reader),
         })?;
         match header {
-            Some((ObjectKind::Blob, size)) => Ok(Some(size)),
-            Some((kind, _)) => Err(wrong_kind(oid, kind, ObjectKind::Blob)),
+            Some((kind, size)) if kind == wanted => Ok(Some(size)),
+            Some((kind, _)) => Err(wrong_kind(oid, kind, wanted)),
             None => Ok(None),
         }
     }

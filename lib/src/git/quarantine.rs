@@ -23,6 +23,10 @@ const MAX_BLOB: u64 = 128 << 20;
 /// Where the records of holders are, under the holders' ids.
 pub const HOLDERS: &str = "refs/devops/holders/";
 const BRANCHES: &str = "refs/heads/";
+/// Where the tags of releases are.
+pub const RELEASES: &str = "refs/tags/release/";
+/// Where root documents are, under their versions.
+pub const ROOTS: &str = "refs/devops/trust/";
 /// What the name of the directory begins with.
 const PREFIX: &str = "incoming-";
 
@@ -94,6 +98,8 @@ impl Quarantine {
             url,
             "+refs/heads/*:refs/heads/*",
             "+refs/devops/holders/*:refs/devops/holders/*",
+            "+refs/devops/trust/*:refs/devops/trust/*",
+            "+refs/tags/release/*:refs/tags/release/*",
         ]);
         command.env("GIT_SSH_COMMAND", ssh_command).env("GIT_SSH_VARIANT", "ssh").current_dir(self.dir.path());
         let what = || "cannot run git (is it installed?)";
@@ -168,13 +174,23 @@ impl Quarantine {
         self.refs(HOLDERS)
     }
 
+    /// Returns the tags of releases that came, by their names below `refs/tags/release/`.
+    pub fn releases(&self) -> Result<BTreeMap<String, Oid>> {
+        self.refs(RELEASES)
+    }
+
+    /// Returns the root documents that came, by what should be their versions.
+    pub fn roots(&self) -> Result<BTreeMap<String, Oid>> {
+        self.refs(ROOTS)
+    }
+
     fn refs(&self, below: &str) -> Result<BTreeMap<String, Oid>> {
         let listed = self.git.run(&["for-each-ref", "--format=%(objectname) %(refname)"])?;
         let mut refs = BTreeMap::new();
         for (at, line) in String::from_utf8_lossy(&listed).lines().enumerate() {
             let (oid, name) = line.split_once(' ').unwrap_or_default();
             check_ref_name(name)?;
-            let is_asked = [BRANCHES, HOLDERS].iter().any(|asked| name.starts_with(asked));
+            let is_asked = [BRANCHES, HOLDERS, RELEASES, ROOTS].iter().any(|asked| name.starts_with(asked));
             let (true, Ok(oid)) = (is_asked, Oid::from_hex(oid.as_bytes())) else {
                 return Err(Error::refused(
                     Reason::RefName,
@@ -189,7 +205,7 @@ impl Quarantine {
         Ok(refs)
     }
 
-    /// Writes what the branches and the commits `more` need, and no ref of `git` reaches, into the repository of `git`; returns the guarded pack.
+    /// Writes what the branches and the objects `more` need, and no ref of `git` reaches, into the repository of `git`; returns the guarded pack.
     ///
     /// An object that our decoders refuse is an error, and nothing is written.
     pub fn take_over(&self, git: &Git, objects: &Objects, more: &[Oid]) -> Result<Option<Kept>> {

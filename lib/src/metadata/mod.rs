@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::safepath::{FileKind, Time};
 
 mod apply;
-mod base64;
+pub(crate) mod base64;
 mod capture;
 mod flags;
 mod inode;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::holders::Came;
+use super::releases::Incoming;
 use super::tree::StoredDir;
 use super::{Policy, Repo};
 use crate::durable::{self, Lock};
@@ -233,10 +234,22 @@ impl Moved {
     }
 }
 
+/// What a fetch brought.
+#[derive(Debug)]
+pub struct News {
+    /// Branches that are elsewhere than they were.
+    pub moved: Vec<Moved>,
+    /// What is wrong with records of holders that are not taken over.
+    pub refused: Vec<Error>,
+    /// Releases and root documents: what is accepted, what is refused.
+    pub releases: Incoming,
+}
+
 /// Fetches the branches of the remote behind `connection`, through a quarantine, and notes them as `refs/remotes/NAME/…`; durable on return.
 ///
-/// Records of holders that are newer than what is known are taken over, too; what is wrong with others is returned beside the branches.
-pub fn fetch_branches(repo: &Repo, connection: &Connection) -> Result<(Vec<Moved>, Vec<Error>)> {
+/// Records of holders that are newer than what is known are taken over, too. Releases are accepted by the root document in force; where no key is
+/// trusted, they are only noted. `now` is what the clock says, in seconds since 1970.
+pub fn fetch_branches(repo: &Repo, connection: &Connection, now: u64) -> Result<News> {
     let remote = connection.remote();
     let what = || format!("cannot fetch from '{}'", remote.name);
     // While the other host takes its time, others may work here.
@@ -246,8 +259,10 @@ pub fn fetch_branches(repo: &Repo, connection: &Connection) -> Result<(Vec<Moved
     quarantine.fetch(&remote.address.git_url(), command, &connection.git_ssh_command()).context(what)?;
     let lock = repo.lock()?;
     let came = Came::look(repo, &quarantine)?;
-    let moved = take_branches(repo, &remote.name, &quarantine, &came, &lock).context(what)?;
-    Ok((moved, came.refused))
+    let mut releases = Incoming::look(repo, &quarantine, now).context(what)?;
+    let moved = take_branches(repo, &remote.name, &quarantine, (&came, &releases), &lock).context(what)?;
+    releases.accept()?;
+    Ok(News { moved, refused: came.refused, releases })
 }
 
 /// Puts a repository without commits on a branch of `remote`: on `wanted`, on 'main', or on the only one; returns which.
@@ -279,14 +294,22 @@ pub fn begin_branch(repo: &Repo, remote: &Remote, wanted: Option<&str>) -> Resul
     Ok(name)
 }
 
-fn take_branches(repo: &Repo, name: &str, quarantine: &Quarantine, came: &Came, lock: &Lock) -> Result<Vec<Moved>> {
+fn take_branches(
+    repo: &Repo,
+    name: &str,
+    quarantine: &Quarantine,
+    (came, releases): (&Came, &Incoming),
+    lock: &Lock,
+) -> Result<Vec<Moved>> {
     let (old, new) = (branches(repo, name)?, quarantine.branches()?);
-    let kept = quarantine.take_over(&repo.git, &repo.objects, &came.commits())?;
+    let more: Vec<Oid> = came.commits().into_iter().chain(releases.objects()).collect();
+    let kept = quarantine.take_over(&repo.git, &repo.objects, &more)?;
     let gone = old.iter().filter(|(branch, _)| !new.contains_key(*branch));
     let gone = gone.map(|(branch, oid)| Moved { branch: branch.clone(), old: Some(*oid), new: None });
     let here = new.iter().map(|(branch, oid)| Moved { branch: branch.clone(), old: old.get(branch).copied(), new: Some(*oid) });
     let moved: Vec<Moved> = gone.chain(here.filter(|moved| moved.old != moved.new)).collect();
-    let moves: Vec<RefMove> = moved.iter().map(|moved| moved.clone().of_remote(name)).chain(came.moves()).collect();
+    let branches = moved.iter().map(|moved| moved.clone().of_remote(name));
+    let moves: Vec<RefMove> = branches.chain(came.moves()).chain(releases.moves(repo)?).collect();
     repo.git.move_refs(&moves, "fetch")?;
     repo.note_refs(lock)?;
     kept.map_or(Ok(()), Kept::release)?;
