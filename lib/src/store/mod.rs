@@ -12,6 +12,7 @@ mod gc;
 mod index;
 mod lease;
 mod pack;
+mod rescue;
 #[cfg(test)]
 mod scale;
 mod segment;
