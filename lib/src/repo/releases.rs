@@ -11,7 +11,7 @@ use crate::git::quarantine::{Quarantine, RELEASES};
 use crate::git::refs::RefMove;
 use crate::git::{Identity, Kept, ObjectKind, Objects, Oid, PackWriter};
 use crate::trust::decide::{Here, Offer, Verdict};
-use crate::trust::gpg::{self, Scratch, Signer};
+use crate::trust::gpg::{self, Signer};
 use crate::trust::local::TrustPlaces;
 use crate::trust::release::{DAY, MAX_DAYS, MAX_RELEASE, MAX_SEQ, Signed, Version};
 use crate::trust::{Accepted, Fingerprint, LocalTrust, Manifest, Release, ReleaseName, TypeName};
@@ -144,8 +144,8 @@ pub fn publish(repo: &Repo, draft: &Draft, signer: &Signer, now: u64) -> Result<
     let mut trust = trust(repo)?;
     let verdict = match &trust {
         Some(trust) => {
-            let scratch = Scratch::make(&repo.places.state)?;
-            let look = Look { objects: &repo.objects, here: trust.here(now), scratch: scratch.dir() };
+            let scratch = gpg::scratch(&repo.places.state)?;
+            let look = Look { objects: &repo.objects, here: trust.here(now), scratch: scratch.path() };
             let (verdict, _) =
                 look.examine(name, tag, &signed).context(|| format!("hosts would refuse '{name}', so it is not made"))?;
             Some(verdict)
@@ -429,8 +429,8 @@ pub fn verify(repo: &Repo, name: &ReleaseName, now: u64) -> Result<Verified> {
         check_manifest(&repo.objects, &signed.release)?;
         return Ok(Verified { release: signed.release, signer: None, standing: Standing::Superseded });
     }
-    let scratch = Scratch::make(&repo.places.state)?;
-    let look = Look { objects: &repo.objects, here: trust.here(now), scratch: scratch.dir() };
+    let scratch = gpg::scratch(&repo.places.state)?;
+    let look = Look { objects: &repo.objects, here: trust.here(now), scratch: scratch.path() };
     let (verdict, signer) = look.examine(name, tag, &signed)?;
     let standing = if verdict == Verdict::Same { Standing::Accepted } else { Standing::Acceptable };
     Ok(Verified { release: signed.release, signer, standing })
@@ -449,7 +449,7 @@ pub fn repair_floor(repo: &Repo, now: u64) -> Result<Vec<ReleaseName>> {
         }
         Ok(None) | Err(_) => LocalTrust::begin_again(trust_places(&repo.places))?,
     };
-    let scratch = Scratch::make(&repo.places.state)?;
+    let scratch = gpg::scratch(&repo.places.state)?;
     let mut accepted = Vec::new();
     for (name, tag) in list(repo)?.iter().rev() {
         let is_done = accepted.iter().any(|done: &ReleaseName| done.kind == name.kind);
@@ -459,7 +459,7 @@ pub fn repair_floor(repo: &Repo, now: u64) -> Result<Vec<ReleaseName>> {
         let look = Look {
             objects: &repo.objects,
             here: Here { now: then, floor: &trust.here(then).floor.timeless(), ..trust.here(then) },
-            scratch: scratch.dir(),
+            scratch: scratch.path(),
         };
         if let Ok((Verdict::Accept(found), _)) = look.examine(name, *tag, &signed) {
             trust.accept(&signed.release, found);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Layout;
 use super::index::read_list;
+use super::rescue::rescue;
 use super::segment;
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
@@ -24,9 +25,11 @@ const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Lease {
-    /// Takes a lease, and first removes what dead writers left, if nobody else has one.
+    /// Takes a lease, and first saves what dead writers had got done and removes what they left, if nobody else has one.
     pub(super) fn take(layout: &Layout) -> Result<Self> {
         if let Ok(_alone) = Lock::exclusive(&layout.lock()) {
+            // What cannot be saved, because the disk is full or the index damaged, is done once more.
+            let _ = rescue(layout);
             remove_leftovers(layout)?;
         }
         let lock = wait_for(

@@ -14,6 +14,7 @@ mod index;
 mod lease;
 mod pack;
 mod reference;
+mod rescue;
 #[cfg(test)]
 mod scale;
 mod segment;

@@ -245,7 +245,33 @@ fn a_killed_writer_leaves_no_lock_and_nothing_that_stays() {
     assert_eq!(error.kind(), Kind::Locked, "the writer lives");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_ne!(list_dir(&store.layout().tmp()).unwrap(), Vec::<PathBuf>::new());
+    let left = list_dir(&store.layout().tmp()).unwrap();
+    assert_ne!(left, Vec::<PathBuf>::new());
+    // What it had written whole is saved by the next one, also beside what is no pack; a pack that was not indexed yet is found.
+    let open = std::fs::read(&left[0]).unwrap();
+    std::fs::write(store.layout().tmp().join(".gdo-tmp-x"), b"something else").unwrap();
+    std::fs::write(store.layout().tmp().join(".gdo-tmp-y"), b"").unwrap();
+    let n_whole = pack::salvage(&open).len();
+    drop(store.lease().unwrap());
+    assert_eq!(list_dir(&store.layout().tmp()).unwrap(), Vec::<PathBuf>::new());
+    let store = Store::open(&path).unwrap();
+    let mut n_found = 0;
+    store
+        .for_each_chunk(&mut |id| {
+            n_found += 1;
+            store.read(&id, MAX_CHUNK).map(drop)
+        })
+        .unwrap();
+    assert!(n_found >= n_whole && n_whole > 0, "{n_found} of {n_whole}");
+    assert_eq!(store.check(true, &Default::default()).unwrap(), []);
+    std::fs::remove_file(store.layout().list()).unwrap();
+    index::replace_list(store.layout(), &[]).unwrap();
+    std::fs::write(store.layout().tmp().join(".gdo-tmp-z"), b"").unwrap();
+    drop(store.lease().unwrap());
+    let store = Store::open(&path).unwrap();
+    let mut n_again = 0;
+    store.for_each_chunk(&mut |_| Ok(n_again += 1)).unwrap();
+    assert_eq!(n_again, n_found);
     store.gc(nothing, GcOptions::default(), &Default::default()).unwrap();
     assert_eq!(list_dir(&store.layout().tmp()).unwrap(), Vec::<PathBuf>::new());
     assert_eq!(index::list_packs(store.layout()).unwrap().len(), 0);
