@@ -6,18 +6,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{Places, Repo, roots};
+use crate::durable::Scratch;
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::git::quarantine::{Quarantine, RELEASES};
 use crate::git::refs::RefMove;
 use crate::git::{Identity, Kept, ObjectKind, Objects, Oid, PackWriter};
 use crate::trust::decide::{Here, Offer, Verdict};
-use crate::trust::gpg::{self, Scratch, Signer};
+use crate::trust::gpg::{self, Signer};
 use crate::trust::local::TrustPlaces;
 use crate::trust::release::{DAY, MAX_DAYS, MAX_RELEASE, MAX_SEQ, Signed, Version};
 use crate::trust::{Accepted, Fingerprint, LocalTrust, Manifest, Release, ReleaseName, TypeName};
 
 /// So many candidates of one type are refused by name; an honest host has one at most.
 const MAX_REFUSED: usize = 16;
+
+/// What the names of directories for gpgv begin with; those that a killed run left are removed with what was coming in.
+pub(super) const SCRATCH: &str = "incoming-";
 
 /// Returns where this instance keeps what it trusts.
 pub fn trust_places(places: &Places) -> TrustPlaces {
@@ -144,8 +148,8 @@ pub fn publish(repo: &Repo, draft: &Draft, signer: &Signer, now: u64) -> Result<
     let mut trust = trust(repo)?;
     let verdict = match &trust {
         Some(trust) => {
-            let scratch = Scratch::make(&repo.places.state)?;
-            let look = Look { objects: &repo.objects, here: trust.here(now), scratch: scratch.dir() };
+            let scratch = Scratch::make(&repo.places.state, SCRATCH)?;
+            let look = Look { objects: &repo.objects, here: trust.here(now), scratch: scratch.path() };
             let (verdict, _) =
                 look.examine(name, tag, &signed).context(|| format!("hosts would refuse '{name}', so it is not made"))?;
             Some(verdict)
@@ -429,8 +433,8 @@ pub fn verify(repo: &Repo, name: &ReleaseName, now: u64) -> Result<Verified> {
         check_manifest(&repo.objects, &signed.release)?;
         return Ok(Verified { release: signed.release, signer: None, standing: Standing::Superseded });
     }
-    let scratch = Scratch::make(&repo.places.state)?;
-    let look = Look { objects: &repo.objects, here: trust.here(now), scratch: scratch.dir() };
+    let scratch = Scratch::make(&repo.places.state, SCRATCH)?;
+    let look = Look { objects: &repo.objects, here: trust.here(now), scratch: scratch.path() };
     let (verdict, signer) = look.examine(name, tag, &signed)?;
     let standing = if verdict == Verdict::Same { Standing::Accepted } else { Standing::Acceptable };
     Ok(Verified { release: signed.release, signer, standing })
@@ -449,7 +453,7 @@ pub fn repair_floor(repo: &Repo, now: u64) -> Result<Vec<ReleaseName>> {
         }
         Ok(None) | Err(_) => LocalTrust::begin_again(trust_places(&repo.places))?,
     };
-    let scratch = Scratch::make(&repo.places.state)?;
+    let scratch = Scratch::make(&repo.places.state, SCRATCH)?;
     let mut accepted = Vec::new();
     for (name, tag) in list(repo)?.iter().rev() {
         let is_done = accepted.iter().any(|done: &ReleaseName| done.kind == name.kind);
@@ -459,7 +463,7 @@ pub fn repair_floor(repo: &Repo, now: u64) -> Result<Vec<ReleaseName>> {
         let look = Look {
             objects: &repo.objects,
             here: Here { now: then, floor: &trust.here(then).floor.timeless(), ..trust.here(then) },
-            scratch: scratch.dir(),
+            scratch: scratch.path(),
         };
         if let Ok((Verdict::Accept(found), _)) = look.examine(name, *tag, &signed) {
             trust.accept(&signed.release, found);

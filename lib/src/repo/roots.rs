@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Repo;
-use super::releases::trust_places;
+use super::releases::{SCRATCH, trust_places};
+use crate::durable::Scratch;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::git::quarantine::ROOTS;
 use crate::git::refs::RefMove;
 use crate::git::{Kept, ObjectKind, Objects, Oid, PackWriter};
 use crate::trust::LocalTrust;
-use crate::trust::gpg::{self, Scratch, Signer};
+use crate::trust::gpg::{self, Signer};
 use crate::trust::root::{MAX_ROOT, RootFile};
 
 /// Root documents that another host sent.
@@ -79,8 +80,8 @@ pub fn install(repo: &Repo, next: RootFile, now: u64) -> Result<bool> {
     let mut trust = super::releases::trust(repo)?.ok_or_else(|| {
         Error::new(Kind::NotFound, "no key is trusted here; 'gdo trust init' begins with a root document or a key")
     })?;
-    let scratch = Scratch::make(&repo.places.state)?;
-    let is_other = trust.take_root(next, now, scratch.dir())?;
+    let scratch = Scratch::make(&repo.places.state, SCRATCH)?;
+    let is_other = trust.take_root(next, now, scratch.path())?;
     publish(repo, trust.file())?;
     repo.note_refs(&lock)?;
     Ok(is_other)

@@ -5,12 +5,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::Fingerprint;
 use super::openpgp::{Certificate, bad_signature, check_signature};
-use crate::durable::{self, Lock};
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
 /// As much is read of what gpgv says.
@@ -20,34 +20,6 @@ const PREFIX: &str = "[GNUPG:] ";
 const DIGESTS: [&str; 3] = ["8", "9", "10"];
 /// A signature over bytes.
 const CLASS: &str = "00";
-
-/// A directory of ours for what gpgv is to read; it is gone when dropped.
-pub struct Scratch {
-    dir: PathBuf,
-    /// Tells others that somebody is in there.
-    _lock: Lock,
-}
-
-impl Scratch {
-    /// Makes one in the state directory; what a killed run leaves is removed with the quarantines.
-    pub fn make(state: &Path) -> Result<Self> {
-        let dir = durable::make_scratch_dir(state, "incoming-")?;
-        let lock = Lock::exclusive(&dir.join("lock"))?;
-        Ok(Self { dir, _lock: lock })
-    }
-
-    /// Returns the directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays is removed by the next one who fetches.
-        let _ = durable::remove_dir_all(&self.dir);
-    }
-}
 
 /// Returns who of `keys` signed `text`; anything but one good signature is refused. Uses files in `scratch`, which is ours alone.
 pub fn verify<'a>(
