@@ -332,6 +332,10 @@ impl Incoming {
                     self.tags.extend(is_fresh.then(|| ((*name).clone(), *oid)));
                     continue;
                 }
+                // Of an epoch that is over, nothing is accepted any more: not even worth a word, as honest ones stay where they are for ever.
+                if trust.root().signers(kind).is_some_and(|signers| name.epoch < signers.epoch) {
+                    continue;
+                }
                 let below = trust.accepted(kind).is_some_and(|floor| (name.epoch, name.seq) <= (floor.epoch, floor.seq));
                 if n_refused == MAX_REFUSED || below && !is_fresh {
                     continue;
