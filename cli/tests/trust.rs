@@ -202,9 +202,7 @@ fn what_does_not_verify_is_refused_by_name_and_nothing_moves() {
     let whole = fleet.origin.world.sh("git --git-dir .git cat-file tag release/main/3");
     let armored = whole.strip_prefix(&good).unwrap().to_owned();
     fleet.remove("release/main/3");
-    let expired = good.replace("issued 17", "issued 15").replace("expires 17", "expires 15");
     let old = good.lines().find_map(|line| line.strip_prefix("issued ")).unwrap().to_owned();
-    let expired = if expired == good { good.clone() } else { expired };
     let at = |text: &str, issued: u64, expires: u64| {
         let lines = text.lines().map(|line| match line.split(' ').next() {
             Some("issued") => format!("issued {issued}"),
@@ -214,7 +212,6 @@ fn what_does_not_verify_is_refused_by_name_and_nothing_moves() {
         });
         lines.map(|line| line + "\n").collect::<String>()
     };
-    drop(expired);
     let now: u64 = old.parse().unwrap();
     let numbered =
         |seq: u64| good.replace("release/main/3", &format!("release/main/{seq}")).replace("seq 3", &format!("seq {seq}"));
@@ -225,7 +222,7 @@ fn what_does_not_verify_is_refused_by_name_and_nothing_moves() {
         ("signature", "release/main/3", good.clone(), "ann", &["--digest-algo", "SHA1"]),
         ("signature", "release/main/3", good.clone(), "ann", &["--textmode"]),
         ("signature", "release/main/3", format!("{good}more\n"), "ann", none),
-        ("signature", "release/main/3", good.replace("somebody <", "some\u{1b}body <"), "ann", none),
+        ("signature", "release/main/3", good.replace("tagger ", "tagger \u{1b}"), "ann", none),
         ("wrong-branch", "release/db/3", good.clone(), "ann", none),
         ("wrong-branch", "release/main/4", good.clone(), "ann", none),
         ("wrong-branch", "release/main/3", good.replace("type main", "type db"), "ann", none),
@@ -387,8 +384,9 @@ fn keys_change_hands_by_documents_that_enough_of_them_sign() {
     let stolen: String =
         stolen.lines().map(|line| if line.starts_with("prev ") { format!("prev {prev}") } else { format!("{line}\n") }).collect();
     fleet.forge("release/main/3", &stolen, "bob", &[]);
-    let run = fleet.fetch();
-    assert_eq!((run.code, run.err.contains("refused: signature: ")), (65, true), "{}", run.err);
+    // Of an epoch that is over nothing is taken, and nothing is said: honest ones would be named for ever.
+    assert_eq!((fleet.fetch().code, host.sh("git --git-dir .git tag -l release/main/3").as_str()), (0, ""));
+    assert!(host.ok(&["trust"]).contains("epoch 1, number 2"));
     assert!(host.ok(&["trust"]).starts_with("root document 3, until "), "the new document came in all the same");
     fleet.remove("release/main/3");
     ok(origin, gpg, &["release", "--key", "cid@example.org"]);
