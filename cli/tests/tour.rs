@@ -26,6 +26,23 @@ fn a_tour_leaves_nothing_also_when_it_is_interrupted_or_killed() {
 }
 
 #[test]
+fn the_second_host_comes_up_over_a_sshd_where_one_can_be_started_and_the_sshd_ends_however_the_tour_does() {
+    let world = World::new();
+    world.sh("mkdir ../small ../tmp ../bin; head -c 300000 /dev/urandom >../small/large");
+    let told = world.sh("TMPDIR=$PWD/../tmp gdo tour ../small");
+    assert!(told.contains("over ssh, with a key") && told.contains("chunks of large files, 29"), "{told}");
+    world.sh("printf '#!/bin/sh\\necho no keys today >&2; exit 1\\n' >../bin/ssh-keygen; chmod +x ../bin/ssh-keygen");
+    let told = world.sh("PATH=$PWD/../bin:$PATH TMPDIR=$PWD/../tmp gdo tour ../small");
+    assert!(told.contains("(not over ssh, as hosts do, because that does not work here: no keys today)"), "{told}");
+    world.sh("TMPDIR=$PWD/../tmp gdo tour ../small >/dev/null 2>&1 & tour=$!
+         until cat ../tmp/gdo-tour-*/alpha/sshd/sshd.pid 2>/dev/null >../pid && test -s ../pid; do sleep 0.01; done; kill -9 $tour
+         wait $tour || true");
+    let pid = world.read("../pid");
+    world.sh(&format!("for i in $(seq 500); do kill -0 {} 2>/dev/null || exit 0; sleep 0.02; done; exit 1", pid.trim()));
+    world.sh("for i in $(seq 500); do test -n \"$(ls ../tmp)\" || exit 0; sleep 0.02; done; exit 1");
+}
+
+#[test]
 fn only_what_a_dead_tour_left_is_removed_by_the_next_one() {
     let world = World::new();
     world.sh("mkdir ../small; for dir in 1 2 3 x; do mkdir -p ../tmp/gdo-tour-$dir/alpha; touch ../tmp/gdo-tour-$dir/lock; done");

@@ -1,5 +1,7 @@
 //! `gdo tour`
 
+mod sshd;
+
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -16,8 +18,9 @@ use crate::ui::{Ui, bytes, shown};
 
 /// Show what this does: two hosts, one stored and one brought up from it, in a scratch directory, in a minute
 ///
-/// Copies a real tree into a scratch directory, stores it as host 'alpha', restores it as host 'beta', stores that as well and compares: if even one
-/// bit of content or metadata differed, the trees of both would have different names. Then removes all of it again, also when it is interrupted.
+/// Copies a real tree into a scratch directory, stores it as host 'alpha', brings host 'beta' up from that by an sshd that it starts on the loopback,
+/// stores what came there as well and compares: if even one bit of content or metadata differed, the trees of both would have different names. Then
+/// removes all of it again, also when it is interrupted.
 #[derive(clap::Args)]
 pub struct TourArgs {
     /// The tree to take [default: this machine's /etc and /usr/share/doc, and a disk image]
@@ -108,6 +111,7 @@ fn sweep(dir: &Path) -> Result<()> {
     if said == KEEP {
         return std::fs::remove_file(dir.join(SCRATCH_LOCK)).context(what);
     }
+    sshd::end_left(&sshd_dir(dir));
     // What an interrupted tour had started may go on writing for a moment.
     for _ in 0..100 {
         match std::fs::remove_dir_all(dir) {
@@ -117,6 +121,11 @@ fn sweep(dir: &Path) -> Result<()> {
         }
     }
     std::fs::remove_dir_all(dir).context(what)
+}
+
+/// Returns where the sshd of a tour has its files.
+fn sshd_dir(scratch: &Path) -> PathBuf {
+    scratch.join("alpha").join("sshd")
 }
 
 /// Removes the scratch directories of tours that were killed together with their sweepers, or ended by a power cut.
@@ -174,21 +183,16 @@ impl Tour<'_> {
             self.print_snapshot(&changed)?;
         }
 
-        self.say("beta: bring a second host up from it")?;
-        let target = beta.tree.display().to_string();
-        let restored = self.timed("restore", |tour| tour.gdo(&alpha, &["restore", "--target", &target]))?;
-        let (n, written) = (number(&restored, "files_seen"), number(&restored, "bytes_written"));
-        self.ui.note(format_args!("    {n} files and directories, {} written", bytes(written)))?;
-
-        self.say("beta: store it, in a repository of its own that shares alpha's chunk store")?;
-        let store = alpha.repo.join("devops/store").display().to_string();
-        self.gdo(&beta, &["--store", &store, "init"])?;
-        let second =
-            self.timed("snapshot of beta", |tour| tour.gdo(&beta, &["--store", &store, "snapshot", "-m", "as it came up", "."]))?;
+        let store = self.bring_up(&alpha, &beta)?;
+        self.say("beta: look at all that came, in a repository that knows nothing of it")?;
+        let proof = Host { repo: self.scratch.join("beta").join("proof"), ..beta };
+        self.gdo(&proof, &["--store", &store, "init"])?;
+        let second = self
+            .timed("snapshot of beta", |tour| tour.gdo(&proof, &["--store", &store, "snapshot", "-m", "as it came up", "."]))?;
         self.print_snapshot(&second)?;
 
         self.say("proof that both are alike: content, owners, modes, times to the nanosecond, links, holes, attributes")?;
-        let (a, b) = (self.tree_id(&alpha)?, self.tree_id(&beta)?);
+        let (a, b) = (self.tree_id(&alpha)?, self.tree_id(&proof)?);
         self.ui.note(format_args!("    alpha {a}\n    beta  {b}"))?;
         if a != b {
             return Err(Error::new(Kind::Bug, "the two hosts differ; look at them with 'gdo tour --keep' and 'gdo diff'"));
@@ -196,6 +200,47 @@ impl Tour<'_> {
         self.timed("check --data", |tour| tour.gdo(&alpha, &["check", "--data"]))?;
         self.ui.note("    the same name for the whole tree on both; every stored byte was read back and its hash is right")?;
         self.summary(&alpha)
+    }
+
+    /// Makes host `beta` what `alpha` is, over ssh where that can be, and returns the store that has its chunks.
+    fn bring_up(&mut self, alpha: &Host, beta: &Host) -> Result<String> {
+        let sshd = sshd::Sshd::start(&sshd_dir(&self.scratch), |public| {
+            let public = public.display().to_string();
+            let line = self.gdo(alpha, &["remote", "authorize", &public]).map_err(|error| error.to_string())?;
+            line["line"].as_str().map(|line| format!("{line}\n")).ok_or_else(|| "no line for authorized_keys".to_owned())
+        });
+        let sshd = match sshd {
+            Ok(sshd) => sshd,
+            Err(why) => {
+                self.say("beta: bring a second host up from it")?;
+                self.ui.note(format_args!("    (not over ssh, as hosts do, because that does not work here: {why})"))?;
+                return self.bring_up_beside(alpha, beta);
+            }
+        };
+        self.say("beta: bring a second host up from it, over ssh, with a key that may pull from alpha and do nothing else")?;
+        self.gdo(beta, &["init"])?;
+        let (address, host_key, key) = (sshd.address(), sshd.host_key(), sshd.key());
+        self.gdo(beta, &["remote", "add", "alpha", &address, "--host-key", &host_key, "-i", &key])?;
+        self.timed("fetch", |tour| tour.gdo(beta, &["fetch"]))?;
+        let got = self.timed("get", |tour| tour.gdo(beta, &["get", "--source", "alpha/main"]))?;
+        let (n, came) = (number(&got, "chunks"), number(&got["hosts"][0], "bytes"));
+        self.ui.note(format_args!("    {n} chunks of large files, {} over the line", bytes(came)))?;
+        let restored = self.timed("restore", |tour| tour.gdo(beta, &["restore", "--source", "alpha/main"]))?;
+        self.print_restored(&restored)?;
+        Ok(beta.repo.join("devops/store").display().to_string())
+    }
+
+    /// Does the same without a network.
+    fn bring_up_beside(&mut self, alpha: &Host, beta: &Host) -> Result<String> {
+        let target = beta.tree.display().to_string();
+        let restored = self.timed("restore", |tour| tour.gdo(alpha, &["restore", "--target", &target]))?;
+        self.print_restored(&restored)?;
+        Ok(alpha.repo.join("devops/store").display().to_string())
+    }
+
+    fn print_restored(&mut self, restored: &Value) -> Result<()> {
+        let (n, written) = (number(restored, "files_seen"), number(restored, "bytes_written"));
+        self.ui.note(format_args!("    {n} files and directories, {} written", bytes(written)))
     }
 
     fn host(&self, name: &str) -> Result<Host> {
@@ -236,6 +281,9 @@ impl Tour<'_> {
             return Err(Error::new(Kind::Bug, format!("'gdo {}' failed: {said}", args.join(" "))));
         }
         let text = String::from_utf8_lossy(&output.stdout);
+        if text.trim().is_empty() {
+            return Ok(Value::Null);
+        }
         serde_json::from_str(text.trim())
             .map_err(|error| Error::new(Kind::Bug, format!("BUG: no JSON from 'gdo {}': {error}", args[0])))
     }

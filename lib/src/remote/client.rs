@@ -78,7 +78,7 @@ impl Client {
     /// Returns what came, one answer at a time; fails if it answers nothing that was asked.
     pub fn next_event(&mut self) -> Result<Option<Event>> {
         let Some((kind, body)) = self.splitter.next_frame()? else { return Ok(None) };
-        let frame = FromServer::decode(kind, &body)?;
+        let frame = FromServer::decode(kind, body)?;
         match frame {
             FromServer::Failure { text, .. } => Err(Error::new(Kind::Io, format!("it says: {}", text.escape_debug()))),
             FromServer::Hello { version } if !self.is_ready && version == wire::VERSION => {

@@ -52,7 +52,7 @@ impl Session {
         self.splitter.push(bytes);
         while let Some((kind, body)) = self.splitter.next_frame()? {
             self.since = now;
-            self.waiting.push_back(FromClient::decode(kind, &body)?);
+            self.waiting.push_back(FromClient::decode(kind, body)?);
             if self.waiting.len() > wire::MAX_OPEN + usize::from(!self.has_greeted) {
                 return Err(violation(format!("more than {} requests came before they could be answered", wire::MAX_OPEN)));
             }
@@ -460,7 +460,7 @@ mod tests {
             let mut splitter = Splitter::new(wire::MAX_ANSWER_FRAME);
             splitter.push(&answers);
             let (kind, body) = splitter.next_frame().unwrap().unwrap();
-            assert!(matches!(FromServer::decode(kind, &body).unwrap(), FromServer::Failure { number: 0, .. }));
+            assert!(matches!(FromServer::decode(kind, body).unwrap(), FromServer::Failure { number: 0, .. }));
             assert!(!splitter.is_within_frame());
         }
     }

@@ -168,40 +168,38 @@ pub fn proof(nonce: &[u8; 32], plain: &[u8]) -> [u8; 32] {
 pub struct Splitter {
     max_frame: usize,
     buffer: Vec<u8>,
+    /// Where in the buffer the frames end that were taken.
+    start: usize,
 }
 
 impl Splitter {
     /// Returns one that takes no frame longer than `max_frame`.
     pub fn new(max_frame: usize) -> Self {
-        Self { max_frame, buffer: Vec::new() }
+        Self { max_frame, buffer: Vec::new(), start: 0 }
     }
 
     /// Takes bytes as they come.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..std::mem::take(&mut self.start));
         self.buffer.extend_from_slice(bytes);
     }
 
     /// Says whether a frame began that is not complete.
     pub fn is_within_frame(&self) -> bool {
-        !self.buffer.is_empty()
+        self.start < self.buffer.len()
     }
 
     /// Returns the next complete frame: its kind and body.
-    pub fn next_frame(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
-        let Some(length) = self.buffer.first_chunk() else { return Ok(None) };
+    pub fn next_frame(&mut self) -> Result<Option<(u8, &[u8])>> {
+        let waiting = &self.buffer[self.start..];
+        let Some(length) = waiting.first_chunk() else { return Ok(None) };
         let length = u32::from_le_bytes(*length) as usize;
         if length == 0 || length > self.max_frame {
             return Err(violation(format!("a frame of {length} bytes came, possible are 1 to {}", self.max_frame)));
         }
-        let end = LENGTH + length;
-        if self.buffer.len() < end {
-            return Ok(None);
-        }
-        let rest = self.buffer.split_off(end);
-        let mut frame = std::mem::replace(&mut self.buffer, rest);
-        let kind = frame[LENGTH];
-        frame.drain(..=LENGTH);
-        Ok(Some((kind, frame)))
+        let Some(frame) = waiting[LENGTH..].get(..length) else { return Ok(None) };
+        self.start += LENGTH + length;
+        Ok(Some((frame[0], &frame[1..])))
     }
 }
 
@@ -409,7 +407,7 @@ mod tests {
             for part in bytes.chunks(step) {
                 splitter.push(part);
                 while let Some((kind, body)) = splitter.next_frame().unwrap() {
-                    frames.push(FromClient::decode(kind, &body).unwrap());
+                    frames.push(FromClient::decode(kind, body).unwrap());
                 }
             }
             assert_eq!(frames, client_frames(), "{step} bytes at a time");

@@ -270,7 +270,12 @@ fn a_killed_writer_leaves_no_lock_and_nothing_that_stays() {
     drop(store.lease().unwrap());
     let store = Store::open(&path).unwrap();
     let mut n_again = 0;
-    store.for_each_chunk(&mut |_| Ok(n_again += 1)).unwrap();
+    store
+        .for_each_chunk(&mut |_| {
+            n_again += 1;
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(n_again, n_found);
     store.gc(nothing, GcOptions::default(), &Default::default()).unwrap();
     assert_eq!(list_dir(&store.layout().tmp()).unwrap(), Vec::<PathBuf>::new());
