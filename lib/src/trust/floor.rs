@@ -220,7 +220,8 @@ mod tests {
         let mut floor = floor();
         floor.write(dir.path()).unwrap();
         assert_eq!(fs::read(slot(0)).unwrap(), fs::read(slot(1)).unwrap(), "both say the same");
-        let damages: [(&str, fn(&Path)); 5] = [
+        type Damage = (&'static str, fn(&Path));
+        let damages: [Damage; 5] = [
             ("rotted", |path| fs::write(path, fs::read_to_string(path).unwrap().replace("web 1 7", "web 1 6")).unwrap()),
             ("torn", |path| fs::write(path, &fs::read(path).unwrap()[..100]).unwrap()),
             ("empty", |path| fs::write(path, b"").unwrap()),
@@ -254,8 +255,8 @@ mod tests {
         let old = fs::read(dir.path().join(SLOTS[1])).unwrap();
         floor.time += 1;
         floor.write(dir.path()).unwrap();
-        for n in 0..2 {
-            fs::write(dir.path().join(SLOTS[n]), &old).unwrap();
+        for slot in SLOTS {
+            fs::write(dir.path().join(slot), &old).unwrap();
             let found = Floor::read(dir.path()).unwrap().unwrap();
             assert_eq!((found.floor.time, found.damage.is_none()), (floor.time, true));
             // What is newer is not overwritten first.
