@@ -136,7 +136,9 @@ fn decode_tagger(line: &str) -> Option<Identity> {
 }
 
 pub(super) fn decode_oid(hex: &str) -> Option<Oid> {
-    Oid::from_hex(hex.as_bytes()).ok().filter(|oid| oid.kind() == gix_hash::Kind::Sha1 && *oid == *hex && !oid.is_null())
+    Oid::from_hex(hex.as_bytes())
+        .ok()
+        .filter(|oid| oid.kind() == gix_hash::Kind::Sha1 && !hex.bytes().any(|b| b.is_ascii_uppercase()) && !oid.is_null())
 }
 
 fn not_a_release(why: &str) -> Error {
