@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Repo;
-use super::releases::{SCRATCH, trust_places};
-use crate::durable::Scratch;
+use super::releases::trust_places;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::git::quarantine::ROOTS;
 use crate::git::refs::RefMove;
@@ -83,7 +82,7 @@ pub fn install(repo: &Repo, next: RootFile, now: u64) -> Result<bool> {
     let mut trust = super::releases::trust(repo)?.ok_or_else(|| {
         Error::new(Kind::NotFound, "no key is trusted here; 'gdo trust init' begins with a root document or a key")
     })?;
-    let scratch = Scratch::make(&repo.places.state, SCRATCH)?;
+    let scratch = gpg::scratch(&repo.places.state)?;
     let is_other = trust.take_root(next, now, scratch.path())?;
     publish(repo, trust.file())?;
     repo.note_refs(&lock)?;
