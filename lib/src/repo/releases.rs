@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{Places, Repo, roots};
+use crate::durable::Scratch;
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::git::quarantine::{Quarantine, RELEASES};
 use crate::git::refs::RefMove;
@@ -18,6 +19,9 @@ use crate::trust::{Accepted, Fingerprint, LocalTrust, Manifest, Release, Release
 
 /// So many candidates of one type are refused by name; an honest host has one at most.
 const MAX_REFUSED: usize = 16;
+
+/// What the names of directories for gpgv begin with; those that a killed run left are removed with what was coming in.
+pub(super) const SCRATCH: &str = "incoming-";
 
 /// Returns where this instance keeps what it trusts.
 pub fn trust_places(places: &Places) -> TrustPlaces {
@@ -144,7 +148,7 @@ pub fn publish(repo: &Repo, draft: &Draft, signer: &Signer, now: u64) -> Result<
     let mut trust = trust(repo)?;
     let verdict = match &trust {
         Some(trust) => {
-            let scratch = gpg::scratch(&repo.places.state)?;
+            let scratch = Scratch::make(&repo.places.state, SCRATCH)?;
             let look = Look { objects: &repo.objects, here: trust.here(now), scratch: scratch.path() };
             let (verdict, _) =
                 look.examine(name, tag, &signed).context(|| format!("hosts would refuse '{name}', so it is not made"))?;
@@ -328,6 +332,10 @@ impl Incoming {
                     self.tags.extend(is_fresh.then(|| ((*name).clone(), *oid)));
                     continue;
                 }
+                // Of an epoch that is over, nothing is accepted any more: not even worth a word, as honest ones stay where they are for ever.
+                if trust.root().signers(kind).is_some_and(|signers| name.epoch < signers.epoch) {
+                    continue;
+                }
                 let below = trust.accepted(kind).is_some_and(|floor| (name.epoch, name.seq) <= (floor.epoch, floor.seq));
                 if n_refused == MAX_REFUSED || below && !is_fresh {
                     continue;
@@ -429,7 +437,7 @@ pub fn verify(repo: &Repo, name: &ReleaseName, now: u64) -> Result<Verified> {
         check_manifest(&repo.objects, &signed.release)?;
         return Ok(Verified { release: signed.release, signer: None, standing: Standing::Superseded });
     }
-    let scratch = gpg::scratch(&repo.places.state)?;
+    let scratch = Scratch::make(&repo.places.state, SCRATCH)?;
     let look = Look { objects: &repo.objects, here: trust.here(now), scratch: scratch.path() };
     let (verdict, signer) = look.examine(name, tag, &signed)?;
     let standing = if verdict == Verdict::Same { Standing::Accepted } else { Standing::Acceptable };
@@ -449,7 +457,7 @@ pub fn repair_floor(repo: &Repo, now: u64) -> Result<Vec<ReleaseName>> {
         }
         Ok(None) | Err(_) => LocalTrust::begin_again(trust_places(&repo.places))?,
     };
-    let scratch = gpg::scratch(&repo.places.state)?;
+    let scratch = Scratch::make(&repo.places.state, SCRATCH)?;
     let mut accepted = Vec::new();
     for (name, tag) in list(repo)?.iter().rev() {
         let is_done = accepted.iter().any(|done: &ReleaseName| done.kind == name.kind);

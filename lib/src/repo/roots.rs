@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Repo;
-use super::releases::trust_places;
+use super::releases::{SCRATCH, trust_places};
+use crate::durable::Scratch;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::git::quarantine::ROOTS;
 use crate::git::refs::RefMove;
@@ -21,12 +22,9 @@ pub(super) struct Came<'a> {
     pub(super) scratch: &'a Path,
 }
 
-/// Documents that are taken, by version, with their objects; and why others are not.
-type Taken = (Vec<(u64, Oid)>, Vec<Error>);
-
 impl Came<'_> {
     /// Takes those that follow, one after the other; returns them with their objects, and why others are refused.
-    pub(super) fn take(&self, trust: &mut LocalTrust, now: u64) -> Result<Taken> {
+    pub(super) fn take(&self, trust: &mut LocalTrust, now: u64) -> Result<(Vec<(u64, Oid)>, Vec<Error>)> {
         let (mut taken, mut refused) = (Vec::new(), Vec::new());
         let version = |name: &str| name.parse().ok().filter(|version: &u64| version.to_string() == name);
         let by_version: BTreeMap<u64, Oid> = self.roots.iter().filter_map(|(name, oid)| Some((version(name)?, *oid))).collect();
@@ -82,7 +80,7 @@ pub fn install(repo: &Repo, next: RootFile, now: u64) -> Result<bool> {
     let mut trust = super::releases::trust(repo)?.ok_or_else(|| {
         Error::new(Kind::NotFound, "no key is trusted here; 'gdo trust init' begins with a root document or a key")
     })?;
-    let scratch = gpg::scratch(&repo.places.state)?;
+    let scratch = Scratch::make(&repo.places.state, SCRATCH)?;
     let is_other = trust.take_root(next, now, scratch.path())?;
     publish(repo, trust.file())?;
     repo.note_refs(&lock)?;

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use super::Fingerprint;
 use super::openpgp::{Certificate, bad_signature, check_signature};
-use crate::durable::{self, Scratch};
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
 /// As much is read of what gpgv says.
@@ -20,11 +20,6 @@ const PREFIX: &str = "[GNUPG:] ";
 const DIGESTS: [&str; 3] = ["8", "9", "10"];
 /// A signature over bytes.
 const CLASS: &str = "00";
-
-/// Makes a directory of ours in the state directory for what gpgv is to read; what a killed run leaves is removed with the quarantines.
-pub fn scratch(state: &Path) -> Result<Scratch> {
-    Scratch::make(state, "incoming-")
-}
 
 /// Returns who of `keys` signed `text`; anything but one good signature is refused. Uses files in `scratch`, which is ours alone.
 pub fn verify<'a>(
