@@ -51,11 +51,10 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<Cleaned> {
         forgotten.iter().try_for_each(|git_dir| enrolled::forget(&repo.places.store, git_dir))?;
         progress.stage("cleaning up git objects", 0, 0);
         let prune = format!("--prune={}", what.prune);
-        repo.git.run(&["gc", "--quiet", "--no-cruft", &prune]).map_err(|error| {
-            match error.to_string().contains("gc is already running") {
-                true => error.with_kind(Kind::Locked).wrap("somebody runs 'git gc'; try again when it is done"),
-                false => error,
-            }
+        let cleaned = repo.git.run(&["gc", "--quiet", "--no-cruft", &prune]);
+        cleaned.map_err(|error| match is_about_others(&error.to_string()) {
+            true => error.with_kind(Kind::Locked).wrap("somebody else's git cleans up or packs refs; try again when it is done"),
+            false => error,
         })?;
         repo.objects.refresh();
         repo.note_refs(&lock)?;
@@ -90,6 +89,12 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<Cleaned> {
         _ => (),
     }
     Ok(cleaned)
+}
+
+/// Says whether git's gc failed because another git was at work on the same files.
+fn is_about_others(said: &str) -> bool {
+    let is_in_the_way = ["File exists", "No such file or directory"].iter().any(|why| said.contains(why));
+    said.contains("gc is already running") || said.contains("packed-refs") && is_in_the_way
 }
 
 /// Lets the promise of chunks lapse that nothing refers to.
@@ -185,4 +190,23 @@ fn mark(repo: &Repo, live: &mut dyn FnMut(ChunkId) -> Result<()>, progress: &Pro
             other => other,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_git_in_the_way_is_told_from_a_failure() {
+        for (said, is_about_others_) in [
+            ("fatal: gc is already running on machine 'x' pid 5 (use --force if not)", true),
+            ("unable to write new packed-refs: error replacing /x/packed-refs: No such file or directory", true),
+            ("fatal: Unable to create '/x/packed-refs.lock': File exists.", true),
+            ("unable to write new packed-refs: error replacing /x/packed-refs: No space left on device", false),
+            ("fatal: unable to read 0123: Input/output error", false),
+            ("error: /x/objects/pack: No such file or directory", false),
+        ] {
+            assert_eq!(is_about_others(said), is_about_others_, "{said}");
+        }
+    }
 }
