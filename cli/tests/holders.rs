@@ -238,5 +238,13 @@ fn a_holder_keeps_what_it_promised_though_nothing_here_needs_it() {
     let run = a.gdo(&["check"]);
     assert!(run.code == 8 && run.out.contains("promises"), "{} {}{}", run.code, run.out, run.err);
     a.ok(&["check", "--repair"]);
-    a.ok(&["sync"]);
+    let id = json(a, &["sync"])["holder"].clone();
+    // One that is gone is no licence to remove.
+    a.sh("mv .git/devops/store/promises ../promises");
+    for verb in [&["gc", "--prune=now"][..], &["drop"], &["check"]] {
+        assert_eq!(a.gdo(verb).code, 8, "{verb:?}");
+    }
+    a.sh("mv ../promises .git/devops/store/promises; rm .git/devops/store/holder-key.pub");
+    assert_eq!(a.gdo(&["sync"]).code, 0, "the public key is made from the private one");
+    assert_eq!(json(a, &["sync"])["holder"], id);
 }

@@ -65,7 +65,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &DropArgs) -> Result<()> {
 }
 
 fn tell(ui: &mut Ui, dropped: &Dropped, dry_run: bool) -> Result<()> {
-    let Dropped { n_asked, n_share, n_lapsing, due, n_kept, n_removed, n_bytes, asked } = dropped;
+    let Dropped { n_asked, n_share, n_lapsing, due, n_kept, n_left, n_removed, n_bytes, asked } = dropped;
     for (name, failure) in asked {
         if let Some(failure) = failure {
             complain(format_args!("warning: '{name}' was not counted: {}", shown(format!("{failure:#}").as_bytes())));
@@ -74,7 +74,7 @@ fn tell(ui: &mut Ui, dropped: &Dropped, dry_run: bool) -> Result<()> {
     ui.json(|| {
         json!({
             "chunks": n_asked, "share": n_share, "lapsing": n_lapsing, "due": (*n_lapsing > 0).then_some(due), "kept": n_kept,
-            "removed": n_removed, "freed_bytes": n_bytes, "dry_run": dry_run,
+            "left": n_left, "removed": n_removed, "freed_bytes": n_bytes, "dry_run": dry_run,
             "asked": asked.iter().map(|(name, failure)| json!({"name": name, "failure": failure.as_ref().map(|error| format!("{error:#}"))})).collect::<Vec<_>>(),
         })
     })?;
@@ -90,6 +90,12 @@ fn tell(ui: &mut Ui, dropped: &Dropped, dry_run: bool) -> Result<()> {
     match dry_run {
         true => ui.note(format_args!("would ask other hosts about {} chunks", n_asked - n_share - n_lapsing - n_kept))?,
         false => ui.note(format_args!("{n_removed} chunks removed, {} free", bytes(*n_bytes)))?,
+    }
+    if *n_left > 0 {
+        ui.exit_with(exit::PARTIAL);
+        complain(format_args!(
+            "warning: {n_left} chunks could go and are here still: their packs are damaged ('gdo check --repair'), or the disk has no room to rewrite them"
+        ));
     }
     if *n_kept > 0 {
         ui.exit_with(exit::PARTIAL);

@@ -13,6 +13,10 @@ pub const MAX_LISTS: usize = 256;
 
 const HEAD: &str = "git-devops holder 1\n";
 const MAX_NAME: usize = 64;
+/// In GiB: one EiB.
+const MAX_CAPACITY: u64 = 1 << 30;
+/// The longest promise that counts, in seconds: some 20 years.
+const MAX_PROMISE: u64 = 20 * 366 * 86_400;
 const KEY_TYPE: &str = "ssh-ed25519 ";
 const KEY_LEN: usize = 68;
 const PREFIX: usize = 8;
@@ -91,7 +95,10 @@ impl Record {
         let name = field("name").filter(|name| is_name(name))?.to_owned();
         let mut number = |name: &str| field(name)?.parse().ok();
         let (generation, issued, until) = (number("generation")?, number("issued")?, number("until")?);
-        let capacity = number("capacity").filter(|capacity| *capacity > 0)?;
+        let capacity = number("capacity").filter(|capacity| (1..=MAX_CAPACITY).contains(capacity))?;
+        if until > issued.saturating_add(MAX_PROMISE) {
+            return None;
+        }
         let lists: Vec<ListLine> = lines.map(decode_list_line).collect::<Option<_>>()?;
         (lists.len() <= MAX_LISTS).then_some(Self { key, name, generation, issued, until, capacity, lists })
     }

@@ -25,6 +25,11 @@ pub fn make_key(path: &Path) -> Result<()> {
         return Ok(());
     }
     let what = || format!("cannot make the key '{}'", path.display());
+    if durable::is_there(path) {
+        // The private one was there first; nothing may take its place.
+        let text = ssh_keygen(["-y", "-f"].map(OsStr::new).into_iter().chain([path.as_os_str()]), &[]).context(what)?.stdout;
+        return durable::publish(&public, &text, 0o644);
+    }
     let dir = path.parent().unwrap_or(Path::new("/"));
     Scratch::clear(dir, SCRATCH)?;
     let scratch = Scratch::make(dir, SCRATCH).context(what)?;

@@ -52,6 +52,8 @@ pub struct Dropped {
     pub due: u64,
     /// Of them: others could not be found to hold enough copies; they stay.
     pub n_kept: u64,
+    /// Of them: others hold enough copies, and yet they are here still, in packs that are damaged or that the disk has no room to rewrite.
+    pub n_left: u64,
     /// Of them: gone.
     pub n_removed: u64,
     /// Bytes on the disk that are free now.
@@ -71,10 +73,9 @@ pub fn drop_copies(
     progress: &Progress,
 ) -> Result<Dropped> {
     let terms = holders::terms(repo)?;
-    let own = Own::open_if_holder(repo)?;
-    let lock = match &own {
-        Some(_) => None,
-        None => Some(repo.store.removal_lock()?),
+    let (own, lock) = match Own::open_if_holder(repo)? {
+        Ok(own) => (Some(own), None),
+        Err(lock) => (None, Some(lock)),
     };
     let mut run = Run { repo, terms, own, lines, options, progress, dropped: Dropped::default() };
     progress.stage("looking for chunks to drop", 0, 0);
@@ -191,7 +192,8 @@ impl Run<'_> {
         let n = own.ledger.lapse(bound.iter().copied());
         self.dropped.n_lapsing = n as u64;
         self.dropped.n_kept = (bound.len() - n) as u64;
-        self.dropped.due = bound[..n].iter().map(|chunk| own.ledger.promise_of(chunk) + max_skew + 1).max().unwrap_or(0);
+        self.dropped.due =
+            bound[..n].iter().map(|chunk| own.ledger.promise_of(chunk).saturating_add(max_skew + 1)).max().unwrap_or(0);
         if !self.options.dry_run && n > 0 {
             own.ledger.write_lapsing(self.repo.store.dir())?;
         }
@@ -229,7 +231,7 @@ impl Run<'_> {
             match self.repo.store.read_into(id, &mut plain, MAX_CHUNK) {
                 Ok(()) => known.push((*id, wire::proof(&nonce, &plain))),
                 // What cannot be read here cannot be compared: it stays, for 'check'.
-                Err(error) if error.kind() == Kind::Corrupt => (),
+                Err(error) if error.kind() == Kind::Corrupt => self.dropped.n_kept += 1,
                 Err(error) => return Err(error),
             }
         }
@@ -267,10 +269,17 @@ impl Run<'_> {
         self.progress.stage("removing chunks", 0, 0);
         let mut may_go = || inquiries.iter().try_for_each(|inquiry| inquiry.still_counts(clock()));
         let report = self.repo.store.remove_chunks(&doomed, &mut may_go, self.progress)?;
-        self.dropped.n_removed += doomed.len() as u64;
+        // A pack that is damaged, or that the full disk leaves no room to rewrite, stays as it is.
+        let n_doomed = doomed.len();
+        let mut gone = Vec::with_capacity(n_doomed);
+        for id in doomed {
+            gone.extend((!self.repo.store.contains(&id)?).then_some(id));
+        }
+        self.dropped.n_removed += gone.len() as u64;
+        self.dropped.n_left += (n_doomed - gone.len()) as u64;
         self.dropped.n_bytes += report.removed_bytes.saturating_sub(report.copied_bytes);
         let Some(own) = &mut self.own else { return Ok(()) };
-        own.ledger.retain_lapsing(|id| doomed.binary_search(id).is_err());
+        own.ledger.retain_lapsing(|id| gone.binary_search(id).is_err());
         own.ledger.write_lapsing(self.repo.store.dir())
     }
 }

@@ -12,7 +12,7 @@ use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::read;
 use crate::id::ChunkId;
-use crate::placement::ledger::{Ledger, MAX_LAPSING};
+use crate::placement::ledger::MAX_LAPSING;
 use crate::progress::Progress;
 use crate::store::{GcOptions, GcReport, Live};
 
@@ -73,7 +73,7 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<Cleaned> {
     let options = GcOptions { dry_run: what.dry_run, ..GcOptions::default() };
     let mut live_or_promised = |take: &mut dyn FnMut(ChunkId) -> Result<()>| {
         // Now that nobody else can change it.
-        if let Some(ledger) = Ledger::read(repo.store.dir())? {
+        if let Some(ledger) = holders::look(repo)? {
             repo.store.for_each_chunk(&mut |id| if ledger.is_over(&id, what.now, max_skew) { Ok(()) } else { take(id) })?;
         }
         live(take)
@@ -100,21 +100,17 @@ fn is_about_others(said: &str) -> bool {
 /// Lets the promise of chunks lapse that nothing refers to.
 fn lapse(repo: &Repo, live: &mut Live<'_>, what: &CleanUp, max_skew: u64, progress: &Progress) -> Result<Cleaned> {
     let mut cleaned = Cleaned::default();
-    let Some(ledger) = Ledger::read(repo.store.dir())?.filter(|ledger| ledger.is_binding(what.now, max_skew)) else {
+    let Some(mut own) = Own::open_if_holder(repo)?.ok().filter(|own| own.ledger.is_binding(what.now, max_skew)) else {
         return Ok(cleaned);
     };
     let mut dead = repo.store.dead(live, MAX_LAPSING, progress)?;
-    dead.retain(|id| !ledger.is_over(id, what.now, max_skew));
-    if dead.is_empty() {
-        return Ok(cleaned);
-    }
-    if !what.dry_run {
-        let mut own = Own::open(repo)?;
+    dead.retain(|id| !own.ledger.is_over(id, what.now, max_skew));
+    cleaned.n_lapsing = dead.len() as u64;
+    cleaned.due = dead.iter().map(|id| own.ledger.promise_of(id).saturating_add(max_skew + 1)).max().unwrap_or(0);
+    if !what.dry_run && !dead.is_empty() {
         own.ledger.lapse(dead.iter().copied());
         own.ledger.write_lapsing(repo.store.dir())?;
     }
-    cleaned.n_lapsing = dead.len() as u64;
-    cleaned.due = dead.iter().map(|id| ledger.promise_of(id).saturating_add(max_skew + 1)).max().unwrap_or(0);
     Ok(cleaned)
 }
 
@@ -175,14 +171,8 @@ fn mark(repo: &Repo, live: &mut dyn FnMut(ChunkId) -> Result<()>, progress: &Pro
     for_each_index(repo, &mut |oid, index| {
         let index = index.map_err(|error| error.wrap(format!("cannot tell which chunks are live: object {oid}")))?;
         progress.add(1, 0);
-        let mut last = None;
-        let walked = read::for_each_id(&repo.chunks, &index, &mut |id| {
-            last = Some(id);
-            live(id)
-        });
-        match walked {
-            // What it leads to is with the holder that has it; what is promised here stays anyhow.
-            Err(error) if error.kind() == Kind::NotFound && holders::hold(repo, last.as_slice())?.contains(&true) => Ok(()),
+        match read::for_each_id(&repo.chunks, &index, &mut |id| live(id)) {
+            // A list that is not here leads to chunks that nobody would know to be live.
             Err(error) if error.kind() == Kind::NotFound => {
                 let what = format!("cannot tell which chunks are live: {error:#}; get it with 'gdo get', or see 'gdo check'");
                 Err(Error::new(Kind::Corrupt, what))

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Repo;
-use crate::durable::Lock;
+use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::quarantine::{HOLDERS, Quarantine};
 use crate::git::refs::RefMove;
@@ -22,6 +22,8 @@ use crate::remote::sign;
 
 const KEY: &str = "holder-key";
 const FILE: u32 = 0o100_644;
+/// More holders than this are not taken note of: each costs time for each chunk.
+const MAX_HOLDERS: usize = 256;
 /// With more lists than this, all is written anew.
 const MANY_LISTS: usize = 32;
 
@@ -107,11 +109,15 @@ fn files_of(objects: &Objects, tree: &Oid) -> Result<BTreeMap<String, Oid>> {
         let name = String::from_utf8_lossy(&entry.name).into_owned();
         match entry.is_dir() {
             true => {
-                for inner in objects.tree(&entry.oid)?.iter().filter(|inner| inner.mode == FILE) {
+                for inner in objects.tree(&entry.oid)? {
+                    if inner.mode != FILE {
+                        return Err(refused(format!("'{name}' of the record has something else than files")));
+                    }
                     files.insert(format!("{name}/{}", String::from_utf8_lossy(&inner.name)), inner.oid);
                 }
             }
-            false => drop(files.insert(name, entry.oid)),
+            false if entry.mode == FILE => drop(files.insert(name, entry.oid)),
+            false => return Err(refused(format!("'{name}' of the record is no plain file"))),
         }
     }
     Ok(files)
@@ -163,6 +169,10 @@ impl Came {
         let known = known(repo)?;
         let objects = Objects::open(quarantine.git_dir())?;
         for (name, commit) in quarantine.holders()? {
+            if known.len() + came.news.len() >= MAX_HOLDERS {
+                came.refused.push(refused(format!("more than {MAX_HOLDERS} holders are told of; no more are taken over")));
+                break;
+            }
             let what = || format!("what holder '{}' tells is not taken over", name.escape_debug());
             match is_news(&known, &objects, quarantine, &name, commit).context(what) {
                 Ok(Some(id)) => came.news.push((id, commit, known.get(&id).map(|known| known.commit))),
@@ -226,13 +236,36 @@ pub struct Own {
 impl Own {
     /// Opens the ledger of the repository's store, makes one if it has none, and takes over what a later record of its own says.
     pub fn open(repo: &Repo) -> Result<Self> {
-        let dir = repo.store.dir();
+        Self::open_under(repo, repo.store.removal_lock()?)
+    }
+
+    /// Opens the ledger if the store has one; else returns the lock under which it has none.
+    pub fn open_if_holder(repo: &Repo) -> Result<std::result::Result<Self, Lock>> {
         let lock = repo.store.removal_lock()?;
+        match look(repo)? {
+            Some(_) => Self::open_under(repo, lock).map(Ok),
+            None => Ok(Err(lock)),
+        }
+    }
+
+    fn open_under(repo: &Repo, lock: Lock) -> Result<Self> {
+        let dir = repo.store.dir();
         let key = dir.join(KEY);
-        sign::make_key(&key)?;
+        let mut ledger = match look(repo)? {
+            Some(ledger) => ledger,
+            None => {
+                sign::make_key(&key)?;
+                let ledger = Ledger::new(HolderId::of_key(&sign::public_key(&key)?));
+                ledger.write(dir)?;
+                ledger
+            }
+        };
+        let is_there = durable::is_there(&key);
+        if is_there {
+            sign::make_key(&key)?; // the public one may be lost
+        }
         let id = HolderId::of_key(&sign::public_key(&key)?);
-        let mut ledger = Ledger::read(dir)?.unwrap_or_else(|| Ledger::new(id));
-        if ledger.holder != id {
+        if ledger.holder != id || !is_there {
             let message = format!("the key '{}' is not the one that promised; put back the one that was there", key.display());
             return Err(Error::new(Kind::Corrupt, message));
         }
@@ -242,14 +275,6 @@ impl Own {
             ledger.write(dir)?;
         }
         Ok(Self { ledger, key, _lock: lock })
-    }
-
-    /// Opens the ledger if the store has one, or lost it.
-    pub fn open_if_holder(repo: &Repo) -> Result<Option<Self>> {
-        match look(repo)? {
-            Some(_) => Self::open(repo).map(Some),
-            None => Ok(None),
-        }
     }
 
     /// Tells what this store holds, and until when, in its record: durable on return. `name` is what it calls itself, `now` what the clock says.
@@ -355,9 +380,9 @@ fn write_record(pack: &PackWriter, text: &str, signature: &[u8], lists: &[(ListL
 pub fn look(repo: &Repo) -> Result<Option<Ledger>> {
     let dir = repo.store.dir();
     match Ledger::read(dir)? {
-        None if crate::durable::is_there(&dir.join(KEY)) && own_record(repo)?.is_some() => Err(Error::new(
+        None if durable::is_there(&dir.join(KEY).with_extension("pub")) => Err(Error::new(
             Kind::Corrupt,
-            "it is gone, though promises were made; 'gdo check --repair' makes one that promises enough",
+            "it is gone, though this store is a holder's; 'gdo check --repair' makes one that promises enough",
         )),
         ledger => Ok(ledger),
     }
@@ -376,11 +401,11 @@ fn own_record(repo: &Repo) -> Result<Option<Record>> {
 /// Makes a ledger in the place of a damaged or lost one, which promises all that the old one can have promised; says whether one was made.
 pub(super) fn mend(repo: &Repo) -> Result<bool> {
     let dir = repo.store.dir();
+    let _lock = repo.store.removal_lock()?;
     match look(repo) {
         Err(error) if error.kind() == Kind::Corrupt => (),
         other => return other.map(|_| false),
     }
-    let _lock = repo.store.removal_lock()?;
     let record = own_record(repo)?;
     let period = terms(repo)?.period;
     // The damaged one was written when it was renewed, for one period.
@@ -431,7 +456,7 @@ fn capacity(repo: &Repo) -> Result<u64> {
         let wrong = || Error::new(Kind::Usage, "setting 'devops.capacity' must be a number of GiB, 1 or more");
         return parse(value).filter(|capacity| *capacity > 0).ok_or_else(wrong);
     }
-    Ok((crate::durable::filesystem_size(repo.store.dir())? >> 30).max(1))
+    Ok((durable::filesystem_size(repo.store.dir())? >> 30).max(1))
 }
 
 /// Says whether this repository's store is to hold a share: `devops.policy`.

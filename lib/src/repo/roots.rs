@@ -14,6 +14,9 @@ use crate::trust::LocalTrust;
 use crate::trust::gpg::{self, Signer};
 use crate::trust::root::{MAX_ROOT, RootFile};
 
+/// Documents that are taken, by version, with their objects; and why others are not.
+type Taken = (Vec<(u64, Oid)>, Vec<Error>);
+
 /// Root documents that another host sent.
 pub(super) struct Came<'a> {
     pub(super) objects: &'a Objects,
@@ -24,7 +27,7 @@ pub(super) struct Came<'a> {
 
 impl Came<'_> {
     /// Takes those that follow, one after the other; returns them with their objects, and why others are refused.
-    pub(super) fn take(&self, trust: &mut LocalTrust, now: u64) -> Result<(Vec<(u64, Oid)>, Vec<Error>)> {
+    pub(super) fn take(&self, trust: &mut LocalTrust, now: u64) -> Result<Taken> {
         let (mut taken, mut refused) = (Vec::new(), Vec::new());
         let version = |name: &str| name.parse().ok().filter(|version: &u64| version.to_string() == name);
         let by_version: BTreeMap<u64, Oid> = self.roots.iter().filter_map(|(name, oid)| Some((version(name)?, *oid))).collect();
