@@ -70,7 +70,11 @@ fn raw_difference(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<u8>> {
         }
         told = ask();
     }
-    told
+    // The tree of an index is made for a look: somebody's gc, which cannot know that, may remove it before git looks.
+    told.map_err(|error| match error.to_string().contains("bad object") {
+        true => error.with_kind(Kind::Locked).wrap("somebody's gc is removing objects; try again when it is done"),
+        false => error,
+    })
 }
 
 /// Turns git's raw difference of two trees into changes of work-tree paths.
