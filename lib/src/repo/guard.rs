@@ -18,12 +18,22 @@ pub(super) const MAX_DEPTH: usize = 2000;
 ///
 /// An object that cannot be read is none of this: the restore itself names it, and does the rest. Without a target there is nothing in the way.
 pub(super) fn admit(repo: &Repo, tree: Oid, target: Option<&Dir>, options: &RestoreOptions) -> Result<()> {
-    let selected = options.selected();
+    admit_selected(repo, tree, target, options, &options.selected())
+}
+
+/// The same for the paths that are `selected`.
+pub(super) fn admit_selected(
+    repo: &Repo,
+    tree: Oid,
+    target: Option<&Dir>,
+    options: &RestoreOptions,
+    selected: &PathSet,
+) -> Result<()> {
     let guard = Guard::new(repo, target, options)?;
     let dir = target.map(Dir::try_clone).transpose()?.map(Arc::new);
     let mut jobs = vec![Job { node: StoredDir::root(repo, tree)?, dir, name: None, above: (0, 0) }];
     while let Some(job) = jobs.pop() {
-        guard.directory(job, &selected, &mut jobs).map_err(|error| match error.reason() {
+        guard.directory(job, selected, &mut jobs).map_err(|error| match error.reason() {
             Some(_) => error.wrap("nothing was written"),
             None => error,
         })?;

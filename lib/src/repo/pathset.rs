@@ -1,4 +1,4 @@
-//! A set of paths, each standing for itself and all below it.
+//! A set of paths, each standing for itself and all below it, or for itself alone.
 
 use std::collections::HashSet;
 
@@ -9,6 +9,7 @@ use super::scan::split;
 pub(super) struct PathSet {
     named: HashSet<Vec<u8>>,
     above: HashSet<Vec<u8>>,
+    is_exact: bool,
 }
 
 impl PathSet {
@@ -24,11 +25,19 @@ impl PathSet {
                 }
             }
         }
-        Self { named: paths.iter().cloned().collect(), above }
+        Self { named: paths.iter().cloned().collect(), above, is_exact: false }
     }
 
-    /// Says whether `path` is one of the paths or below one.
+    /// Returns the set of `paths`, each of which stands for itself alone.
+    pub fn exactly(paths: &[Vec<u8>]) -> Self {
+        Self { is_exact: true, ..Self::new(paths) }
+    }
+
+    /// Says whether one of the paths stands for `path`.
     pub fn covers(&self, path: &[u8]) -> bool {
+        if self.is_exact {
+            return self.named.contains(path);
+        }
         if self.named.contains(&b""[..]) {
             return true; // a deep path is long, and so would be looking for each directory above it
         }
@@ -75,5 +84,13 @@ mod tests {
         }
         assert!(PathSet::new(&[Vec::new()]).covers(b"anything/at/all"));
         assert!(!PathSet::new(&[]).covers(b"a"));
+    }
+
+    #[test]
+    fn a_path_that_is_meant_exactly_stands_for_itself_alone() {
+        let set = PathSet::exactly(&[b"etc".to_vec(), b"".to_vec()]);
+        for (path, covers) in [("", true), ("etc", true), ("etc/ssh", false), ("usr", false)] {
+            assert_eq!(set.covers(path.as_bytes()), covers, "{path}");
+        }
     }
 }

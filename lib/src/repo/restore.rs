@@ -52,6 +52,39 @@ impl RestoreOptions {
     }
 }
 
+/// What others have to say about a file before it gets its name.
+pub trait Laying: Sync {
+    /// Returns what the file at `path` is to hold in the place of the bytes that are `stored`; `None` if just these. Only small files are asked about.
+    fn content(&self, path: &[u8], stored: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// Fails unless the file that lies complete in `dir` as `temp` may become the one at `path`.
+    fn validate(&self, path: &[u8], dir: &Dir, temp: &[u8]) -> Result<()>;
+}
+
+/// Every file as it is stored.
+pub struct AsStored;
+
+impl Laying for AsStored {
+    fn content(&self, _path: &[u8], _stored: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    fn validate(&self, _path: &[u8], _dir: &Dir, _temp: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How an exchange goes about it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExchangeOptions {
+    /// Change nothing, only tell what would be done.
+    pub dry_run: bool,
+    /// A file that has only another time than recorded counts as right.
+    pub ignores_times: bool,
+    /// See [`RestoreOptions::allow_type_change`].
+    pub allow_type_change: bool,
+}
+
 /// One step that a restore does, or would do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Step {
@@ -97,7 +130,23 @@ pub struct Restored {
 /// it tells what would be done in a new one.
 pub fn restore(repo: &Repo, tree: Oid, target: Option<&Dir>, options: &RestoreOptions, progress: &Progress) -> Result<Restored> {
     guard::admit(repo, tree, target, options)?;
-    replace(repo, tree, target, options, &Removal::default(), progress)
+    replace(repo, tree, target, Manner::of(options), &Removal::default(), progress)
+}
+
+/// How [`replace`] goes about it.
+struct Manner<'a> {
+    options: &'a RestoreOptions,
+    selected: PathSet,
+    laying: &'a dyn Laying,
+    /// Nothing gets its name before everything is complete; the first thing that cannot be done ends it.
+    is_whole: bool,
+    ignores_times: bool,
+}
+
+impl<'a> Manner<'a> {
+    fn of(options: &'a RestoreOptions) -> Self {
+        Self { options, selected: options.selected(), laying: &AsStored, is_whole: false, ignores_times: false }
+    }
 }
 
 /// Restores `tree`, and removes what is owned and not in it: in the midst, so that directories get their times when their names are settled.
@@ -105,16 +154,20 @@ fn replace(
     repo: &Repo,
     tree: Oid,
     target: Option<&Dir>,
-    options: &RestoreOptions,
+    manner: Manner<'_>,
     removal: &Removal,
     progress: &Progress,
 ) -> Result<Restored> {
+    let Manner { options, selected, laying, is_whole, ignores_times } = manner;
     let root = StoredDir::root(repo, tree)?;
     let run = Run {
         repo,
         target,
         options,
-        selected: options.selected(),
+        selected,
+        laying,
+        is_whole,
+        ignores_times,
         progress,
         names: names_for(target, &root, repo, options)?,
         ours: repo.places.identities(),
@@ -168,7 +221,30 @@ pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, 
     guard::admit(repo, source, Some(&root), options)?;
     let owned = repo.source_tree(None)?;
     let changes = if owned == source { Vec::new() } else { compare_work_trees(repo, owned, source)? };
-    replace(repo, source, Some(&root), options, &Removal::new(&root, &repo.index()?, changes, options), progress)
+    let removal = Removal::new(&root, &repo.index()?, changes, &options.selected());
+    replace(repo, source, Some(&root), Manner::of(options), &removal, progress)
+}
+
+/// Makes each of `paths`, by itself, what the tree `to` says, where `from` says what is owned: all of them or, if anything is in the way, none.
+///
+/// Every file is complete under a temporary name before the first one gets its own. Whoever is killed in between leaves each path old or new, and
+/// repeats the call. The caller holds the lock.
+pub fn exchange(
+    repo: &Repo,
+    (from, to): (Oid, Oid),
+    paths: &[Vec<u8>],
+    laying: &dyn Laying,
+    how: ExchangeOptions,
+    progress: &Progress,
+) -> Result<Restored> {
+    let root = Dir::open(&repo.places.work_tree).context(|| format!("cannot open '{}'", repo.places.work_tree.display()))?;
+    let selected = PathSet::exactly(paths);
+    let options = RestoreOptions { dry_run: how.dry_run, allow_type_change: how.allow_type_change, ..RestoreOptions::default() };
+    guard::admit_selected(repo, to, Some(&root), &options, &selected)?;
+    let changes = if from == to { Vec::new() } else { compare_work_trees(repo, from, to)? };
+    let removal = Removal::new(&root, &repo.index_of(&from)?, changes, &selected);
+    let manner = Manner { options: &options, selected, laying, is_whole: !how.dry_run, ignores_times: how.ignores_times };
+    replace(repo, to, Some(&root), manner, &removal, progress)
 }
 
 /// What is owned and not in the source, in the order in which it can be removed.
@@ -181,8 +257,7 @@ struct Removal {
 }
 
 impl Removal {
-    fn new(root: &Dir, index: &Index, changes: Vec<Change>, options: &RestoreOptions) -> Self {
-        let selected = options.selected();
+    fn new(root: &Dir, index: &Index, changes: Vec<Change>, selected: &PathSet) -> Self {
         let paths_of = |is_meant: fn(What) -> bool| -> HashSet<Vec<u8>> {
             changes.iter().filter(|change| is_meant(change.what)).map(|change| change.path.clone()).collect()
         };
@@ -268,6 +343,9 @@ struct Run<'a> {
     target: Option<&'a Dir>,
     options: &'a RestoreOptions,
     selected: PathSet,
+    laying: &'a dyn Laying,
+    is_whole: bool,
+    ignores_times: bool,
     progress: &'a Progress,
     names: Names,
     ours: Vec<((u32, u32), u64)>,
@@ -505,7 +583,7 @@ impl Run<'_> {
         if let (Some(dir), false) = (&job.dir, job.is_new) {
             let mut have = metadata::of_file(dir.as_ref(), &dir.stat_self()?, &self.names)?;
             have.partial = want.partial;
-            if metadata::differences(want, &have) != [] as [&str; 0] {
+            if !self.that_count(metadata::differences(want, &have)).is_empty() {
                 self.step(&job.node.path, Action::Metadata);
             }
         }
@@ -526,9 +604,17 @@ impl Run<'_> {
         self.place(&Spot { dir, name, path: &path }, &item, there, batch, content)
     }
 
+    /// Returns what the entry at `path` is to hold.
+    fn content_of(&self, path: &[u8], item: &Item) -> Result<Content> {
+        match Content::of(self.repo, item)? {
+            Content::Small(stored) => Ok(Content::Small(self.laying.content(path, &stored)?.unwrap_or(stored))),
+            other => Ok(other),
+        }
+    }
+
     /// Makes an entry what `item` says, unless it is.
     fn place(&self, spot: &Spot<'_>, item: &Item, there: Option<Stat>, batch: &mut Batch, content: &mut Vec<u8>) -> Result<()> {
-        let stored = Content::of(self.repo, item)?;
+        let stored = self.content_of(spot.path, item)?;
         let mut old = None;
         match there {
             Some(stat) if stat.kind == FileKind::Dir && self.options.dry_run && self.is_going.contains(spot.path) => {
@@ -614,7 +700,12 @@ impl Run<'_> {
         };
         // Holes and links were compared as content.
         let have = Metadata { holes: want.holes.clone(), hardlink: want.hardlink.clone(), ..have };
-        Ok(metadata::differences(want, &have))
+        Ok(self.that_count(metadata::differences(want, &have)))
+    }
+
+    fn that_count(&self, mut differences: Vec<&'static str>) -> Vec<&'static str> {
+        differences.retain(|field| !self.ignores_times || *field != "mtime");
+        differences
     }
 
     /// Makes the entry complete under a temporary name; returns that name, the bytes written, and a regular file open.
@@ -627,6 +718,7 @@ impl Run<'_> {
         let filled = self.fill(&file, item, stored, old).and_then(|n_bytes| {
             self.skipped(spot.path, metadata::apply_to_file(&file, &item.metadata, ids)?);
             self.set_early_flags(&file, spot.path, item.metadata.flags)?;
+            self.laying.validate(spot.path, spot.dir, &temp)?;
             Ok(n_bytes)
         });
         match filled {
@@ -687,6 +779,11 @@ impl Run<'_> {
     }
 
     fn is_full(&self, batch: &Batch) -> bool {
+        // A thread that finds no more work ends its batch, and then nobody has work left that could fail.
+        !self.is_whole && self.has_enough(batch)
+    }
+
+    fn has_enough(&self, batch: &Batch) -> bool {
         batch.files.len() >= BATCH_FILES || batch.n_bytes >= BATCH_BYTES || batch.n_dirs >= self.batch_dirs
     }
 
@@ -755,7 +852,7 @@ impl Run<'_> {
             let result = self.dir_at(parent).and_then(|dir| {
                 let mut batch = Batch::default();
                 let spot = Spot { dir: &Arc::new(dir), name, path: &link.path };
-                self.replace(&spot, &link.item, &Content::of(self.repo, &link.item)?, None, &mut batch)?;
+                self.replace(&spot, &link.item, &self.content_of(&link.path, &link.item)?, None, &mut batch)?;
                 self.flush(&mut batch)
             });
             self.or_warn(&link.path, result)?;
@@ -829,7 +926,7 @@ impl Run<'_> {
         let compare = || -> Result<bool> {
             let dir = Arc::new(self.dir_at(parent)?);
             let spot = Spot { dir: &dir, name, path: &first.path };
-            let stored = Content::of(self.repo, &first.item)?;
+            let stored = self.content_of(&first.path, &first.item)?;
             Ok(stored.is_kind(&first.item, stat.kind) && {
                 let (has_content, file) = stored.is_in(&dir, name, &stat, &first.item, &mut Vec::new())?;
                 has_content && self.differences(&spot, &first.item, &stat, file.as_ref())?.is_empty()
@@ -993,7 +1090,7 @@ impl Run<'_> {
 
     fn or_warn(&self, path: &[u8], result: Result<()>) -> Result<()> {
         match result {
-            Err(error) if matches!(error.kind(), Kind::NoSpace | Kind::Bug) => {
+            Err(error) if self.is_whole || matches!(error.kind(), Kind::NoSpace | Kind::Bug) => {
                 Err(error.wrap(format!("cannot restore '{}'", shown(path))))
             }
             Err(error) => {
