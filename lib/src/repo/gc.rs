@@ -94,7 +94,8 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<Cleaned> {
 /// Says whether git's gc failed because another git was at work on the same files.
 fn is_about_others(said: &str) -> bool {
     let is_in_the_way = ["File exists", "No such file or directory"].iter().any(|why| said.contains(why));
-    said.contains("gc is already running") || said.contains("packed-refs") && is_in_the_way
+    let is_shared = ["packed-refs", "gc.pid.lock"].iter().any(|file| said.contains(file));
+    said.contains("gc is already running") || is_shared && is_in_the_way
 }
 
 /// Lets the promise of chunks lapse that nothing refers to.
@@ -192,6 +193,7 @@ mod tests {
             ("fatal: gc is already running on machine 'x' pid 5 (use --force if not)", true),
             ("unable to write new packed-refs: error replacing /x/packed-refs: No such file or directory", true),
             ("fatal: Unable to create '/x/packed-refs.lock': File exists.", true),
+            ("Unable to create '/x/gc.pid.lock': File exists.  Another git process seems to be running", true),
             ("unable to write new packed-refs: error replacing /x/packed-refs: No space left on device", false),
             ("fatal: unable to read 0123: Input/output error", false),
             ("error: /x/objects/pack: No such file or directory", false),
