@@ -94,7 +94,8 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<Cleaned> {
 /// Says whether git's gc failed because another git was at work on the same files.
 fn is_about_others(said: &str) -> bool {
     let is_in_the_way = ["File exists", "No such file or directory"].iter().any(|why| said.contains(why));
-    let is_shared = ["packed-refs", "gc.pid.lock"].iter().any(|file| said.contains(file));
+    // Temporary packs of one git are what another one's prune removes.
+    let is_shared = ["packed-refs", "gc.pid.lock", "/tmp_pack_", "/.tmp-"].iter().any(|file| said.contains(file));
     said.contains("gc is already running") || is_shared && is_in_the_way
 }
 
@@ -194,6 +195,8 @@ mod tests {
             ("unable to write new packed-refs: error replacing /x/packed-refs: No such file or directory", true),
             ("fatal: Unable to create '/x/packed-refs.lock': File exists.", true),
             ("Unable to create '/x/gc.pid.lock': File exists.  Another git process seems to be running", true),
+            ("unable to write file /x/objects/pack/.tmp-9-pack-37e6.pack: No such file or directory", true),
+            ("unable to write file /x/objects/pack/.tmp-9-pack-37e6.pack: No space left on device", false),
             ("unable to write new packed-refs: error replacing /x/packed-refs: No space left on device", false),
             ("fatal: unable to read 0123: Input/output error", false),
             ("error: /x/objects/pack: No such file or directory", false),
