@@ -204,6 +204,14 @@ pub fn append_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).context(what)
 }
 
+/// Appends `bytes` to the file `path`, which is there, with one write, and returns once they would survive a power cut.
+pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
+    let what = || format!("cannot write '{}'", path.display());
+    let mut file = File::options().append(true).custom_flags(NO_SYMLINK).open(path).context(what)?;
+    file.write_all(bytes).context(what)?;
+    file.sync_all().context(what)
+}
+
 /// Cuts the file `path` off after `len` bytes; nothing is synced.
 pub fn truncate_unsynced(path: &Path, len: u64) -> Result<()> {
     let what = || format!("cannot cut off '{}'", path.display());

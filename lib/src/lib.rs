@@ -23,4 +23,5 @@ pub mod metadata;
 pub mod git;
 pub mod trust;
 pub mod file;
+pub mod journal;
 pub mod repo;
