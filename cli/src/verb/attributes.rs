@@ -6,15 +6,17 @@ use git_devops::repo::attributes;
 use crate::places::GlobalArgs;
 use crate::ui::Ui;
 
-/// Show or set what is laid down for paths by pattern, such as their chunker
+/// Show or set what is laid down for paths by pattern, such as whose they are or how they are checked
 ///
 /// Without arguments: the lines in force. With: adds a line, staged for the next commit, for example
-/// gdo attributes '*.img' chunker=fixed
+/// gdo attributes '/etc/ssh/sshd_config' protect 'validate=sshd -t -f %s' handler=ssh-reload
 #[derive(clap::Args)]
 pub struct AttributesArgs {
     /// Which paths, as in gitignore(5)
     pattern: Option<String>,
-    /// What is laid down: chunker=SPEC; none removes the pattern's line
+    /// What is laid down: own, seed, env, local, secret, volatile, derived, protect, exact, merge=3way, validate=CMD, handler=NAME,
+    /// inplace=ok, times=no, chunker=SPEC; a '-' before it takes it back; none removes the pattern's line
+    #[arg(allow_hyphen_values = true)]
     values: Vec<String>,
 }
 
