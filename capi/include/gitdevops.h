@@ -34,7 +34,9 @@ enum {
     GDO_ECONFLICT = -8,     /* two changes of the same thing */
     GDO_EPARTIAL = -9,      /* some of the work could not be done; the rest was */
     GDO_EUNSUPPORTED = -10, /* newer than this library */
-    GDO_EBUG = -11          /* a mistake in the library; free what the call used */
+    GDO_EBUG = -11,         /* a mistake in the library; free what the call used */
+    GDO_EHALTED = -12,      /* what is applied in order stopped, and a person decides */
+    GDO_EREBOOT = -13       /* the machine must start anew first */
 };
 
 /* Length of a chunk id, in bytes. */

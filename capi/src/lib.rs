@@ -185,6 +185,8 @@ fn code(kind: Kind) -> c_int {
         Kind::Partial => -9,
         Kind::Unsupported => -10,
         Kind::Bug => -11,
+        Kind::Halted => -12,
+        Kind::Reboot => -13,
     }
 }
 

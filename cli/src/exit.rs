@@ -10,6 +10,10 @@ pub const DIFFERENCES: u8 = 1;
 pub const PARTIAL: u8 = 3;
 /// Stored data is damaged.
 pub const INTEGRITY: u8 = 8;
+/// What is applied to this host in order stopped, and a person decides.
+pub const HALTED: u8 = 12;
+/// This machine must start anew before anything else is applied.
+pub const REBOOT: u8 = 13;
 /// Input that is not acted on; the rest was done, if that is possible.
 pub const REFUSED: u8 = 65;
 
@@ -32,6 +36,8 @@ pub fn code(kind: Kind) -> u8 {
         Kind::NotFound => 9,
         Kind::Conflict => 10,
         Kind::Unsupported => 11,
+        Kind::Halted => HALTED,
+        Kind::Reboot => REBOOT,
         Kind::Refused => REFUSED,
         Kind::Bug => BUG,
     }

@@ -197,6 +197,11 @@ pub fn move_to(path: &Path, target: &Path) -> Result<()> {
     sync_dir(parent(path))
 }
 
+/// Opens the file `path`, which is there, to write at its end; nothing is synced.
+pub fn open_to_append(path: &Path) -> Result<File> {
+    File::options().append(true).custom_flags(NO_SYMLINK).open(path).context(|| format!("cannot write '{}'", path.display()))
+}
+
 /// Appends `bytes` to the file `path`, which is made if it is missing; nothing is synced, as it matters only while the machine runs.
 pub fn append_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     let what = || format!("cannot write '{}'", path.display());
@@ -370,6 +375,11 @@ impl Lock {
     /// Lets the programs that are started from now on hold the lock too: one that outlives this process keeps it until it has ended.
     pub fn share_with_children(&self) -> Result<()> {
         Ok(rustix::io::fcntl_setfd(&self._file, rustix::io::FdFlags::empty())?)
+    }
+
+    /// Takes that back: what is started from now on does not hold the lock.
+    pub fn keep_from_children(&self) -> Result<()> {
+        Ok(rustix::io::fcntl_setfd(&self._file, rustix::io::FdFlags::CLOEXEC)?)
     }
 
     /// Takes a shared lock on the file `path` (made if missing), or fails at once and says who holds it.

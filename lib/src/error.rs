@@ -28,6 +28,10 @@ pub enum Kind {
     Partial,
     /// A format or a feature newer than this program.
     Unsupported,
+    /// What is applied to this host in order stopped, and a person decides.
+    Halted,
+    /// This machine must start anew before anything else is applied.
+    Reboot,
     /// Our own mistake.
     Bug,
 }

@@ -25,3 +25,4 @@ pub mod trust;
 pub mod file;
 pub mod journal;
 pub mod repo;
+pub mod host;

@@ -87,6 +87,19 @@ pub struct Stat {
     pub rdev: (u32, u32),
 }
 
+/// What a filesystem has left for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that can be written.
+    pub bytes: u64,
+    /// Bytes that it has in all.
+    pub size: u64,
+    /// Files that can be made.
+    pub inodes: u64,
+    /// Whether nothing can be written at all.
+    pub is_read_only: bool,
+}
+
 /// One entry as a directory lists it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
@@ -174,6 +187,14 @@ impl Dir {
             dir = dir.open_dir(name)?;
         }
         Ok(dir)
+    }
+
+    /// Opens the directory at `path` like [`Self::open_path`]; `None` if there is none.
+    pub fn open_path_if_there(&self, path: &[u8]) -> Result<Option<Self>> {
+        match self.open_path(path) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// Returns a second handle of the same directory.
@@ -303,6 +324,29 @@ impl Dir {
     /// Says whether this directory lies on a filesystem that the kernel makes up: there a write is a command.
     pub fn is_kernels(&self) -> Result<bool> {
         Ok(KERNEL_FILESYSTEMS.contains(&(rustix::fs::fstatfs(&self.0)?.f_type as u32)))
+    }
+
+    /// Returns how much can still be written to the filesystem of this directory.
+    pub fn room(&self) -> Result<Room> {
+        let stat = rustix::fs::fstatvfs(&self.0)?;
+        Ok(Room {
+            bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            size: stat.f_blocks.saturating_mul(stat.f_frsize),
+            // Some filesystems make inodes as they go, and say that they have none at all.
+            inodes: if stat.f_files == 0 { u64::MAX } else { stat.f_favail },
+            is_read_only: stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
+        })
+    }
+
+    /// Says whether something is mounted on the entry `name`, so that it cannot be replaced.
+    pub fn is_mount_point(&self, name: &[u8]) -> Result<bool> {
+        check_name(name)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        match rustix::fs::statx(&self.0, name, flags, StatxFlags::BASIC_STATS) {
+            Ok(raw) => Ok(raw.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Makes a directory that only we can enter, under a temporary name, and returns both.

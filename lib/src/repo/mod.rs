@@ -28,6 +28,7 @@ pub mod sync;
 pub mod tree;
 pub mod unowned;
 pub mod whereis;
+pub mod wip;
 pub mod witness;
 
 use std::io::Write;
@@ -513,6 +514,17 @@ impl Repo {
             return read::stream(&self.chunks, &index, out).context(what);
         }
         out.write_all(&blob).context(what)
+    }
+
+    /// Writes the content of a stored file to `path`, a file of our own that is made, for our eyes only; not durable.
+    pub(crate) fn write_blob(&self, oid: &Oid, path: &Path) -> Result<()> {
+        let blob = self.objects.blob(oid)?;
+        durable::empty_unsynced(path)?;
+        let mut file = durable::open_to_append(path)?;
+        match ChunkIndex::is_index(&blob) {
+            true => read::stream(&self.chunks, &ChunkIndex::decode(&blob).map_err(|error| error.or_refused(Reason::Index))?, &mut file),
+            false => Ok(file.write_all(&blob)?),
+        }
     }
 
     /// Reads the metadata file `oid` of the directory `dir`.

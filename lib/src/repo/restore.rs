@@ -20,7 +20,6 @@ use super::status::compare_work_trees;
 use super::tree::{Item, Listing, StoredDir};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::read;
-use crate::git::index::Index;
 use crate::git::{Oid, name};
 use crate::metadata::{self, Flags, Metadata, Names};
 use crate::progress::Progress;
@@ -221,7 +220,9 @@ pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, 
     guard::admit(repo, source, Some(&root), options)?;
     let owned = repo.source_tree(None)?;
     let changes = if owned == source { Vec::new() } else { compare_work_trees(repo, owned, source)? };
-    let removal = Removal::new(&root, &repo.index()?, changes, &options.selected());
+    let index = repo.index()?;
+    let was_dir = |path: &[u8]| Ok(index.lookup(&name::meta_path(path)).is_some());
+    let removal = Removal::new(&root, &was_dir, changes, &options.selected())?;
     replace(repo, source, Some(&root), Manner::of(options), &removal, progress)
 }
 
@@ -242,7 +243,9 @@ pub fn exchange(
     let options = RestoreOptions { dry_run: how.dry_run, allow_type_change: how.allow_type_change, ..RestoreOptions::default() };
     guard::admit_selected(repo, to, Some(&root), &options, &selected)?;
     let changes = if from == to { Vec::new() } else { compare_work_trees(repo, from, to)? };
-    let removal = Removal::new(&root, &repo.index_of(&from)?, changes, &selected);
+    let owned = StoredDir::root(repo, from)?;
+    let was_dir = |path: &[u8]| Ok(owned.clone().descend(repo, path)?.is_some());
+    let removal = Removal::new(&root, &was_dir, changes, &selected)?;
     let manner = Manner { options: &options, selected, laying, is_whole: !how.dry_run, ignores_times: how.ignores_times };
     replace(repo, to, Some(&root), manner, &removal, progress)
 }
@@ -257,7 +260,8 @@ struct Removal {
 }
 
 impl Removal {
-    fn new(root: &Dir, index: &Index, changes: Vec<Change>, selected: &PathSet) -> Self {
+    /// Sorts what is gone; `was_dir` says of what is owned whether it was a directory.
+    fn new(root: &Dir, was_dir: &dyn Fn(&[u8]) -> Result<bool>, changes: Vec<Change>, selected: &PathSet) -> Result<Self> {
         let paths_of = |is_meant: fn(What) -> bool| -> HashSet<Vec<u8>> {
             changes.iter().filter(|change| is_meant(change.what)).map(|change| change.path.clone()).collect()
         };
@@ -269,7 +273,7 @@ impl Removal {
         // The deepest first.
         for path in gone.filter(|path| selected.covers(path)) {
             let mut above = std::iter::successors(Some(split(&path).0), |dir| (!dir.is_empty()).then(|| split(dir).0));
-            if index.lookup(&name::meta_path(&path)).is_some() && !is_dir(&path) {
+            if !is_dir(&path) && was_dir(&path)? {
                 continue; // what took the place of a directory is not ours
             }
             match there.contains(&path) {
@@ -279,7 +283,7 @@ impl Removal {
                 false => removal.after.push(path),
             }
         }
-        removal
+        Ok(removal)
     }
 }
 

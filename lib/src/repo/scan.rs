@@ -965,17 +965,17 @@ pub(super) fn is_partial_dir(repo: &Repo, index: &Index, path: &[u8]) -> Result<
 }
 
 /// Returns the path of the entry `name` in the directory `dir`, which is empty for the root.
-pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
 }
 
 /// Returns a path for a message; the top is '.'.
-pub(super) fn shown(path: &[u8]) -> String {
+pub(crate) fn shown(path: &[u8]) -> String {
     if path.is_empty() { ".".to_owned() } else { path.escape_ascii().to_string() }
 }
 
 /// Returns the directory and the last component of a path.
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"", path),

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use super::scan::{self, Found, ScanOptions, Sink, Staged};
-use super::{Repo, enrolled};
+use super::{Repo, enrolled, wip};
 use crate::durable::Lock;
 use crate::error::Result;
 use crate::git::index::{Index, IndexBuilder, IndexEntry};
 use crate::git::pack::PackWriter;
 use crate::git::{CommitData, Identity, Kept, Oid, Signature, empty_tree, write_tree_after};
 use crate::progress::Progress;
-use crate::store::{FileReferences, Lease, ReferenceWriter, Referenced, WriteOptions, WriteStats};
+use crate::store::{FileReferences, Lease, ReferenceWriter, Referenced, WriteOptions, WriteStats, Writer};
 
 /// Who commits, when, and why.
 #[derive(Clone, Debug)]
@@ -45,6 +45,46 @@ pub struct Recorded {
 /// On return everything is durable. On an error the index and the refs are as they were.
 pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, progress: &Progress) -> Result<Recorded> {
     let lock = repo.lock()?;
+    wip::must_not_be(repo)?;
+    record_on(repo, &lock, &Line::of_head(repo)?, options, commit, &nothing_else, progress)
+}
+
+/// Where commits are added: a ref, and the commit that it, or what it begins from, is at.
+pub struct Line {
+    /// The full name of the ref.
+    pub name: String,
+    /// Where it is; `None` if it is not there yet.
+    pub at: Option<Oid>,
+    /// What the next commit follows.
+    pub tip: Option<Oid>,
+}
+
+impl Line {
+    /// Returns the branch that HEAD stands on.
+    fn of_head(repo: &Repo) -> Result<Self> {
+        let head = repo.head()?;
+        Ok(Self { name: repo.git.head_ref()?.unwrap_or_else(|| "HEAD".to_owned()), at: head, tip: head })
+    }
+}
+
+/// What goes into a commit beside what a scan found, once that is known.
+pub type Extra<'a> = &'a dyn Fn(&Found, &PackWriter<'_>, &Writer) -> Result<Vec<Staged>>;
+
+/// Adds nothing to what a scan found.
+pub fn nothing_else(_: &Found, _: &PackWriter<'_>, _: &Writer) -> Result<Vec<Staged>> {
+    Ok(Vec::new())
+}
+
+/// The same on a line of commits of its own, with something beside what the scan finds, by who holds the lock.
+pub fn record_on(
+    repo: &Repo,
+    lock: &Lock,
+    line: &Line,
+    options: &ScanOptions,
+    commit: Option<&CommitInfo>,
+    extra: Extra<'_>,
+    progress: &Progress,
+) -> Result<Recorded> {
     let index = repo.index()?;
     // The store may have been named on the command line or by hand in the configuration: whoever cleans it up must know of us before a chunk is in it.
     enrolled::enrol(&repo.places)?;
@@ -54,13 +94,14 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     let references = Referencing::new(repo, options.by_reference)?;
     let sink = Sink::Store { pack: &pack, chunks: &chunks, references: references.as_ref(), has_failed: &has_failed };
     let mut found = scan::scan(repo, &index, options, sink, progress)?;
+    let extra = extra(&found, &pack, &chunks)?;
+    found.updates.extend(extra);
     let has_news = !found.updates.is_empty() || !found.gone.is_empty();
     let new_index = merged(&index, std::mem::take(&mut found.updates), &found.gone)?;
     let mut recorded = Recorded { found, ..Recorded::default() };
-    let head = repo.head()?;
     let mut new_commit = None;
     if let Some(info) = commit {
-        new_commit = commit_if_new(repo, &pack, &new_index, head, info)?;
+        new_commit = commit_if_new(repo, &pack, &new_index, line.tip, info)?;
     }
     progress.stage("writing", 0, 0);
     // From here on the order is all: chunks, objects, index, ref.
@@ -73,7 +114,7 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     }
     recorded.commit = new_commit;
     if let (Some(commit), Some(info)) = (new_commit, commit) {
-        move_branch(repo, commit, head, info, kept, &lock)?;
+        move_line(repo, commit, line, info, kept, lock)?;
     } else {
         if has_news {
             crate::durable::sync_filesystem(&repo.places.git_dir)?;
@@ -117,12 +158,17 @@ impl Referencing {
 /// Commits what is staged.
 pub fn commit(repo: &Repo, info: &CommitInfo) -> Result<Option<Oid>> {
     let lock = repo.lock()?;
+    wip::must_not_be(repo)?;
+    commit_on(repo, &lock, &Line::of_head(repo)?, info)
+}
+
+/// The same on a line of commits of its own, by who holds the lock.
+pub fn commit_on(repo: &Repo, lock: &Lock, line: &Line, info: &CommitInfo) -> Result<Option<Oid>> {
     let index = repo.index()?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
-    let head = repo.head()?;
-    let Some(commit) = commit_if_new(repo, &pack, &index, head, info)? else { return Ok(None) };
+    let Some(commit) = commit_if_new(repo, &pack, &index, line.tip, info)? else { return Ok(None) };
     let kept = pack.finish()?;
-    move_branch(repo, commit, head, info, kept, &lock)?;
+    move_line(repo, commit, line, info, kept, lock)?;
     Ok(Some(commit))
 }
 
@@ -143,12 +189,11 @@ fn commit_if_new(repo: &Repo, pack: &PackWriter, index: &Index, head: Option<Oid
     Ok(Some(pack.commit(&data)?))
 }
 
-/// Moves the branch that HEAD stands on to `commit`, durably, and lets go of the pack that it came in.
-fn move_branch(repo: &Repo, commit: Oid, head: Option<Oid>, info: &CommitInfo, kept: Option<Kept>, lock: &Lock) -> Result<()> {
+/// Moves the line to `commit`, durably, and lets go of the pack that it came in.
+fn move_line(repo: &Repo, commit: Oid, line: &Line, info: &CommitInfo, kept: Option<Kept>, lock: &Lock) -> Result<()> {
     let first_line = info.message.lines().next().unwrap_or_default();
-    let name = repo.git.head_ref()?.unwrap_or_else(|| "HEAD".to_owned());
     let git = repo.git.clone().with_identity(info.identity.clone());
-    git.update_ref(&name, commit, head, &format!("commit: {first_line}"))?;
+    git.update_ref(&line.name, commit, line.at, &format!("commit: {first_line}"))?;
     // After the commit point: if the run ends here, git's log explains why the mirror is behind.
     repo.note_refs(lock)?;
     kept.map_or(Ok(()), Kept::release)

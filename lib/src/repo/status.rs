@@ -1,9 +1,12 @@
 //! What differs: HEAD from the index, the index from the work tree.
 
 use super::Repo;
-use super::scan::{self, Change, Found, ScanOptions, Sink, What, file_path, join};
+use super::exclude::{ExcludeOptions, Excludes};
+use super::scan::{self, Change, Found, ScanOptions, Scope, Sink, Staged, What, file_path, join};
+use super::stage::merged;
 use crate::durable;
 use crate::error::{Error, Kind, Result};
+use crate::git::index::{CachedStat, Index};
 use crate::git::Oid;
 use crate::git::name::{self, Stored};
 use crate::metadata::DirMetadata;
@@ -53,8 +56,40 @@ pub fn compare_trees(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<Change>> {
 }
 
 /// Compares what two trees say of the work tree: what is ours in them has no place there, also where a file has that same name.
-pub(super) fn compare_work_trees(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<Change>> {
+pub(crate) fn compare_work_trees(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<Change>> {
     changes(repo, &raw_difference(repo, a, b)?, false)
+}
+
+/// Returns `index`, which holds the tree `a`, as one that holds the tree `b`: what differs is to be looked at anew.
+pub(crate) fn index_after(repo: &Repo, index: &Index, a: Oid, b: Oid) -> Result<Index> {
+    let raw = raw_difference(repo, a, b)?;
+    let (mut updates, mut gone) = (Vec::new(), Vec::new());
+    let mut fields = raw.split(|&b| b == 0).filter(|field| !field.is_empty());
+    while let (Some(info), Some(path)) = (fields.next(), fields.next()) {
+        let raw = RawChange::decode(info).ok_or_else(|| Error::new(Kind::Bug, "BUG: git diff --raw is not understood"))?;
+        match raw.new {
+            Some(oid) => updates.push(Staged { path: path.to_vec(), oid, mode: raw.new_mode, stat: CachedStat::default() }),
+            None => gone.extend(index.lookup(path)),
+        }
+    }
+    gone.sort_unstable();
+    merged(index, updates, &gone)
+}
+
+/// Notes the times of the files that are as the index says, so that nobody reads them again; the caller holds the lock.
+pub(crate) fn refresh(repo: &Repo, progress: &Progress) -> Result<()> {
+    let index = repo.index()?;
+    let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
+    let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false };
+    let found = scan::scan(repo, &index, &options, Sink::Compare, progress)?;
+    let is_same = |update: &Staged| {
+        index.lookup(&update.path).is_some_and(|position| {
+            let entry = index.entry(position);
+            (entry.oid, entry.mode) == (update.oid, update.mode)
+        })
+    };
+    let updates: Vec<Staged> = found.updates.into_iter().filter(is_same).collect();
+    if updates.is_empty() { Ok(()) } else { repo.write_index(&merged(&index, updates, &[])?) }
 }
 
 /// So often git is asked again when it fails: while others repack, it may miss a tree that is there all the time.
@@ -105,6 +140,7 @@ fn changes(repo: &Repo, raw: &[u8], shows_ours: bool) -> Result<Vec<Change>> {
 struct RawChange {
     old: Option<Oid>,
     new: Option<Oid>,
+    new_mode: u32,
 }
 
 impl RawChange {
@@ -114,7 +150,8 @@ impl RawChange {
         let old_mode = words.next()?;
         let new_mode = words.next()?;
         let oid = |mode: &[u8], hex: &[u8]| Some(if mode == b"000000" { None } else { Some(Oid::from_hex(hex).ok()?) });
-        Some(Self { old: oid(old_mode, words.next()?)?, new: oid(new_mode, words.next()?)? })
+        let number = u32::from_str_radix(std::str::from_utf8(new_mode).ok()?, 8).ok()?;
+        Some(Self { old: oid(old_mode, words.next()?)?, new: oid(new_mode, words.next()?)?, new_mode: number })
     }
 }
 

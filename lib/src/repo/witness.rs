@@ -108,7 +108,7 @@ impl Repo {
     /// Notes in the mirror where the refs are now; what no witness explains stays as it was noted.
     ///
     /// Called after each move of a ref: a run that is killed in between leaves a mirror that git's log explains.
-    pub(super) fn note_refs(&self, held: &Lock) -> Result<()> {
+    pub(crate) fn note_refs(&self, held: &Lock) -> Result<()> {
         self.objects.refresh();
         renew(&self.places, Some(&self.objects), &[], held)
     }

@@ -1,0 +1,205 @@
+//! What the log of a host says, taken together: what is applied, what is half done, what is owed.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::error::{Error, Kind, Result};
+use crate::git::Oid;
+use crate::journal::{EntryId, Line};
+
+/// How a host follows its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Model {
+    /// The same changes in the same order as every other host of the type.
+    Congruent,
+    /// From whatever it is towards what the type says.
+    Convergent,
+}
+
+impl Model {
+    /// Returns its name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Congruent => "congruent",
+            Self::Convergent => "convergent",
+        }
+    }
+}
+
+/// From where on the log tells of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// How it follows.
+    pub model: Model,
+    /// Which type.
+    pub kind: String,
+    /// What tells this machine from others.
+    pub machine: String,
+}
+
+/// A commit that is being applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Which.
+    pub commit: Oid,
+    /// Whether its files are in place.
+    pub has_content: bool,
+}
+
+/// How far an entry came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It was started, in the boot of this id, and nothing is known of its end.
+    Started {
+        /// The boot.
+        boot: String,
+        /// The line that says so, which names its output.
+        sequence: u64,
+    },
+    /// It failed.
+    Failed {
+        /// How.
+        how: String,
+        /// The line that says that it was started.
+        sequence: u64,
+    },
+    /// It is done, was not needed, or is to be left out.
+    Over,
+    /// A person says that it is to be run again.
+    Again,
+}
+
+/// Where replay stopped last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// The name of the reason.
+    pub why: String,
+    /// At what.
+    pub what: String,
+    /// When, in seconds since 1970.
+    pub time: u64,
+}
+
+/// What the log of a host says.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// From where on; `None` if nothing was ever applied.
+    pub begun: Option<Begun>,
+    /// The commit that is being applied.
+    pub pending: Option<Pending>,
+    /// The commit that was applied last, as far as the log tells.
+    pub applied: Option<Oid>,
+    /// Handlers that are to be run.
+    pub owed: BTreeSet<String>,
+    /// The handler that was started, and of whose end nothing is known.
+    pub handling: Option<String>,
+    /// What no release up to this one is applied beyond by itself.
+    pub hold: Option<String>,
+    /// Where replay stopped, if it did not go on.
+    pub stopped: Option<Stopped>,
+    /// Entries that a person left out: such a host is no more like the others.
+    pub n_skipped: u64,
+    entries: HashMap<EntryId, Progress>,
+    /// The line with the `run` that was last.
+    last_run: u64,
+}
+
+impl History {
+    /// Takes all lines.
+    pub fn of(lines: &[Line]) -> Result<Self> {
+        let mut history = Self::default();
+        lines.iter().try_for_each(|line| history.take(line))?;
+        Ok(history)
+    }
+
+    /// Returns how far an entry came here; `None` if it was never begun.
+    pub fn entry(&self, id: &EntryId) -> Option<&Progress> {
+        self.entries.get(id)
+    }
+
+    /// Says whether nothing is to be done for an entry any more.
+    pub fn is_over(&self, id: &EntryId) -> bool {
+        self.entry(id) == Some(&Progress::Over)
+    }
+
+    /// Takes the next line. One of an unknown kind is of a newer program, and then this one does not know where the host is.
+    pub fn take(&mut self, line: &Line) -> Result<()> {
+        let unknown = |what: &str| {
+            let message = format!("line {} of this host's log has {what}; use a newer program", line.sequence);
+            Error::new(Kind::Unsupported, message)
+        };
+        let commit = |key: &str| Oid::from_hex(line.get(key).as_bytes()).map_err(|_| unknown("no commit"));
+        let entry = || line.get("entry").parse::<EntryId>().map_err(|_| unknown("no entry"));
+        if line.kind != "halt" {
+            self.stopped = None;
+        }
+        match line.kind.as_str() {
+            "begin" => {
+                let model = match line.get("model") {
+                    "congruent" => Model::Congruent,
+                    "convergent" => Model::Convergent,
+                    _ => return Err(unknown("an unknown model")),
+                };
+                let (kind, machine) = (line.get("type").to_owned(), line.get("machine").to_owned());
+                self.begun = Some(Begun { model, kind, machine });
+            }
+            "intent" => {
+                self.pending = Some(Pending { commit: commit("commit")?, has_content: false });
+                self.owed.extend(line.get("handlers").split(',').filter(|name| !name.is_empty()).map(str::to_owned));
+            }
+            "content" => self.pending = Some(Pending { commit: commit("commit")?, has_content: true }),
+            "run" => {
+                self.last_run = line.sequence;
+                let started = Progress::Started { boot: line.get("boot").to_owned(), sequence: line.sequence };
+                self.entries.insert(entry()?, started);
+            }
+            "ran" => {
+                let progress = match line.get("ok") {
+                    "yes" => Progress::Over,
+                    _ => Progress::Failed { how: line.get("how").to_owned(), sequence: self.last_run },
+                };
+                self.entries.insert(entry()?, progress);
+            }
+            "spared" => drop(self.entries.insert(entry()?, Progress::Over)),
+            "decided" => {
+                let progress = match line.get("as") {
+                    "rerun" => Progress::Again,
+                    "skip" => {
+                        self.n_skipped += 1;
+                        Progress::Over
+                    }
+                    _ => Progress::Over,
+                };
+                self.entries.insert(entry()?, progress);
+            }
+            "handle" => self.handling = Some(line.get("handler").to_owned()),
+            "handled" => {
+                self.handling = None;
+                if line.get("ok") == "yes" {
+                    self.owed.remove(line.get("handler"));
+                }
+            }
+            "done" => {
+                self.applied = Some(commit("commit")?);
+                self.pending = None;
+            }
+            "halt" => {
+                let (why, what) = (line.get("why").to_owned(), line.get("what").to_owned());
+                self.stopped = Some(Stopped { why, what, time: line.time });
+            }
+            "hold" => self.hold = Some(line.get("at").to_owned()),
+            "unhold" => self.hold = None,
+            "back" => {
+                self.applied = Some(commit("to")?);
+                self.pending = None;
+                for id in line.get("undone").split(',').filter(|id| !id.is_empty()) {
+                    self.entries.remove(&id.parse().map_err(|_| unknown("no entry"))?);
+                }
+            }
+            "undone" => drop(self.entries.remove(&entry()?)),
+            "converged" => self.applied = Some(commit("commit")?),
+            "fixed" => (),
+            _ => return Err(unknown("an unknown kind")),
+        }
+        Ok(())
+    }
+}

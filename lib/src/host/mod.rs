@@ -1,0 +1,119 @@
+//! A host: what is applied to it, in which order, and what it says of that. Design: `docs/replay.md`.
+//!
+//! [`history`] is what its log says, [`plan`] what a commit would do, [`replay`] does it, [`run`] starts commands, [`origin`] records changes that are
+//! made here first.
+
+pub mod halt;
+pub mod history;
+pub mod plan;
+pub mod replay;
+pub mod run;
+
+use std::path::PathBuf;
+
+use crate::durable::{self, Lock};
+use crate::error::{Context, Error, Kind, Result};
+use crate::git::Identity;
+use crate::journal::{Field, HostLog, Line};
+use crate::repo::{Places, Repo};
+
+pub use halt::Halt;
+pub use history::{History, Model};
+
+/// Who calls, and when.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What the clock of this host says, in seconds since 1970.
+    pub now: u64,
+    /// Offset of the local time from UTC, in minutes.
+    pub offset: i32,
+    /// Who is named in commits.
+    pub identity: Identity,
+    /// Who is named in the log, as `root@web1`.
+    pub by: String,
+}
+
+/// A host that is worked on: its lock is held.
+pub struct Host<'a> {
+    /// Its repository.
+    pub repo: &'a Repo,
+    /// Who works on it.
+    pub call: Call,
+    pub(super) lock: Lock,
+    log: HostLog,
+    history: History,
+}
+
+impl<'a> Host<'a> {
+    /// Takes the lock and reads the log.
+    pub fn open(repo: &'a Repo, call: Call) -> Result<Self> {
+        let lock = repo.lock()?;
+        // A daemon that a command starts would hold it for ever.
+        lock.keep_from_children()?;
+        let log = HostLog::open(&repo.places.state)?;
+        let history = History::of(log.lines())?;
+        Ok(Self { repo, call, lock, log, history })
+    }
+
+    /// Returns what the log says.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Returns the lines of the log, oldest first.
+    pub fn lines(&self) -> &[Line] {
+        self.log.lines()
+    }
+
+    /// Writes a line into the log, durably; returns its number.
+    fn note(&mut self, kind: &str, fields: &[Field<'_>]) -> Result<u64> {
+        let line = self.log.append(self.call.now, kind, fields)?;
+        self.history.take(line)?;
+        Ok(line.sequence)
+    }
+
+    /// Returns the type that this host is of: the branch of HEAD.
+    pub fn kind(&self) -> Result<String> {
+        let head = self.repo.git.head_ref()?.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
+        head.ok_or_else(|| Error::new(Kind::Conflict, "HEAD is on no branch, so this host is of no type; 'gdo fork TYPE' makes one"))
+    }
+
+    /// Makes sure that this host follows its type in the way that `model` says; one that follows it in another way is refused.
+    fn follow(&mut self, model: Model) -> Result<()> {
+        let kind = self.kind()?;
+        let machine = machine(&self.repo.places)?;
+        match &self.history.begun {
+            Some(begun) if begun.model != model => {
+                let (is, wanted) = (begun.model.name(), model.name());
+                let way = if wanted == "congruent" { "'gdo converge' goes on; a new installation makes it congruent" } else { "'gdo adopt' makes it convergent" };
+                Err(Error::new(Kind::Refused, format!("this host is {is}, and that is for {wanted} ones; {way}")))
+            }
+            Some(begun) if begun.machine != machine => {
+                let message = "this is not the machine whose history this is (machine-id differs): a cloned disk? Reinstall it, or take it over with 'gdo adopt'";
+                Err(Error::new(Kind::Refused, message))
+            }
+            Some(begun) if begun.kind == kind => Ok(()),
+            _ => {
+                let by = self.call.by.clone();
+                self.note("begin", &[("model", model.name()), ("type", &kind), ("machine", &machine), ("by", &by)])?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns where the files of this host's log and commands lie.
+    fn state(&self) -> PathBuf {
+        self.repo.places.state.clone()
+    }
+}
+
+/// Returns what tells this machine from others: 16 digits out of its machine-id, or nothing.
+fn machine(places: &Places) -> Result<String> {
+    if !places.is_system() {
+        return Ok(String::new());
+    }
+    let path = places.work_tree.join("etc/machine-id");
+    let id = durable::read_if_there(&path).context(|| format!("cannot read '{}'", path.display()))?.unwrap_or_default();
+    let id = id.trim_ascii();
+    Ok(if id.is_empty() { String::new() } else { blake3::hash(id).to_hex()[..16].to_owned() })
+}

@@ -1,0 +1,441 @@
+//! What a commit would do to this host, and what stands against it: all of it before anything is written.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::halt::{Halt, Why};
+use super::history::History;
+use crate::error::{Context, Error, Kind, Result};
+use crate::git::{ObjectKind, Oid, empty_tree};
+use crate::journal::{Entry, EntryId, HANDLER, JOURNAL, MAX_ENTRY, When};
+use crate::progress::Progress;
+use crate::repo::attributes::{self, Attributes, Ownership};
+use crate::repo::restore::{Action, ExchangeOptions, Laying, exchange};
+use crate::repo::scan::{Change, What, join, shown, split};
+use crate::repo::tree::{Listing, StoredDir};
+use crate::repo::{Repo, status};
+use crate::safepath::{Dir, FileKind, Room};
+
+/// So many deletions are never too many.
+const FEW_DELETIONS: usize = 50;
+/// Of a filesystem's size, or so many bytes if that is less, so much is left free: one part of twenty.
+const RESERVE: (u64, u64) = (20, 64 << 20);
+/// So many paths a halt names.
+const MAX_NAMED: usize = 20;
+
+/// What is in the way of going on: an error, or something that a person decides.
+#[derive(Debug)]
+pub enum Stop {
+    /// It cannot be done.
+    Error(Error),
+    /// It is not done before a person decided.
+    Halt(Halt),
+}
+
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl From<Halt> for Stop {
+    fn from(halt: Halt) -> Self {
+        Self::Halt(halt)
+    }
+}
+
+/// What comes of a step.
+pub type Step<T> = std::result::Result<T, Stop>;
+
+/// What a commit is for this host.
+pub struct CommitPlan {
+    /// The commit.
+    pub commit: Oid,
+    /// The tree before it; that of no files for the first commit.
+    pub before: Oid,
+    /// Its tree.
+    pub tree: Oid,
+    /// Paths of the work tree that it changes and that are not left to the host.
+    pub changes: Vec<Change>,
+    /// Entries that it adds, in the order in which they run; those that are over on this host, too.
+    pub entries: Vec<(EntryId, Entry)>,
+    /// Handlers that its changes ask for.
+    pub handlers: BTreeSet<String>,
+    /// The policies of its tree.
+    pub attributes: Attributes,
+    effects: BTreeSet<Vec<u8>>,
+    /// Those of its changes that are directories.
+    dirs: BTreeSet<Vec<u8>>,
+}
+
+impl CommitPlan {
+    /// Works out what `commit`, which follows `last`, is.
+    pub fn of(repo: &Repo, history: &History, last: Option<Oid>, commit: Oid) -> Step<Self> {
+        let tree = repo.objects.commit(&commit)?.tree;
+        let before = last.map(|last| repo.objects.commit(&last).map(|data| data.tree)).transpose()?;
+        let before = match before {
+            Some(tree) => tree,
+            None => empty_tree(),
+        };
+        let attributes = attributes_of(repo, tree)?;
+        let entries = new_entries(repo, last, before, commit, tree)?;
+        let effects: BTreeSet<Vec<u8>> = entries
+            .iter()
+            .filter(|(id, _)| !history.is_over(id))
+            .flat_map(|(_, entry)| entry.effects.iter().cloned())
+            .collect();
+        let mut look = Look::new(repo, tree)?;
+        let mut changes = Vec::new();
+        let (mut handlers, mut dirs) = (BTreeSet::new(), BTreeSet::new());
+        for change in status::compare_work_trees(repo, before, tree)? {
+            let policy = match look.kind(&change.path)? {
+                Some(FileKind::Dir) => {
+                    dirs.insert(change.path.clone());
+                    attributes.policy_of_dir(&change.path)
+                }
+                _ => attributes.policy(&change.path),
+            };
+            let is_hosts = policy.ownership == Ownership::Local
+                || policy.ownership == Ownership::Seed && change.what != What::Added;
+            if !is_hosts {
+                handlers.extend(policy.handlers);
+                changes.push(change);
+            }
+        }
+        Ok(Self { commit, before, tree, changes, entries, handlers, attributes, effects, dirs })
+    }
+
+    /// Returns the entries that run before, or after, the files are laid down.
+    pub fn entries(&self, when: When) -> impl Iterator<Item = &(EntryId, Entry)> {
+        self.entries.iter().filter(move |(_, entry)| entry.when == when)
+    }
+
+    /// Returns the paths that are laid down, without those that entries make.
+    pub fn laid(&self) -> Vec<Vec<u8>> {
+        self.changes.iter().map(|change| &change.path).filter(|path| !self.effects.contains(*path)).cloned().collect()
+    }
+
+    /// Returns the paths that entries make; those whose content is made from other files are not compared.
+    pub fn made(&self) -> Vec<Vec<u8>> {
+        let is_compared = |path: &Vec<u8>| !self.attributes.policy(path).is_derived;
+        self.changes.iter().map(|change| &change.path).filter(|path| self.effects.contains(*path)).filter(|path| is_compared(path)).cloned().collect()
+    }
+
+    /// Says whether its tree has a directory at `path`.
+    pub fn is_dir(&self, path: &[u8]) -> bool {
+        self.dirs.contains(path)
+    }
+
+    /// Halts if anything stands against this commit; writes nothing. Files that are in place already are no obstacle.
+    pub fn check(&self, repo: &Repo, laying: &dyn Laying, yes_delete: usize) -> Step<()> {
+        self.check_protected(repo)?;
+        self.check_deletions(repo, yes_delete)?;
+        let writes = self.check_drift(repo, laying)?;
+        self.check_room(repo, &writes)
+    }
+
+    /// Returns what would be written, if all of it is on the disk as before or as after.
+    fn check_drift(&self, repo: &Repo, laying: &dyn Laying) -> Step<Vec<Vec<u8>>> {
+        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
+        let owned: Vec<Vec<u8>> =
+            self.changes.iter().filter(|change| change.what != What::Added).map(|change| change.path.clone()).collect();
+        let all: Vec<Vec<u8>> = self.changes.iter().map(|change| change.path.clone()).collect();
+        let look = |(from, to), paths: &[Vec<u8>]| -> Result<(HashMap<Vec<u8>, Action>, BTreeMap<Vec<u8>, String>)> {
+            let progress = Progress::default();
+            let found = exchange(repo, (from, to), paths, laying, how, &progress)?;
+            let steps = found.steps.into_iter().map(|step| (step.path, step.action)).collect();
+            Ok((steps, progress.take_warnings().into_iter().map(|warning| (warning.path, warning.message)).collect()))
+        };
+        let (not_old, failed_old) = look((self.before, self.before), &owned)?;
+        let (not_new, failed_new) = look((self.before, self.tree), &all)?;
+        let (mut drift, mut collisions, mut writes) = (Vec::new(), Vec::new(), Vec::new());
+        for Change { path, what } in &self.changes {
+            let why = failed_new.get(path).or_else(|| failed_old.get(path));
+            let is_new = !not_new.contains_key(path) && why.is_none();
+            if is_new {
+                continue;
+            }
+            let is_old = match what {
+                What::Added => not_new.get(path) == Some(&Action::Create),
+                _ => !not_old.contains_key(path),
+            };
+            match (is_old && why.is_none(), what) {
+                (true, _) => writes.push(path.clone()),
+                (false, What::Added) => collisions.push(named(path, why)),
+                (false, _) => drift.push(named(path, why)),
+            }
+        }
+        if !drift.is_empty() {
+            let what = format!("{} differ from what was applied last, and this commit changes them", files(drift.len()));
+            let ways = [
+                ("gdo diff PATH", "shows how"),
+                ("gdo fix PATH", "brings back what was applied"),
+                ("gdo up", "goes on then"),
+            ];
+            return Err(Halt::new(Why::Drift, what, &ways).with(first(drift)).into());
+        }
+        if !collisions.is_empty() {
+            let what = format!("{} are in the place of new ones, and are not owned", files(collisions.len()));
+            let ways = [
+                ("mv PATH ELSEWHERE", "moves one out of the way"),
+                ("gdo up", "goes on then; a file that has the very content and metadata is taken over"),
+            ];
+            return Err(Halt::new(Why::Collision, what, &ways).with(first(collisions)).into());
+        }
+        Ok(writes)
+    }
+
+    fn check_protected(&self, repo: &Repo) -> Step<()> {
+        let mut hurt = Vec::new();
+        let (mut before, mut after) = (Look::new(repo, self.before)?, Look::new(repo, self.tree)?);
+        for Change { path, what } in &self.changes {
+            if *what == What::Added || !self.attributes.policy(path).is_protected {
+                continue;
+            }
+            let (was, is) = (before.kind(path)?, after.kind(path)?);
+            let is_emptied = *what == What::Content && after.size(path)? == Some(0);
+            if was != is || is_emptied {
+                hurt.push(named(path, None));
+            }
+        }
+        if hurt.is_empty() {
+            return Ok(());
+        }
+        let what = format!("{} are protected, and would go, become empty, or change their type", files(hurt.len()));
+        let ways = [
+            ("gdo revert COMMIT", "on the origin: releases the change taken back"),
+            ("gdo attributes PATTERN -protect", "on the origin, in an earlier release: lifts the protection"),
+        ];
+        Err(Halt::new(Why::Protected, what, &ways).with(first(hurt)).into())
+    }
+
+    fn check_deletions(&self, repo: &Repo, yes_delete: usize) -> Step<()> {
+        let n = self.changes.iter().filter(|change| change.what == What::Deleted).count();
+        if n <= FEW_DELETIONS.max(yes_delete) {
+            return Ok(());
+        }
+        let n_owned = repo.index()?.len();
+        if n * 10 <= n_owned {
+            return Ok(());
+        }
+        let what = format!("{} of {n_owned} would be removed", files(n));
+        let command = format!("gdo up --yes-delete {n}");
+        Err(Halt::new(Why::Deletions, what, &[("gdo up -n", "shows which"), (&command, "removes them")]).into())
+    }
+
+    /// Looks whether all of `paths` can be written where they go.
+    fn check_room(&self, repo: &Repo, paths: &[Vec<u8>]) -> Step<()> {
+        let root = Dir::open(&repo.places.work_tree)?;
+        let mut after = Look::new(repo, self.tree)?;
+        let mut by_parent: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
+        for path in paths.iter().filter(|path| !path.is_empty()) {
+            let (parent, name) = split(path);
+            by_parent.entry(parent).or_default().push(name);
+        }
+        let mut needs: BTreeMap<(u32, u32), (Vec<u8>, Room, u64, u64)> = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (parent, names) in by_parent {
+            let (dir, at) = nearest(&root, parent)?;
+            for name in &names {
+                let path = join(parent, name);
+                if at == parent && dir.is_mount_point(name)? && after.kind(&path)? != Some(FileKind::Dir) {
+                    problems.push(format!("'{}': something is mounted on it", shown(&path)));
+                }
+            }
+            let room = dir.room()?;
+            let need = needs.entry(dir.stat_self()?.dev).or_insert_with(|| (at.to_vec(), room, 0, 0));
+            for name in names {
+                need.2 += after.size(&join(parent, name))?.unwrap_or(0).next_multiple_of(4096);
+                need.3 += 1;
+            }
+        }
+        for (at, room, bytes, inodes) in needs.into_values() {
+            let reserve = (room.size / RESERVE.0).min(RESERVE.1);
+            let at = if at.is_empty() { ".".to_owned() } else { shown(&at).to_string() };
+            if room.is_read_only {
+                problems.push(format!("'{at}': the filesystem is mounted read-only"));
+            } else if bytes > 0 && room.bytes < bytes.saturating_add(reserve) {
+                let needed = bytes.saturating_add(reserve);
+                problems.push(format!("'{at}': {needed} bytes are needed, with a reserve of {reserve}, and {} are free", room.bytes));
+            } else if room.inodes < inodes {
+                problems.push(format!("'{at}': {inodes} files are to be made, and there are inodes for {}", room.inodes));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let ways = [("df -h; df -i", "shows what is full"), ("gdo up", "goes on when there is room")];
+        Err(Halt::new(Why::Room, "there is no room for the files of this commit, or they cannot be written", &ways).with(problems).into())
+    }
+}
+
+/// Returns the deepest directory on the way to `path` that is there, and its path.
+fn nearest<'p>(root: &Dir, path: &'p [u8]) -> Result<(Dir, &'p [u8])> {
+    let mut at = path;
+    loop {
+        if at.is_empty() {
+            return Ok((root.try_clone()?, at));
+        }
+        match root.open_path(at) {
+            Ok(dir) => return Ok((dir, at)),
+            Err(_) => at = split(at).0,
+        }
+    }
+}
+
+fn named(path: &[u8], why: Option<&String>) -> String {
+    let shown = format!("'{}'", shown(path));
+    why.map_or(shown.clone(), |why| format!("{shown}: {why}"))
+}
+
+/// Says how many.
+pub(super) fn files(n: usize) -> String {
+    if n == 1 { "1 file".to_owned() } else { format!("{n} files") }
+}
+
+/// Returns the first of many, and how many are left.
+pub(super) fn first(mut named: Vec<String>) -> Vec<String> {
+    let n_left = named.len().saturating_sub(MAX_NAMED);
+    named.truncate(MAX_NAMED);
+    if n_left > 0 {
+        named.push(format!("and {n_left} more"));
+    }
+    named
+}
+
+/// What a tree holds, asked path by path.
+pub(super) struct Look<'a> {
+    repo: &'a Repo,
+    root: StoredDir,
+    listed: HashMap<Vec<u8>, Option<Listing>>,
+}
+
+impl<'a> Look<'a> {
+    pub(super) fn new(repo: &'a Repo, tree: Oid) -> Result<Self> {
+        Ok(Self { repo, root: StoredDir::root(repo, tree)?, listed: HashMap::new() })
+    }
+
+    fn dir(&mut self, path: &[u8]) -> Result<Option<&Listing>> {
+        if !self.listed.contains_key(path) {
+            let node = self.root.clone().descend(self.repo, path)?;
+            let listing = node.map(|node| node.list(self.repo)).transpose()?;
+            self.listed.insert(path.to_vec(), listing);
+        }
+        Ok(self.listed.get(path).and_then(Option::as_ref))
+    }
+
+    /// Returns of which type `path` is; `None` if it is not there.
+    pub(super) fn kind(&mut self, path: &[u8]) -> Result<Option<FileKind>> {
+        if path.is_empty() {
+            return Ok(Some(FileKind::Dir));
+        }
+        let (parent, name) = split(path);
+        let Some(listing) = self.dir(parent)? else { return Ok(None) };
+        let file = listing.files.get(name).map(|item| item.metadata.kind);
+        Ok(file.or_else(|| listing.dirs.contains_key(name).then_some(FileKind::Dir)))
+    }
+
+    /// Returns the length of the content of `path`, in bytes, if it has any.
+    fn size(&mut self, path: &[u8]) -> Result<Option<u64>> {
+        let (parent, name) = split(path);
+        let item = self.dir(parent)?.and_then(|listing| listing.files.get(name)).cloned();
+        item.map_or(Ok(None), |item| self.repo.content_size(&item))
+    }
+}
+
+/// Returns the policies of a tree.
+pub fn attributes_of(repo: &Repo, tree: Oid) -> Result<Attributes> {
+    match blob_at(repo, tree, attributes::PATH)? {
+        Some(oid) => Attributes::decode(&repo.objects.blob(&oid)?).context(|| "cannot read the attributes of the commit"),
+        None => Ok(Attributes::default()),
+    }
+}
+
+/// Returns what stands at `path` in the git tree `tree`.
+pub(super) fn blob_at(repo: &Repo, tree: Oid, path: &[u8]) -> Result<Option<Oid>> {
+    let mut at = tree;
+    let mut components = path.split(|&b| b == b'/').peekable();
+    while let Some(component) = components.next() {
+        let Some(entry) = repo.objects.tree(&at)?.into_iter().find(|entry| entry.name == component) else { return Ok(None) };
+        match (entry.is_dir(), components.peek()) {
+            (true, Some(_)) => at = entry.oid,
+            (true, None) | (false, Some(_)) => return Ok(None),
+            (false, None) => return Ok(Some(entry.oid)),
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the entries in a tree, each with its blob.
+pub(super) fn journal_of(repo: &Repo, tree: Oid) -> Result<BTreeMap<EntryId, Oid>> {
+    let mut at = tree;
+    for component in JOURNAL.split(|&b| b == b'/').filter(|component| !component.is_empty()) {
+        match repo.objects.tree(&at)?.into_iter().find(|entry| entry.name == component && entry.is_dir()) {
+            Some(entry) => at = entry.oid,
+            None => return Ok(BTreeMap::new()),
+        }
+    }
+    let entries = repo.objects.tree(&at)?.into_iter().map(|entry| {
+        let id = EntryId::of_path(&[JOURNAL, &entry.name].concat()).expect("BUG: it is in the journal")?;
+        Ok((id, entry.oid))
+    });
+    entries.collect()
+}
+
+/// Reads an entry.
+pub(super) fn read_entry(repo: &Repo, oid: &Oid, id: &EntryId) -> Result<Entry> {
+    let text = repo.objects.short(oid, ObjectKind::Blob, MAX_ENTRY as u64);
+    text.and_then(|text| Entry::decode(&text)).context(|| format!("cannot read entry {id}"))
+}
+
+/// Reads the handler `name` of a tree.
+pub(super) fn read_handler(repo: &Repo, tree: Oid, name: &str) -> Result<Option<Entry>> {
+    let what = || format!("cannot read handler '{name}'");
+    let Some(oid) = blob_at(repo, tree, &[HANDLER, name.as_bytes()].concat())? else { return Ok(None) };
+    let text = repo.objects.short(&oid, ObjectKind::Blob, MAX_ENTRY as u64);
+    text.and_then(|text| Entry::decode(&text)).context(what).map(Some)
+}
+
+/// Returns the entries that `commit` adds to its first parent, in the order in which they run.
+fn new_entries(repo: &Repo, last: Option<Oid>, before: Oid, commit: Oid, tree: Oid) -> Step<Vec<(EntryId, Entry)>> {
+    let (old, new) = (journal_of(repo, before)?, journal_of(repo, tree)?);
+    let changed: Vec<String> =
+        old.iter().filter(|(id, oid)| new.get(id) != Some(oid)).map(|(id, _)| format!("entry {id}")).collect();
+    if !changed.is_empty() {
+        let what = format!("commit {commit} changes or removes entries of the journal, which are for ever");
+        let ways = [("gdo revert COMMIT", "on the origin: takes the commit back; an entry is undone by another one")];
+        return Err(Halt::new(Why::Journal, what, &ways).with(first(changed)).into());
+    }
+    let fresh: Vec<EntryId> = new.keys().filter(|id| !old.contains_key(*id)).cloned().collect();
+    let order = match last {
+        Some(last) if fresh.len() > 1 && repo.objects.commit(&commit)?.parents.len() > 1 => side_order(repo, last, commit, fresh)?,
+        _ => fresh,
+    };
+    order.into_iter().map(|id| read_entry(repo, &new[&id], &id).map(|entry| (id, entry)).map_err(Stop::Error)).collect()
+}
+
+/// Brings the entries that came by a merge into the order of the commits that made them.
+fn side_order(repo: &Repo, last: Oid, commit: Oid, fresh: Vec<EntryId>) -> Result<Vec<EntryId>> {
+    let range = format!("{last}..{commit}");
+    let listed = repo.git.run(&["rev-list", "--topo-order", "--reverse", "--end-of-options", &range])?;
+    let mut left: BTreeSet<EntryId> = fresh.into_iter().collect();
+    let mut order = Vec::new();
+    for line in String::from_utf8_lossy(&listed).lines() {
+        let oid = Oid::from_hex(line.as_bytes()).map_err(|_| Error::new(Kind::Bug, "BUG: git rev-list is not understood"))?;
+        let here = journal_of(repo, repo.objects.commit(&oid)?.tree)?;
+        order.extend(here.into_keys().filter(|id| left.remove(id)));
+    }
+    order.extend(left);
+    Ok(order)
+}
+
+/// Returns the commits after `last` up to `target`, oldest first, by first parents; `None` if those do not lead there.
+pub fn line_to(repo: &Repo, last: Option<Oid>, target: Oid) -> Result<Option<Vec<Oid>>> {
+    let mut line = Vec::new();
+    let mut next = Some(target);
+    while let Some(oid) = next.filter(|oid| Some(*oid) != last) {
+        line.push(oid);
+        next = repo.objects.commit(&oid)?.parents.first().copied();
+    }
+    line.reverse();
+    Ok((next == last).then_some(line))
+}

@@ -1,0 +1,456 @@
+//! Brings this host to a commit of its type: commit by commit, in order, each whole, and halts at the first that does not work.
+//!
+//! The log is written before and after each step, and alone decides how an interrupted replay goes on: `docs/replay.md`.
+
+use std::time::Duration;
+
+use super::Host;
+use super::halt::{Halt, Why};
+use super::history::{Pending, Progress as Far};
+use super::plan::{CommitPlan, Step, Stop, files, first, line_to, read_handler};
+use super::run::{Ended, Ground, Job, boot_id};
+use crate::durable;
+use crate::error::{Context, Error, Kind, Reason, Result};
+use crate::git::Oid;
+use crate::journal::{Entry, EntryId, IN, Kind as EntryKind, When, Words};
+use crate::progress::Progress;
+use crate::repo::restore::{ExchangeOptions, Laying, exchange};
+use crate::repo::scan::shown;
+use crate::repo::{status, wip};
+use crate::safepath::Dir;
+
+/// How to go on.
+#[derive(Clone, Debug, Default)]
+pub struct UpOptions {
+    /// Tell what would be done, and do nothing.
+    pub dry_run: bool,
+    /// The machine may be started anew.
+    pub may_reboot: bool,
+    /// So many removals in one commit are meant.
+    pub yes_delete: usize,
+}
+
+/// What a replay tells while it goes on.
+pub enum Event<'a> {
+    /// A commit is begun.
+    Commit(&'a CommitPlan),
+    /// A command is started.
+    Entry(&'a EntryId, &'a Entry),
+    /// A command is not needed here.
+    Spared(&'a EntryId, &'a Entry),
+    /// A handler is started.
+    Handler(&'a str, &'a Entry),
+}
+
+/// Who is told.
+pub type Tell<'a> = &'a mut dyn FnMut(Event<'_>) -> Result<()>;
+
+/// What a replay did.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    /// The commits that were applied, or would be.
+    pub applied: Vec<Oid>,
+    /// Where it stopped.
+    pub halt: Option<Halt>,
+}
+
+/// Applies the commits that lead to `target`.
+pub fn up(host: &mut Host<'_>, target: Oid, laying: &dyn Laying, options: &UpOptions, progress: &Progress, tell: Tell<'_>) -> Result<Replayed> {
+    wip::must_not_be(host.repo)?;
+    let head = host.repo.head()?;
+    let Some(line) = line_to(host.repo, head, target)? else {
+        let head = head.map(|head| head.to_string()).unwrap_or_default();
+        let message = format!(
+            "this host is at commit {head}, to which the first parents of {target} do not lead: a commit made here by hand, or another type? \
+             'gdo log' shows what is here, 'gdo fork NEW' keeps it"
+        );
+        return Err(Error::refused(Reason::Fork, message));
+    };
+    let mut replay = Replay { ground: Ground::of(&host.repo.places), host, laying, options, progress, tell };
+    let mut replayed = Replayed::default();
+    match replay.all(head, &line, &mut replayed.applied) {
+        Ok(()) => (),
+        Err(Stop::Error(error)) => return Err(error),
+        Err(Stop::Halt(halt)) => {
+            if !options.dry_run {
+                let at = replay.host.history.pending.map(|pending| pending.commit.to_string()).unwrap_or_default();
+                replay.host.note("halt", &[("why", halt.why.id()), ("commit", &at), ("what", &halt.what)])?;
+            }
+            replayed.halt = Some(halt);
+        }
+    }
+    Ok(replayed)
+}
+
+/// Runs an entry or a check of this host, with its inputs, and keeps what it said under `sequence`.
+struct Replay<'a, 'h> {
+    host: &'a mut Host<'h>,
+    ground: Ground,
+    laying: &'a dyn Laying,
+    options: &'a UpOptions,
+    progress: &'a Progress,
+    tell: Tell<'a>,
+}
+
+impl Replay<'_, '_> {
+    fn all(&mut self, head: Option<Oid>, line: &[Oid], applied: &mut Vec<Oid>) -> Step<()> {
+        if !self.options.dry_run {
+            self.host.repair_head(head)?;
+            if let Some(head) = head {
+                let tree = self.host.repo.objects.commit(&head)?.tree;
+                self.handlers(tree)?;
+            }
+        }
+        let mut last = head;
+        for commit in line {
+            let plan = CommitPlan::of(self.host.repo, &self.host.history, last, *commit)?;
+            match self.options.dry_run {
+                true => {
+                    (self.tell)(Event::Commit(&plan))?;
+                    // Later ones stand on what this one has not done yet.
+                    if last == head && self.host.history.pending.is_none() {
+                        plan.check(self.host.repo, self.laying, self.options.yes_delete)?;
+                    }
+                }
+                false => self.commit(&plan, last)?,
+            }
+            applied.push(*commit);
+            last = Some(*commit);
+        }
+        if !applied.is_empty() && !self.options.dry_run {
+            status::refresh(self.host.repo, self.progress)?;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, plan: &CommitPlan, last: Option<Oid>) -> Step<()> {
+        let pending = self.host.history.pending.filter(|pending| pending.commit == plan.commit);
+        if pending.is_none() {
+            // Nothing of an entry is written before the files can be.
+            plan.check(self.host.repo, self.laying, self.options.yes_delete)?;
+            (self.tell)(Event::Commit(plan))?;
+            let handlers: Vec<&str> = plan.handlers.iter().map(String::as_str).collect();
+            self.host.note("intent", &[("commit", &plan.commit.to_string()), ("handlers", &handlers.join(","))])?;
+        }
+        self.entries(plan, When::Before)?;
+        if !pending.is_some_and(|Pending { has_content, .. }| has_content) {
+            if pending.is_some() {
+                plan.check(self.host.repo, self.laying, self.options.yes_delete)?;
+            }
+            self.content(plan)?;
+        }
+        self.entries(plan, When::After)?;
+        self.effects(plan)?;
+        self.handlers(plan.tree)?;
+        self.verify(plan)?;
+        self.host.move_to(plan.commit, plan.before, plan.tree, last)?;
+        self.host.note("done", &[("commit", &plan.commit.to_string())])?;
+        Ok(())
+    }
+
+    fn content(&mut self, plan: &CommitPlan) -> Step<()> {
+        let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
+        exchange(self.host.repo, (plan.before, plan.tree), &plan.laid(), self.laying, how, self.progress).map_err(|error| {
+            match error.kind() {
+                Kind::Halted => {
+                    let ways = [
+                        ("gdo revert COMMIT", "on the origin: takes the change back"),
+                        ("gdo up", "tries again; nothing of this commit was written"),
+                    ];
+                    Stop::Halt(Halt::new(Why::Invalid, format!("a file did not pass its check: {error:#}"), &ways))
+                }
+                _ => Stop::Error(error.wrap(format!("cannot lay down the files of commit {}", plan.commit))),
+            }
+        })?;
+        self.host.note("content", &[("commit", &plan.commit.to_string())])?;
+        Ok(())
+    }
+
+    fn entries(&mut self, plan: &CommitPlan, when: When) -> Step<()> {
+        for (id, entry) in plan.entries(when) {
+            self.entry(plan, id, entry)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, plan: &CommitPlan, id: &EntryId, entry: &Entry) -> Step<()> {
+        let far = self.host.history.entry(id).cloned();
+        let name = id.to_string();
+        match far {
+            Some(Far::Over) => return Ok(()),
+            Some(Far::Started { boot, .. }) if entry.kind == EntryKind::Reboot => {
+                if boot != boot_id()? {
+                    self.host.note("ran", &[("entry", &name), ("ok", "yes"), ("how", "another boot")])?;
+                    return Ok(());
+                }
+                return Err(reboot_halt(id).into());
+            }
+            Some(Far::Started { .. }) if !entry.is_idempotent && !has_guard(entry) => {
+                let what = format!("'{}' was interrupted, and nobody knows how far it came", entry.shown());
+                let ways = [
+                    ("gdo resume --done", "takes it for done, and goes on"),
+                    ("gdo resume --rerun", "runs it again, and goes on"),
+                    (&*format!("gdo skip {id} --reason WHY"), "goes on without it; this host is then no more like the others"),
+                ];
+                return Err(Halt::new(Why::Unknown, what, &ways).with([format!("entry {id}")]).into());
+            }
+            Some(Far::Failed { how, sequence }) => return Err(self.failed(id, entry, &how, sequence).into()),
+            Some(Far::Started { .. } | Far::Again) | None => (),
+        }
+        if entry.kind == EntryKind::Reboot {
+            return self.reboot(id);
+        }
+        let inputs = self.host.lay_inputs(plan.tree, id, entry)?;
+        if let Some(guard) = self.guarded(id, entry, &inputs)? {
+            (self.tell)(Event::Spared(id, entry))?;
+            self.host.note("spared", &[("entry", &name), ("guard", guard)])?;
+            return Ok(());
+        }
+        (self.tell)(Event::Entry(id, entry))?;
+        let (ended, sequence) = self.host.run_entry(&self.ground, id, entry, &inputs)?;
+        durable::remove_dir_all(&inputs)?;
+        match is_ok(entry, ended) {
+            true => Ok(()),
+            false => Err(self.failed(id, entry, &ended.told(), sequence).into()),
+        }
+    }
+
+    fn failed(&self, id: &EntryId, entry: &Entry, how: &str, sequence: u64) -> Halt {
+        let ways = [
+            (&*format!("gdo log --output {sequence}"), "shows what it said"),
+            ("gdo resume", "runs it again, and goes on"),
+            (&*format!("gdo skip {id} --reason WHY"), "goes on without it; this host is then no more like the others"),
+        ];
+        let what = format!("'{}' failed: {how}", entry.shown());
+        Halt::new(Why::Failed, what, &ways).with(self.host.last_words(sequence))
+    }
+
+    fn reboot(&mut self, id: &EntryId) -> Step<()> {
+        if !self.options.may_reboot {
+            return Err(reboot_halt(id).into());
+        }
+        self.host.note("run", &[("entry", &id.to_string()), ("boot", &boot_id()?)])?;
+        let job = Job::of(vec![b"systemctl".to_vec(), b"reboot".to_vec()]);
+        if self.host.repo.places.work_tree == std::path::Path::new("/") {
+            self.ground.run(&job)?;
+        }
+        Err(reboot_halt(id).into())
+    }
+
+    /// Says which guard of an entry makes it needless, if one does.
+    fn guarded(&self, id: &EntryId, entry: &Entry, inputs: &std::path::Path) -> Result<Option<&'static str>> {
+        if let Some(path) = &entry.creates {
+            let root = Dir::open(&self.host.repo.places.work_tree)?;
+            let (parent, name) = crate::repo::scan::split(path.strip_prefix(b"/").unwrap_or(path));
+            if root.open_path_if_there(parent)?.map_or(Ok(false), |dir| dir.stat(name).map(|found| found.is_some()))? {
+                return Ok(Some("creates"));
+            }
+        }
+        for (guard, words, spares) in [("unless", &entry.unless, true), ("onlyif", &entry.onlyif, false)] {
+            let Some(words) = words else { continue };
+            let (ended, _) = self.ground.run(&job(&self.ground, entry, words, id, inputs))?;
+            if (ended == Ended::Code(0)) == spares {
+                return Ok(Some(guard));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Compares what entries made with the commit, and sets its times.
+    fn effects(&mut self, plan: &CommitPlan) -> Step<()> {
+        let made = plan.made();
+        if made.is_empty() {
+            return Ok(());
+        }
+        let both = (plan.before, plan.tree);
+        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
+        let found = exchange(self.host.repo, both, &made, self.laying, how, &Progress::default())?;
+        if !found.steps.is_empty() {
+            let differ: Vec<String> = found.steps.iter().map(|step| format!("'{}'", shown(&step.path))).collect();
+            let what = format!("after the commands of this commit, {} are not what the commit says", files(differ.len()));
+            let ways = [
+                ("gdo fix PATH", "takes the content of the commit"),
+                ("gdo attributes PATTERN derived", "on the origin: says that such a file differs from host to host"),
+                ("gdo up", "goes on then"),
+            ];
+            return Err(Halt::new(Why::Effect, what, &ways).with(first(differ)).into());
+        }
+        let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
+        exchange(self.host.repo, both, &made, self.laying, how, self.progress)?;
+        Ok(())
+    }
+
+    /// Runs what is owed; an owed handler that a tree does not have any more is owed to nobody.
+    fn handlers(&mut self, tree: Oid) -> Step<()> {
+        for name in self.host.history.owed.clone() {
+            let Some(handler) = read_handler(self.host.repo, tree, &name)? else {
+                let ways = [("gdo handler NAME -- COMMAND", "on the origin: says what it is"), ("gdo up", "goes on then")];
+                return Err(Halt::new(Why::Handler, format!("there is no handler '{name}'"), &ways).into());
+            };
+            (self.tell)(Event::Handler(&name, &handler))?;
+            let sequence = self.host.note("handle", &[("handler", &name)])?;
+            let nowhere = self.host.state();
+            let job = handler_job(&self.ground, &handler, &nowhere);
+            let (ended, said) = self.ground.run(&job)?;
+            self.host.keep_output(sequence, &said)?;
+            let is_done = is_ok(&handler, ended);
+            let word = if is_done { "yes" } else { "no" };
+            self.host.note("handled", &[("handler", &name), ("ok", word), ("how", &ended.told())])?;
+            if !is_done {
+                let ways = [
+                    (&*format!("gdo log --output {sequence}"), "shows what it said"),
+                    ("gdo up", "runs it again, and goes on: it is owed until it succeeds"),
+                ];
+                let what = format!("handler '{name}' failed: {}", ended.told());
+                return Err(Halt::new(Why::Handler, what, &ways).with(self.host.last_words(sequence)).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn verify(&mut self, plan: &CommitPlan) -> Step<()> {
+        let all: Vec<Vec<u8>> = plan.laid().into_iter().chain(plan.made()).collect();
+        let how = ExchangeOptions { dry_run: true, ignores_times: false, allow_type_change: true };
+        let found = exchange(self.host.repo, (plan.before, plan.tree), &all, self.laying, how, &Progress::default())?;
+        // Whatever makes a file beside others leaves its time on the directory.
+        let differ: Vec<String> = found.steps.iter().filter(|step| !plan.is_dir(&step.path)).map(|step| format!("'{}'", shown(&step.path))).collect();
+        if differ.is_empty() {
+            return Ok(());
+        }
+        let what = format!("after all of this commit was done, {} are not what it says: a command or a handler changes them", files(differ.len()));
+        let ways = [("gdo diff PATH", "shows how"), ("gdo fix PATH", "takes the content of the commit"), ("gdo up", "goes on then")];
+        Err(Halt::new(Why::Verify, what, &ways).with(first(differ)).into())
+    }
+}
+
+fn reboot_halt(id: &EntryId) -> Halt {
+    let ways = [
+        ("gdo up -r", "starts this machine anew; 'gdo up' goes on afterwards"),
+        ("gdo resume --done", "takes the start for done"),
+    ];
+    Halt::new(Why::Reboot, "this machine must start anew before anything else is applied", &ways).with([format!("entry {id}")])
+}
+
+fn has_guard(entry: &Entry) -> bool {
+    entry.unless.is_some() || entry.onlyif.is_some() || entry.creates.is_some()
+}
+
+/// Says whether an entry's command ended well.
+pub(super) fn is_ok(entry: &Entry, ended: Ended) -> bool {
+    matches!(ended, Ended::Code(code) if entry.ok.iter().any(|ok| i32::from(*ok) == code))
+}
+
+/// Returns a command of an entry, whose inputs lie in `inputs`.
+pub(super) fn job<'e>(ground: &Ground, entry: &'e Entry, words: &Words, id: &EntryId, inputs: &std::path::Path) -> Job<'e> {
+    let inner = ground.inner(inputs).into_os_string().into_encoded_bytes();
+    let mut env = entry.env.clone();
+    env.push(("GIT_DEVOPS_ENTRY".into(), id.to_string().into_bytes()));
+    Job {
+        words: words.iter().map(|word| replaced(word, IN.as_bytes(), &inner)).collect(),
+        cwd: &entry.cwd,
+        user: entry.user.as_deref(),
+        umask: entry.umask,
+        env,
+        timeout: Duration::from_secs(entry.timeout.into()),
+    }
+}
+
+fn handler_job<'e>(ground: &Ground, handler: &'e Entry, nowhere: &std::path::Path) -> Job<'e> {
+    let mut job = job(ground, handler, &handler.run, &EntryId::new(0, [0; 10]), nowhere);
+    job.env.retain(|(name, _)| name != "GIT_DEVOPS_ENTRY");
+    job
+}
+
+fn replaced(word: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
+    let mut new = Vec::new();
+    let mut rest = word;
+    while let Some(at) = rest.windows(what.len()).position(|window| window == what) {
+        new.extend([&rest[..at], by].concat());
+        rest = &rest[at + what.len()..];
+    }
+    new.extend(rest);
+    new
+}
+
+impl Host<'_> {
+    /// Adds what a run that was killed just before its end did not write: HEAD is where the pending commit is.
+    fn repair_head(&mut self, head: Option<Oid>) -> Result<()> {
+        self.follow(super::Model::Congruent)?;
+        match (self.history.pending, head) {
+            (Some(pending), Some(head)) if pending.commit == head => {
+                self.note("done", &[("commit", &head.to_string())])?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves index and HEAD's branch to `commit`, durably.
+    pub(super) fn move_to(&self, commit: Oid, before: Oid, tree: Oid, last: Option<Oid>) -> Result<()> {
+        let index = status::index_after(self.repo, &self.repo.index()?, before, tree)?;
+        self.repo.write_index(&index)?;
+        let branch = format!("refs/heads/{}", self.kind()?);
+        let git = self.repo.git.clone().with_identity(self.call.identity.clone());
+        git.update_ref(&branch, commit, last, "up")?;
+        self.repo.note_refs(&self.lock)
+    }
+
+    /// Runs the command of an entry, with a line in the log before and after; returns how it ended, and the number of its line.
+    pub(super) fn run_entry(&mut self, ground: &Ground, id: &EntryId, entry: &Entry, inputs: &std::path::Path) -> Result<(Ended, u64)> {
+        let name = id.to_string();
+        let sequence = self.note("run", &[("entry", &name), ("boot", &boot_id()?)])?;
+        let (ended, said) = ground.run(&job(ground, entry, &entry.run, id, inputs))?;
+        self.keep_output(sequence, &said)?;
+        let word = if is_ok(entry, ended) { "yes" } else { "no" };
+        let output = blake3::hash(&said).to_hex();
+        self.note("ran", &[("entry", &name), ("ok", word), ("how", &ended.told()), ("output", &output)])?;
+        Ok((ended, sequence))
+    }
+
+    fn output_path(&self, sequence: u64) -> std::path::PathBuf {
+        self.state().join("output").join(sequence.to_string())
+    }
+
+    /// Keeps what a command said.
+    pub(super) fn keep_output(&self, sequence: u64, said: &[u8]) -> Result<()> {
+        if said.is_empty() {
+            return Ok(());
+        }
+        let path = self.output_path(sequence);
+        durable::create_private_dir(path.parent().unwrap_or(&path))?;
+        durable::empty_unsynced(&path)?;
+        durable::append_unsynced(&path, said)
+    }
+
+    /// Returns what the command said whose line is `sequence`.
+    pub fn output(&self, sequence: u64) -> Result<Vec<u8>> {
+        let path = self.output_path(sequence);
+        let said = durable::read_if_there(&path).context(|| format!("cannot read '{}'", path.display()))?;
+        Ok(said.unwrap_or_default())
+    }
+
+    /// Returns the last lines that a command said.
+    pub(super) fn last_words(&self, sequence: u64) -> Vec<String> {
+        let said = self.output(sequence).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<String> = said.lines().map(crate::child::told).collect();
+        lines[lines.len().saturating_sub(5)..].to_vec()
+    }
+
+    /// Lays the inputs of an entry into a directory of their own, and returns it.
+    pub(super) fn lay_inputs(&self, tree: Oid, id: &EntryId, entry: &Entry) -> Result<std::path::PathBuf> {
+        let dir = self.state().join("in").join(id.to_string());
+        durable::remove_dir_all(&dir)?;
+        if entry.inputs.is_empty() {
+            return Ok(dir);
+        }
+        durable::create_private_dir(&dir)?;
+        for input in &entry.inputs {
+            let what = || format!("cannot lay down input '{}' of entry {id}", input.as_str());
+            let oid = super::plan::blob_at(self.repo, tree, &id.input_path(input.as_str()))?;
+            let oid = oid.ok_or_else(|| Error::new(Kind::NotFound, "it is not in the commit")).context(what)?;
+            self.repo.write_blob(&oid, &dir.join(input.as_str())).context(what)?;
+        }
+        Ok(dir)
+    }
+}
