@@ -16,9 +16,11 @@ mod commit;
 mod completions;
 mod diff;
 mod drop;
+mod exec;
 mod fetch;
 mod gc;
 mod git;
+mod host;
 mod init;
 mod log;
 mod ls;
@@ -36,6 +38,7 @@ mod status;
 mod sync;
 mod tour;
 mod trust;
+mod up;
 mod verify;
 mod whereis;
 
@@ -66,6 +69,15 @@ pub enum Verb {
     Release(release::ReleaseArgs),
     Verify(verify::VerifyArgs),
     Trust(trust::TrustArgs),
+    Snap(exec::SnapArgs),
+    Exec(exec::ExecArgs),
+    Handler(exec::HandlerArgs),
+    Reboot(exec::RebootArgs),
+    Ci(exec::CiArgs),
+    Abort(exec::AbortArgs),
+    Up(up::UpArgs),
+    Resume(up::ResumeArgs),
+    Skip(up::SkipArgs),
     Gc(gc::GcArgs),
     Attributes(attributes::AttributesArgs),
     Git(git::GitArgs),
@@ -104,6 +116,15 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Release(args) => release::run(ui, global, args),
         Verb::Verify(args) => verify::run(ui, global, args),
         Verb::Trust(args) => trust::run(ui, global, args),
+        Verb::Snap(args) => exec::run_snap(ui, global, args),
+        Verb::Exec(args) => exec::run_exec(ui, global, args),
+        Verb::Handler(args) => exec::run_handler(ui, global, args),
+        Verb::Reboot(args) => exec::run_reboot(ui, global, args),
+        Verb::Ci(args) => exec::run_ci(ui, global, args),
+        Verb::Abort(args) => exec::run_abort(ui, global, args),
+        Verb::Up(args) => up::run_up(ui, global, args),
+        Verb::Resume(args) => up::run_resume(ui, global, args),
+        Verb::Skip(args) => up::run_skip(ui, global, args),
         Verb::Gc(args) => gc::run(ui, global, args),
         Verb::Attributes(args) => attributes::run(ui, global, args),
         Verb::Git(args) => git::run(ui, global, args),

@@ -116,6 +116,12 @@ impl History {
         self.entries.get(id)
     }
 
+    /// Returns the entry that failed or was interrupted: there is one at most.
+    pub fn stuck(&self) -> Option<&EntryId> {
+        let is_stuck = |far: &Progress| matches!(far, Progress::Failed { .. } | Progress::Started { .. });
+        self.entries.iter().find(|(_, far)| is_stuck(far)).map(|(id, _)| id)
+    }
+
     /// Says whether nothing is to be done for an entry any more.
     pub fn is_over(&self, id: &EntryId) -> bool {
         self.entry(id) == Some(&Progress::Over)
@@ -197,7 +203,7 @@ impl History {
             }
             "undone" => drop(self.entries.remove(&entry()?)),
             "converged" => self.applied = Some(commit("commit")?),
-            "fixed" => (),
+            "fixed" | "undo" => (),
             _ => return Err(unknown("an unknown kind")),
         }
         Ok(())

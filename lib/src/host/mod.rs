@@ -5,6 +5,7 @@
 
 pub mod halt;
 pub mod history;
+pub mod origin;
 pub mod plan;
 pub mod replay;
 pub mod run;
@@ -75,7 +76,9 @@ impl<'a> Host<'a> {
     /// Returns the type that this host is of: the branch of HEAD.
     pub fn kind(&self) -> Result<String> {
         let head = self.repo.git.head_ref()?.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
-        head.ok_or_else(|| Error::new(Kind::Conflict, "HEAD is on no branch, so this host is of no type; 'gdo fork TYPE' makes one"))
+        head.ok_or_else(|| {
+            Error::new(Kind::Conflict, "HEAD is on no branch, so this host is of no type; 'gdo fork TYPE' makes one")
+        })
     }
 
     /// Makes sure that this host follows its type in the way that `model` says; one that follows it in another way is refused.
@@ -85,7 +88,11 @@ impl<'a> Host<'a> {
         match &self.history.begun {
             Some(begun) if begun.model != model => {
                 let (is, wanted) = (begun.model.name(), model.name());
-                let way = if wanted == "congruent" { "'gdo converge' goes on; a new installation makes it congruent" } else { "'gdo adopt' makes it convergent" };
+                let way = if wanted == "congruent" {
+                    "'gdo converge' goes on; a new installation makes it congruent"
+                } else {
+                    "'gdo adopt' makes it convergent"
+                };
                 Err(Error::new(Kind::Refused, format!("this host is {is}, and that is for {wanted} ones; {way}")))
             }
             Some(begun) if begun.machine != machine => {

@@ -78,11 +78,8 @@ impl CommitPlan {
         };
         let attributes = attributes_of(repo, tree)?;
         let entries = new_entries(repo, last, before, commit, tree)?;
-        let effects: BTreeSet<Vec<u8>> = entries
-            .iter()
-            .filter(|(id, _)| !history.is_over(id))
-            .flat_map(|(_, entry)| entry.effects.iter().cloned())
-            .collect();
+        let effects: BTreeSet<Vec<u8>> =
+            entries.iter().filter(|(id, _)| !history.is_over(id)).flat_map(|(_, entry)| entry.effects.iter().cloned()).collect();
         let mut look = Look::new(repo, tree)?;
         let mut changes = Vec::new();
         let (mut handlers, mut dirs) = (BTreeSet::new(), BTreeSet::new());
@@ -94,8 +91,8 @@ impl CommitPlan {
                 }
                 _ => attributes.policy(&change.path),
             };
-            let is_hosts = policy.ownership == Ownership::Local
-                || policy.ownership == Ownership::Seed && change.what != What::Added;
+            let is_hosts =
+                policy.ownership == Ownership::Local || policy.ownership == Ownership::Seed && change.what != What::Added;
             if !is_hosts {
                 handlers.extend(policy.handlers);
                 changes.push(change);
@@ -114,10 +111,30 @@ impl CommitPlan {
         self.changes.iter().map(|change| &change.path).filter(|path| !self.effects.contains(*path)).cloned().collect()
     }
 
+    /// Returns the directories that hold what is laid down, owned before and after, and not laid down themselves.
+    pub fn parents(&self, repo: &Repo) -> Result<Vec<Vec<u8>>> {
+        let laid: BTreeSet<Vec<u8>> = self.laid().into_iter().collect();
+        let parents: BTreeSet<Vec<u8>> = laid.iter().filter(|path| !path.is_empty()).map(|path| split(path).0.to_vec()).collect();
+        let (mut before, mut after) = (Look::new(repo, self.before)?, Look::new(repo, self.tree)?);
+        let mut found = Vec::new();
+        for path in parents.into_iter().filter(|path| !laid.contains(path)) {
+            if before.kind(&path)? == Some(FileKind::Dir) && after.kind(&path)? == Some(FileKind::Dir) {
+                found.push(path);
+            }
+        }
+        Ok(found)
+    }
+
     /// Returns the paths that entries make; those whose content is made from other files are not compared.
     pub fn made(&self) -> Vec<Vec<u8>> {
         let is_compared = |path: &Vec<u8>| !self.attributes.policy(path).is_derived;
-        self.changes.iter().map(|change| &change.path).filter(|path| self.effects.contains(*path)).filter(|path| is_compared(path)).cloned().collect()
+        self.changes
+            .iter()
+            .map(|change| &change.path)
+            .filter(|path| self.effects.contains(*path))
+            .filter(|path| is_compared(path))
+            .cloned()
+            .collect()
     }
 
     /// Says whether its tree has a directory at `path`.
@@ -166,11 +183,8 @@ impl CommitPlan {
         }
         if !drift.is_empty() {
             let what = format!("{} differ from what was applied last, and this commit changes them", files(drift.len()));
-            let ways = [
-                ("gdo diff PATH", "shows how"),
-                ("gdo fix PATH", "brings back what was applied"),
-                ("gdo up", "goes on then"),
-            ];
+            let ways =
+                [("gdo diff PATH", "shows how"), ("gdo fix PATH", "brings back what was applied"), ("gdo up", "goes on then")];
             return Err(Halt::new(Why::Drift, what, &ways).with(first(drift)).into());
         }
         if !collisions.is_empty() {
@@ -255,7 +269,8 @@ impl CommitPlan {
                 problems.push(format!("'{at}': the filesystem is mounted read-only"));
             } else if bytes > 0 && room.bytes < bytes.saturating_add(reserve) {
                 let needed = bytes.saturating_add(reserve);
-                problems.push(format!("'{at}': {needed} bytes are needed, with a reserve of {reserve}, and {} are free", room.bytes));
+                problems
+                    .push(format!("'{at}': {needed} bytes are needed, with a reserve of {reserve}, and {} are free", room.bytes));
             } else if room.inodes < inodes {
                 problems.push(format!("'{at}': {inodes} files are to be made, and there are inodes for {}", room.inodes));
             }
@@ -264,7 +279,9 @@ impl CommitPlan {
             return Ok(());
         }
         let ways = [("df -h; df -i", "shows what is full"), ("gdo up", "goes on when there is room")];
-        Err(Halt::new(Why::Room, "there is no room for the files of this commit, or they cannot be written", &ways).with(problems).into())
+        Err(Halt::new(Why::Room, "there is no room for the files of this commit, or they cannot be written", &ways)
+            .with(problems)
+            .into())
     }
 }
 
@@ -290,6 +307,11 @@ fn named(path: &[u8], why: Option<&String>) -> String {
 /// Says how many.
 pub(super) fn files(n: usize) -> String {
     if n == 1 { "1 file".to_owned() } else { format!("{n} files") }
+}
+
+/// Says how many entries.
+pub(super) fn entries(n: usize) -> String {
+    if n == 1 { "1 entry".to_owned() } else { format!("{n} entries") }
 }
 
 /// Returns the first of many, and how many are left.
@@ -367,18 +389,8 @@ pub(super) fn blob_at(repo: &Repo, tree: Oid, path: &[u8]) -> Result<Option<Oid>
 
 /// Returns the entries in a tree, each with its blob.
 pub(super) fn journal_of(repo: &Repo, tree: Oid) -> Result<BTreeMap<EntryId, Oid>> {
-    let mut at = tree;
-    for component in JOURNAL.split(|&b| b == b'/').filter(|component| !component.is_empty()) {
-        match repo.objects.tree(&at)?.into_iter().find(|entry| entry.name == component && entry.is_dir()) {
-            Some(entry) => at = entry.oid,
-            None => return Ok(BTreeMap::new()),
-        }
-    }
-    let entries = repo.objects.tree(&at)?.into_iter().map(|entry| {
-        let id = EntryId::of_path(&[JOURNAL, &entry.name].concat()).expect("BUG: it is in the journal")?;
-        Ok((id, entry.oid))
-    });
-    entries.collect()
+    let id = |name: &[u8]| EntryId::of_path(&[JOURNAL, name].concat()).expect("BUG: it is in the journal");
+    names_in(repo, tree, JOURNAL)?.into_iter().map(|(name, oid)| Ok((id(&name)?, oid))).collect()
 }
 
 /// Reads an entry.
@@ -395,6 +407,25 @@ pub(super) fn read_handler(repo: &Repo, tree: Oid, name: &str) -> Result<Option<
     text.and_then(|text| Entry::decode(&text)).context(what).map(Some)
 }
 
+/// Returns the handlers of a tree, by name.
+pub fn handlers(repo: &Repo, tree: Oid) -> Result<BTreeMap<String, Entry>> {
+    let names = names_in(repo, tree, HANDLER)?.into_iter().map(|(name, _)| String::from_utf8_lossy(&name).into_owned());
+    let read = |name: String| Ok(read_handler(repo, tree, &name)?.map(|handler| (name, handler)));
+    names.map(read).filter_map(Result::transpose).collect()
+}
+
+/// Returns what lies in a directory of ours of a tree.
+fn names_in(repo: &Repo, tree: Oid, dir: &[u8]) -> Result<Vec<(Vec<u8>, Oid)>> {
+    let mut at = tree;
+    for component in dir.split(|&b| b == b'/').filter(|component| !component.is_empty()) {
+        match repo.objects.tree(&at)?.into_iter().find(|entry| entry.name == component && entry.is_dir()) {
+            Some(entry) => at = entry.oid,
+            None => return Ok(Vec::new()),
+        }
+    }
+    Ok(repo.objects.tree(&at)?.into_iter().map(|entry| (entry.name, entry.oid)).collect())
+}
+
 /// Returns the entries that `commit` adds to its first parent, in the order in which they run.
 fn new_entries(repo: &Repo, last: Option<Oid>, before: Oid, commit: Oid, tree: Oid) -> Step<Vec<(EntryId, Entry)>> {
     let (old, new) = (journal_of(repo, before)?, journal_of(repo, tree)?);
@@ -407,7 +438,9 @@ fn new_entries(repo: &Repo, last: Option<Oid>, before: Oid, commit: Oid, tree: O
     }
     let fresh: Vec<EntryId> = new.keys().filter(|id| !old.contains_key(*id)).cloned().collect();
     let order = match last {
-        Some(last) if fresh.len() > 1 && repo.objects.commit(&commit)?.parents.len() > 1 => side_order(repo, last, commit, fresh)?,
+        Some(last) if fresh.len() > 1 && repo.objects.commit(&commit)?.parents.len() > 1 => {
+            side_order(repo, last, commit, fresh)?
+        }
         _ => fresh,
     };
     order.into_iter().map(|id| read_entry(repo, &new[&id], &id).map(|entry| (id, entry)).map_err(Stop::Error)).collect()

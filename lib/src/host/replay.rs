@@ -2,6 +2,7 @@
 //!
 //! The log is written before and after each step, and alone decides how an interrupted replay goes on: `docs/replay.md`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Host;
@@ -15,8 +16,8 @@ use crate::git::Oid;
 use crate::journal::{Entry, EntryId, IN, Kind as EntryKind, When, Words};
 use crate::progress::Progress;
 use crate::repo::restore::{ExchangeOptions, Laying, exchange};
-use crate::repo::scan::shown;
-use crate::repo::{status, wip};
+use crate::repo::scan::{shown, split};
+use crate::repo::{Repo, status, wip};
 use crate::safepath::Dir;
 
 /// How to go on.
@@ -55,7 +56,14 @@ pub struct Replayed {
 }
 
 /// Applies the commits that lead to `target`.
-pub fn up(host: &mut Host<'_>, target: Oid, laying: &dyn Laying, options: &UpOptions, progress: &Progress, tell: Tell<'_>) -> Result<Replayed> {
+pub fn up(
+    host: &mut Host<'_>,
+    target: Oid,
+    laying: &dyn Laying,
+    options: &UpOptions,
+    progress: &Progress,
+    tell: Tell<'_>,
+) -> Result<Replayed> {
     wip::must_not_be(host.repo)?;
     let head = host.repo.head()?;
     let Some(line) = line_to(host.repo, head, target)? else {
@@ -82,7 +90,6 @@ pub fn up(host: &mut Host<'_>, target: Oid, laying: &dyn Laying, options: &UpOpt
     Ok(replayed)
 }
 
-/// Runs an entry or a check of this host, with its inputs, and keeps what it said under `sequence`.
 struct Replay<'a, 'h> {
     host: &'a mut Host<'h>,
     ground: Ground,
@@ -150,8 +157,9 @@ impl Replay<'_, '_> {
 
     fn content(&mut self, plan: &CommitPlan) -> Step<()> {
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
-        exchange(self.host.repo, (plan.before, plan.tree), &plan.laid(), self.laying, how, self.progress).map_err(|error| {
-            match error.kind() {
+        let paths = [plan.laid(), self.parents(plan)?].concat();
+        exchange(self.host.repo, (plan.before, plan.tree), &paths, self.laying, how, self.progress).map_err(
+            |error| match error.kind() {
                 Kind::Halted => {
                     let ways = [
                         ("gdo revert COMMIT", "on the origin: takes the change back"),
@@ -160,10 +168,18 @@ impl Replay<'_, '_> {
                     Stop::Halt(Halt::new(Why::Invalid, format!("a file did not pass its check: {error:#}"), &ways))
                 }
                 _ => Stop::Error(error.wrap(format!("cannot lay down the files of commit {}", plan.commit))),
-            }
-        })?;
+            },
+        )?;
         self.host.note("content", &[("commit", &plan.commit.to_string())])?;
         Ok(())
+    }
+
+    /// Returns the owned directories in which names change, and whose times do so with them, if they are as recorded otherwise.
+    fn parents(&self, plan: &CommitPlan) -> Result<Vec<Vec<u8>>> {
+        let parents = plan.parents(self.host.repo)?;
+        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
+        let found = exchange(self.host.repo, (plan.tree, plan.tree), &parents, self.laying, how, &Progress::default())?;
+        Ok(parents.into_iter().filter(|path| !found.steps.iter().any(|step| step.path == *path)).collect())
     }
 
     fn entries(&mut self, plan: &CommitPlan, when: When) -> Step<()> {
@@ -201,7 +217,7 @@ impl Replay<'_, '_> {
             return self.reboot(id);
         }
         let inputs = self.host.lay_inputs(plan.tree, id, entry)?;
-        if let Some(guard) = self.guarded(id, entry, &inputs)? {
+        if let Some(guard) = guarded(self.host.repo, &self.ground, id, entry, &inputs)? {
             (self.tell)(Event::Spared(id, entry))?;
             self.host.note("spared", &[("entry", &name), ("guard", guard)])?;
             return Ok(());
@@ -231,29 +247,10 @@ impl Replay<'_, '_> {
         }
         self.host.note("run", &[("entry", &id.to_string()), ("boot", &boot_id()?)])?;
         let job = Job::of(vec![b"systemctl".to_vec(), b"reboot".to_vec()]);
-        if self.host.repo.places.work_tree == std::path::Path::new("/") {
+        if self.host.repo.places.work_tree == Path::new("/") {
             self.ground.run(&job)?;
         }
         Err(reboot_halt(id).into())
-    }
-
-    /// Says which guard of an entry makes it needless, if one does.
-    fn guarded(&self, id: &EntryId, entry: &Entry, inputs: &std::path::Path) -> Result<Option<&'static str>> {
-        if let Some(path) = &entry.creates {
-            let root = Dir::open(&self.host.repo.places.work_tree)?;
-            let (parent, name) = crate::repo::scan::split(path.strip_prefix(b"/").unwrap_or(path));
-            if root.open_path_if_there(parent)?.map_or(Ok(false), |dir| dir.stat(name).map(|found| found.is_some()))? {
-                return Ok(Some("creates"));
-            }
-        }
-        for (guard, words, spares) in [("unless", &entry.unless, true), ("onlyif", &entry.onlyif, false)] {
-            let Some(words) = words else { continue };
-            let (ended, _) = self.ground.run(&job(&self.ground, entry, words, id, inputs))?;
-            if (ended == Ended::Code(0)) == spares {
-                return Ok(Some(guard));
-            }
-        }
-        Ok(None)
     }
 
     /// Compares what entries made with the commit, and sets its times.
@@ -309,16 +306,23 @@ impl Replay<'_, '_> {
     }
 
     fn verify(&mut self, plan: &CommitPlan) -> Step<()> {
-        let all: Vec<Vec<u8>> = plan.laid().into_iter().chain(plan.made()).collect();
-        let how = ExchangeOptions { dry_run: true, ignores_times: false, allow_type_change: true };
-        let found = exchange(self.host.repo, (plan.before, plan.tree), &all, self.laying, how, &Progress::default())?;
         // Whatever makes a file beside others leaves its time on the directory.
-        let differ: Vec<String> = found.steps.iter().filter(|step| !plan.is_dir(&step.path)).map(|step| format!("'{}'", shown(&step.path))).collect();
+        let (dirs, files_): (Vec<_>, Vec<_>) = plan.laid().into_iter().chain(plan.made()).partition(|path| plan.is_dir(path));
+        let mut differ = Vec::new();
+        for (paths, ignores_times) in [(dirs, true), (files_, false)] {
+            let how = ExchangeOptions { dry_run: true, ignores_times, allow_type_change: true };
+            let found = exchange(self.host.repo, (plan.before, plan.tree), &paths, self.laying, how, &Progress::default())?;
+            differ.extend(found.steps.iter().map(|step| format!("'{}'", shown(&step.path))));
+        }
         if differ.is_empty() {
             return Ok(());
         }
-        let what = format!("after all of this commit was done, {} are not what it says: a command or a handler changes them", files(differ.len()));
-        let ways = [("gdo diff PATH", "shows how"), ("gdo fix PATH", "takes the content of the commit"), ("gdo up", "goes on then")];
+        let what = format!(
+            "after all of this commit was done, {} are not what it says: a command or a handler changes them",
+            files(differ.len())
+        );
+        let ways =
+            [("gdo diff PATH", "shows how"), ("gdo fix PATH", "takes the content of the commit"), ("gdo up", "goes on then")];
         Err(Halt::new(Why::Verify, what, &ways).with(first(differ)).into())
     }
 }
@@ -335,13 +339,32 @@ fn has_guard(entry: &Entry) -> bool {
     entry.unless.is_some() || entry.onlyif.is_some() || entry.creates.is_some()
 }
 
+/// Says which guard of an entry makes it needless, if one does.
+pub(super) fn guarded(repo: &Repo, ground: &Ground, id: &EntryId, entry: &Entry, inputs: &Path) -> Result<Option<&'static str>> {
+    if let Some(path) = &entry.creates {
+        let root = Dir::open(&repo.places.work_tree)?;
+        let (parent, name) = split(path.strip_prefix(b"/").unwrap_or(path));
+        if root.open_path_if_there(parent)?.map_or(Ok(false), |dir| dir.stat(name).map(|found| found.is_some()))? {
+            return Ok(Some("creates"));
+        }
+    }
+    for (guard, words, spares) in [("unless", &entry.unless, true), ("onlyif", &entry.onlyif, false)] {
+        let Some(words) = words else { continue };
+        let (ended, _) = ground.run(&job(ground, entry, words, id, inputs))?;
+        if (ended == Ended::Code(0)) == spares {
+            return Ok(Some(guard));
+        }
+    }
+    Ok(None)
+}
+
 /// Says whether an entry's command ended well.
 pub(super) fn is_ok(entry: &Entry, ended: Ended) -> bool {
     matches!(ended, Ended::Code(code) if entry.ok.iter().any(|ok| i32::from(*ok) == code))
 }
 
 /// Returns a command of an entry, whose inputs lie in `inputs`.
-pub(super) fn job<'e>(ground: &Ground, entry: &'e Entry, words: &Words, id: &EntryId, inputs: &std::path::Path) -> Job<'e> {
+pub(super) fn job<'e>(ground: &Ground, entry: &'e Entry, words: &Words, id: &EntryId, inputs: &Path) -> Job<'e> {
     let inner = ground.inner(inputs).into_os_string().into_encoded_bytes();
     let mut env = entry.env.clone();
     env.push(("GIT_DEVOPS_ENTRY".into(), id.to_string().into_bytes()));
@@ -355,7 +378,7 @@ pub(super) fn job<'e>(ground: &Ground, entry: &'e Entry, words: &Words, id: &Ent
     }
 }
 
-fn handler_job<'e>(ground: &Ground, handler: &'e Entry, nowhere: &std::path::Path) -> Job<'e> {
+fn handler_job<'e>(ground: &Ground, handler: &'e Entry, nowhere: &Path) -> Job<'e> {
     let mut job = job(ground, handler, &handler.run, &EntryId::new(0, [0; 10]), nowhere);
     job.env.retain(|(name, _)| name != "GIT_DEVOPS_ENTRY");
     job
@@ -396,7 +419,7 @@ impl Host<'_> {
     }
 
     /// Runs the command of an entry, with a line in the log before and after; returns how it ended, and the number of its line.
-    pub(super) fn run_entry(&mut self, ground: &Ground, id: &EntryId, entry: &Entry, inputs: &std::path::Path) -> Result<(Ended, u64)> {
+    pub(super) fn run_entry(&mut self, ground: &Ground, id: &EntryId, entry: &Entry, inputs: &Path) -> Result<(Ended, u64)> {
         let name = id.to_string();
         let sequence = self.note("run", &[("entry", &name), ("boot", &boot_id()?)])?;
         let (ended, said) = ground.run(&job(ground, entry, &entry.run, id, inputs))?;
@@ -407,7 +430,7 @@ impl Host<'_> {
         Ok((ended, sequence))
     }
 
-    fn output_path(&self, sequence: u64) -> std::path::PathBuf {
+    fn output_path(&self, sequence: u64) -> PathBuf {
         self.state().join("output").join(sequence.to_string())
     }
 
@@ -438,7 +461,7 @@ impl Host<'_> {
     }
 
     /// Lays the inputs of an entry into a directory of their own, and returns it.
-    pub(super) fn lay_inputs(&self, tree: Oid, id: &EntryId, entry: &Entry) -> Result<std::path::PathBuf> {
+    pub(super) fn lay_inputs(&self, tree: Oid, id: &EntryId, entry: &Entry) -> Result<PathBuf> {
         let dir = self.state().join("in").join(id.to_string());
         durable::remove_dir_all(&dir)?;
         if entry.inputs.is_empty() {

@@ -42,6 +42,12 @@ impl EntryId {
         Self(time.chain(rest).map(|digit| DIGITS[digit] as char).collect())
     }
 
+    /// Returns when it was made, in milliseconds since 1970.
+    pub fn millis(&self) -> u64 {
+        let digit = |c: u8| DIGITS.iter().position(|digit| *digit == c).unwrap_or(0) as u64;
+        self.0.bytes().take(10).fold(0, |millis, c| millis << 5 | digit(c))
+    }
+
     /// Returns where the entry stands in a commit.
     pub fn path(&self) -> Vec<u8> {
         [JOURNAL, self.0.as_bytes(), SUFFIX].concat()

@@ -172,7 +172,9 @@ fn cut(value: &str) -> &str {
 }
 
 fn damaged(number: usize) -> Error {
-    let what = format!("line {number} is damaged; what ran here is not known from there on: reinstall this host, or take it over with 'gdo adopt'");
+    let what = format!(
+        "line {number} is damaged; what ran here is not known from there on: reinstall this host, or take it over with 'gdo adopt'"
+    );
     Error::new(Kind::Corrupt, what)
 }
 

@@ -522,7 +522,11 @@ impl Repo {
         durable::empty_unsynced(path)?;
         let mut file = durable::open_to_append(path)?;
         match ChunkIndex::is_index(&blob) {
-            true => read::stream(&self.chunks, &ChunkIndex::decode(&blob).map_err(|error| error.or_refused(Reason::Index))?, &mut file),
+            true => read::stream(
+                &self.chunks,
+                &ChunkIndex::decode(&blob).map_err(|error| error.or_refused(Reason::Index))?,
+                &mut file,
+            ),
             false => Ok(file.write_all(&blob)?),
         }
     }

@@ -6,8 +6,8 @@ use super::scan::{self, Change, Found, ScanOptions, Scope, Sink, Staged, What, f
 use super::stage::merged;
 use crate::durable;
 use crate::error::{Error, Kind, Result};
-use crate::git::index::{CachedStat, Index};
 use crate::git::Oid;
+use crate::git::index::{CachedStat, Index};
 use crate::git::name::{self, Stored};
 use crate::metadata::DirMetadata;
 use crate::progress::Progress;

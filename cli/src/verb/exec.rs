@@ -1,0 +1,281 @@
+//! `gdo exec`, `gdo snap`, `gdo reboot`, `gdo ci`, `gdo abort` and `gdo handler`: changes that are made on this host first.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use git_devops::error::{Kind, Result};
+use git_devops::host::Host;
+use git_devops::host::origin::Executed;
+use git_devops::journal::{DEFAULT_TIMEOUT, Entry, Kind as EntryKind, Name, When};
+use git_devops::repo::Repo;
+use serde_json::{Value, json};
+
+use super::changes::report;
+use super::host::{call, halt_json, tell_halt};
+use super::scan_args::{ScanArgs, check_paths, scope};
+use crate::places::GlobalArgs;
+use crate::ui::{Ui, json_path, shown_path, usage};
+
+/// Run a command, and journal it so that every host of this type runs it, once, in order
+///
+/// It runs here first; only if it succeeds it becomes part of the work in progress, with the owned files that it changed. No shell is involved: write
+/// 'sh -c ...' for one. It gets a clean environment and empty input.
+#[derive(clap::Args)]
+pub struct ExecArgs {
+    /// The command
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    words: Vec<OsString>,
+    #[command(flatten)]
+    how: How,
+    /// A file that it reads, stored with it, as NAME or NAME=PATH; it finds it as '${in}/NAME'; may be given several times
+    #[arg(long = "input", value_name = "FILE")]
+    inputs: Vec<PathBuf>,
+    /// Message of the commit
+    #[arg(short, long)]
+    message: Option<String>,
+}
+
+/// How a command runs.
+#[derive(clap::Args)]
+pub struct How {
+    /// Run it before the files of its commit are laid down, on other hosts
+    #[arg(long)]
+    before: bool,
+    /// Where, from the top of the root
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    cwd: OsString,
+    /// As whom
+    #[arg(long)]
+    user: Option<String>,
+    /// An environment variable for it; may be given several times
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    env: Vec<OsString>,
+    /// Needless if this command succeeds (words separated by spaces)
+    #[arg(long, value_name = "COMMAND")]
+    unless: Option<OsString>,
+    /// Needless if this command fails (words separated by spaces)
+    #[arg(long, value_name = "COMMAND")]
+    onlyif: Option<OsString>,
+    /// Needless if this is there
+    #[arg(long, value_name = "PATH")]
+    creates: Option<OsString>,
+    /// It may be run again where nobody knows whether it ran
+    #[arg(long)]
+    idempotent: bool,
+    /// How long it may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT)]
+    timeout: u32,
+    /// Exit codes that count as success
+    #[arg(long, value_name = "CODE", value_delimiter = ',', default_value = "0")]
+    ok: Vec<u8>,
+    /// What takes it back: a command (words separated by spaces; 'sh -c' takes the rest as one word)
+    #[arg(long, value_name = "COMMAND")]
+    undo: Option<OsString>,
+}
+
+impl How {
+    fn entry(&self, kind: EntryKind, words: &[OsString]) -> Result<Entry> {
+        let mut env = Vec::new();
+        for variable in &self.env {
+            let bytes = variable.as_bytes();
+            let at = bytes.iter().position(|&b| b == b'=').ok_or_else(|| usage("--env takes NAME=VALUE"))?;
+            let name = std::str::from_utf8(&bytes[..at]).map_err(|_| usage("the name of a variable is no text"))?;
+            env.push((name.to_owned(), bytes[at + 1..].to_vec()));
+        }
+        env.sort();
+        let mut ok = self.ok.clone();
+        ok.sort_unstable();
+        ok.dedup();
+        Ok(Entry {
+            when: if self.before { When::Before } else { When::After },
+            cwd: self.cwd.as_bytes().to_vec(),
+            user: self.user.clone(),
+            env,
+            unless: self.unless.as_ref().map(words_of),
+            onlyif: self.onlyif.as_ref().map(words_of),
+            creates: self.creates.as_ref().map(|path| path.as_bytes().to_vec()),
+            is_idempotent: self.idempotent,
+            timeout: self.timeout,
+            ok,
+            undo: self.undo.as_ref().map(words_of),
+            ..Entry::new(kind, words.iter().map(|word| word.as_bytes().to_vec()).collect())
+        })
+    }
+}
+
+/// Splits a command at its spaces; what follows 'sh -c' is one word.
+fn words_of(command: &OsString) -> Vec<Vec<u8>> {
+    let bytes = command.as_bytes().trim_ascii();
+    if let Some(script) = bytes.strip_prefix(b"sh -c ") {
+        return vec![b"sh".to_vec(), b"-c".to_vec(), script.trim_ascii().to_vec()];
+    }
+    bytes.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).map(<[u8]>::to_vec).collect()
+}
+
+pub fn run_exec(ui: &mut Ui, global: &GlobalArgs, args: &ExecArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let entry = args.how.entry(EntryKind::Exec, &args.words)?;
+    let cwd = global.cwd()?;
+    let mut inputs = args.inputs.iter().map(|input| input_of(input, &cwd)).collect::<Result<Vec<(Name, PathBuf)>>>()?;
+    inputs.sort();
+    let progress = ui.progress();
+    progress.stage("running", 0, 0);
+    let done = Host::open(&repo, call(&repo))?.exec(entry, inputs, args.message.clone(), &progress)?;
+    match done {
+        Executed::Done { id, commit, changes, spared } => {
+            ui.json(|| {
+                json!({"entry": id.to_string(), "commit": commit.to_string(), "spared": spared, "halt": Value::Null,
+                    "changed": changes.iter().map(|change| json_path(&change.path)).collect::<Value>()})
+            })?;
+            for change in &changes {
+                ui.line(format_args!("changed {}", shown_path(&change.path)))?;
+            }
+            if let Some(guard) = spared {
+                ui.note(format_args!("not run here: '--{guard}' says that it is not needed"))?;
+            }
+            ui.note(format_args!("entry {id} is in the work in progress; 'gdo ci' checks it in"))
+        }
+        Executed::Failed(halt) => {
+            ui.json(|| json!({"entry": Value::Null, "halt": halt_json(Some(&halt))}))?;
+            tell_halt(ui, &halt)
+        }
+    }
+}
+
+fn input_of(input: &std::path::Path, cwd: &std::path::Path) -> Result<(Name, PathBuf)> {
+    let bytes = input.as_os_str().as_bytes();
+    let (name, path) = match bytes.iter().position(|&b| b == b'=') {
+        Some(at) => (&bytes[..at], crate::places::as_path(&bytes[at + 1..])),
+        None => (input.file_name().map(OsStrExt::as_bytes).unwrap_or_default(), input),
+    };
+    let name = std::str::from_utf8(name).map_err(|_| usage("the name of an input is no text"))?;
+    Ok((name.parse()?, cwd.join(path)))
+}
+
+/// Take files as they are into the work in progress
+#[derive(clap::Args)]
+pub struct SnapArgs {
+    /// The files and directories, owned from now on [default: everything that is owned]
+    paths: Vec<PathBuf>,
+    /// Message of the commit
+    #[arg(short, long)]
+    message: Option<String>,
+    #[command(flatten)]
+    scan: ScanArgs,
+}
+
+pub fn run_snap(ui: &mut Ui, global: &GlobalArgs, args: &SnapArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let paths = global.work_paths(&repo.places, &args.paths)?;
+    check_paths(&repo, &paths)?;
+    let names: Vec<String> = args.paths.iter().map(|path| path.display().to_string()).collect();
+    let message = args.message.clone().unwrap_or_else(|| format!("snap {}", names.join(" ")).trim().to_owned());
+    let options = args.scan.options(&repo, scope(paths))?;
+    let progress = ui.progress();
+    progress.stage("snap", 0, 0);
+    let recorded = Host::open(&repo, call(&repo))?.snap(&options, message, &progress)?;
+    report(ui, &recorded, "stored")?;
+    match recorded.commit {
+        Some(_) => ui.note("it is in the work in progress; 'gdo ci' checks it in"),
+        None => ui.note("nothing changed: no commit"),
+    }
+}
+
+/// Journal a start of the machine, and start this one anew
+///
+/// Every host of this type starts anew at this place of the journal, and does what follows afterwards.
+#[derive(clap::Args)]
+pub struct RebootArgs {
+    /// Message of the commit
+    #[arg(short, long)]
+    message: Option<String>,
+    /// Leave the start of this machine to me
+    #[arg(long)]
+    later: bool,
+}
+
+pub fn run_reboot(ui: &mut Ui, global: &GlobalArgs, args: &RebootArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let progress = ui.progress();
+    let mut host = Host::open(&repo, call(&repo))?;
+    let id = host.reboot(args.message.clone(), &progress)?;
+    ui.json(|| json!({"entry": id.to_string()}))?;
+    ui.note(format_args!("entry {id} is in the work in progress; 'gdo ci' waits until this machine was started anew"))?;
+    if args.later { Ok(()) } else { host.start_anew() }
+}
+
+/// Check the work in progress in: it becomes the end of this type's branch
+///
+/// Other hosts get it with the next release ('gdo release').
+#[derive(clap::Args)]
+pub struct CiArgs {}
+
+pub fn run_ci(ui: &mut Ui, global: &GlobalArgs, _: &CiArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let tip = Host::open(&repo, call(&repo))?.check_in()?;
+    ui.json(|| json!({"commit": tip.to_string()}))?;
+    ui.note(format_args!("commit {tip}"))
+}
+
+/// Take the work in progress back: undo its commands, the last one first, and bring the files back
+#[derive(clap::Args)]
+pub struct AbortArgs {
+    /// Bring back the files, also if commands cannot be undone
+    #[arg(long)]
+    content_only: bool,
+}
+
+pub fn run_abort(ui: &mut Ui, global: &GlobalArgs, args: &AbortArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let progress = ui.progress();
+    let mut host = Host::open(&repo, call(&repo))?;
+    let left = host.abort(args.content_only, &git_devops::repo::restore::AsStored, &progress)?;
+    ui.json(|| json!({"not_undone": left}))?;
+    for entry in &left {
+        ui.line(format_args!("not undone: {entry}"))?;
+    }
+    ui.note("the work in progress is gone")
+}
+
+/// Say what runs after files with the attribute 'handler=NAME' were changed
+#[derive(clap::Args)]
+pub struct HandlerArgs {
+    /// Its name
+    name: Option<String>,
+    /// The command
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    words: Vec<OsString>,
+    #[command(flatten)]
+    how: How,
+}
+
+pub fn run_handler(ui: &mut Ui, global: &GlobalArgs, args: &HandlerArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let Some(name) = &args.name else { return list_handlers(ui, &repo) };
+    let name: Name = name.parse()?;
+    if args.words.is_empty() {
+        return Err(usage("say what it is: 'gdo handler NAME -- COMMAND'"));
+    }
+    let handler = args.how.entry(EntryKind::Handler, &args.words)?;
+    let progress = ui.progress();
+    let commit = Host::open(&repo, call(&repo))?.set_handler(&name, &handler, &progress)?;
+    ui.json(|| json!({"commit": commit.map(|commit| commit.to_string())}))?;
+    match commit {
+        Some(_) => ui.note("it is in the work in progress; 'gdo ci' checks it in"),
+        None => ui.note("it is so already"),
+    }
+}
+
+fn list_handlers(ui: &mut Ui, repo: &Repo) -> Result<()> {
+    let handlers = git_devops::host::plan::handlers(repo, repo.source_tree(None)?)?;
+    ui.json(|| handlers.iter().map(|(name, handler)| json!({"name": name, "run": handler.shown()})).collect())?;
+    for (name, handler) in &handlers {
+        ui.line(format_args!("{name}: {}", handler.shown()))?;
+    }
+    if handlers.is_empty() {
+        Err(git_devops::error::Error::new(Kind::NotFound, "there are no handlers; 'gdo handler NAME -- COMMAND' makes one"))
+    } else {
+        Ok(())
+    }
+}

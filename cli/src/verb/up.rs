@@ -1,0 +1,198 @@
+//! `gdo up`, `gdo resume`, `gdo skip`, `gdo hold` and `gdo unhold`: this host follows its type.
+
+use git_devops::error::{Error, Kind, Result};
+use git_devops::git::Oid;
+use git_devops::host::replay::{self, Event, Replayed, UpOptions};
+use git_devops::host::{Host, plan};
+use git_devops::repo::restore::AsStored;
+use git_devops::repo::{Repo, releases, remotes};
+use serde_json::{Value, json};
+
+use super::fetch::{fetch_all, finish, repo_within_reach};
+use super::host::{call, halt_json, tell_halt};
+use crate::places::GlobalArgs;
+use crate::ui::{Ui, shown_path};
+
+/// Bring this host to the newest release of its type, change by change, in order
+///
+/// Gets everything first, then applies commit by commit: files, commands, handlers. What does not work halts it, and says what goes on from there; what
+/// is done is never done twice.
+#[derive(clap::Args)]
+pub struct UpArgs {
+    /// Tell what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// The machine may be started anew where the journal says so
+    #[arg(short = 'r', long)]
+    reboot: bool,
+    /// Only as far as this commit; without a trusted key, also as far as it
+    #[arg(long, value_name = "REV")]
+    to: Option<String>,
+    /// Ask no other host: what is needed is here
+    #[arg(long)]
+    offline: bool,
+    /// So many removals in one commit are meant
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    yes_delete: usize,
+}
+
+pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
+    let repo = if args.offline { global.repo()? } else { repo_within_reach(global, true)? };
+    if !args.offline {
+        fetch(ui, &repo)?;
+    }
+    let mut host = Host::open(&repo, call(&repo))?;
+    let target = target(&host, args.to.as_deref())?;
+    let options = UpOptions { dry_run: args.dry_run, may_reboot: args.reboot, yes_delete: args.yes_delete };
+    replay(ui, &mut host, target, &options)?;
+    finish(&repo);
+    Ok(())
+}
+
+fn fetch(ui: &mut Ui, repo: &Repo) -> Result<()> {
+    let all = remotes::list(repo)?;
+    if all.is_empty() {
+        return Ok(());
+    }
+    let hosts = super::fetch::connect(ui, repo, &all);
+    fetch_all(ui, repo, &hosts);
+    Ok(())
+}
+
+/// Returns the commit that this host is to have.
+fn target(host: &Host<'_>, to: Option<&str>) -> Result<Oid> {
+    let repo = host.repo;
+    let kind = host.kind()?;
+    let asked = to.map(|rev| repo.git.resolve(rev)).transpose()?;
+    let is_trusting = releases::trust(repo)?.is_some();
+    if !is_trusting {
+        return asked.ok_or_else(|| {
+            let message = "no key is trusted here, so no release says what this host is to have; 'gdo trust init' begins with a key, \
+                           'gdo up --to REV' goes to a commit";
+            Error::new(Kind::Usage, message)
+        });
+    }
+    let accepted = releases::accepted(repo, &kind.parse()?)?;
+    let Some(accepted) = accepted else {
+        let message = format!(
+            "no release of type '{kind}' was accepted here yet; 'gdo fetch' gets them, 'gdo verify' says why one is not accepted"
+        );
+        return Err(Error::new(Kind::NotFound, message));
+    };
+    let Some(asked) = asked else { return Ok(accepted.commit) };
+    match plan::line_to(repo, Some(asked), accepted.commit)? {
+        Some(_) => Ok(asked),
+        None => Err(Error::new(Kind::Refused, format!("commit {asked} is not on the way to the release that is accepted here"))),
+    }
+}
+
+fn replay(ui: &mut Ui, host: &mut Host<'_>, target: Oid, options: &UpOptions) -> Result<()> {
+    let progress = ui.progress();
+    progress.stage("applying", 0, 0);
+    let dry_run = options.dry_run;
+    let mut steps: Vec<Value> = Vec::new();
+    let replayed = replay::up(host, target, &AsStored, options, &progress, &mut |event| tell(ui, dry_run, event, &mut steps))?;
+    let Replayed { applied, halt } = replayed;
+    ui.json(|| {
+        json!({"target": target.to_string(), "applied": applied.iter().map(ToString::to_string).collect::<Vec<_>>(), "dry_run": dry_run,
+            "steps": steps, "halt": halt_json(halt.as_ref())})
+    })?;
+    match (applied.len(), dry_run) {
+        (0, _) if halt.is_none() => ui.note("up to date")?,
+        (n, true) => ui.note(format_args!("would apply {}", commits(n)))?,
+        (n, false) => ui.note(format_args!("applied {}", commits(n)))?,
+    }
+    halt.map_or(Ok(()), |halt| tell_halt(ui, &halt))
+}
+
+fn commits(n: usize) -> String {
+    if n == 1 { "1 commit".to_owned() } else { format!("{n} commits") }
+}
+
+fn tell(ui: &mut Ui, dry_run: bool, event: Event<'_>, steps: &mut Vec<Value>) -> Result<()> {
+    match event {
+        Event::Commit(plan) => {
+            steps.push(json!({"commit": plan.commit.to_string(), "files": plan.changes.len(), "entries": plan.entries.len(), "handlers": plan.handlers}));
+            ui.line(format_args!("commit {}", plan.commit))?;
+            if dry_run {
+                for change in &plan.changes {
+                    ui.line(format_args!("  {} {}", super::changes::letter(change.what), shown_path(&change.path)))?;
+                }
+                for (id, entry) in &plan.entries {
+                    ui.line(format_args!("  run {id} {}", entry.shown()))?;
+                }
+                for name in &plan.handlers {
+                    ui.line(format_args!("  handler {name}"))?;
+                }
+            }
+            Ok(())
+        }
+        Event::Entry(id, entry) => {
+            steps.push(json!({"run": id.to_string()}));
+            ui.line(format_args!("  run {id} {}", entry.shown()))
+        }
+        Event::Spared(id, entry) => {
+            steps.push(json!({"spared": id.to_string()}));
+            ui.line(format_args!("  not needed {id} {}", entry.shown()))
+        }
+        Event::Handler(name, handler) => {
+            steps.push(json!({"handler": name}));
+            ui.line(format_args!("  handler {name}: {}", handler.shown()))
+        }
+    }
+}
+
+/// Go on after a command that failed or was interrupted
+#[derive(clap::Args)]
+pub struct ResumeArgs {
+    /// Run it again [default for one that failed]
+    #[arg(long, conflicts_with = "done")]
+    rerun: bool,
+    /// Take it for done
+    #[arg(long)]
+    done: bool,
+    /// The machine may be started anew where the journal says so
+    #[arg(short = 'r', long)]
+    reboot: bool,
+}
+
+pub fn run_resume(ui: &mut Ui, global: &GlobalArgs, args: &ResumeArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let mut host = Host::open(&repo, call(&repo))?;
+    let id = host.history().stuck().cloned();
+    let is_unknown = id
+        .as_ref()
+        .is_some_and(|id| !matches!(host.history().entry(id), Some(git_devops::host::history::Progress::Failed { .. })));
+    if is_unknown && !args.rerun && !args.done {
+        return Err(crate::ui::usage("nobody knows how far the command came; say '--rerun' or '--done'"));
+    }
+    let id = host.decide(args.done)?;
+    ui.note(format_args!("entry {id} {}", if args.done { "counts as done" } else { "is run again" }))?;
+    go_on(ui, &mut host, args.reboot)
+}
+
+/// Goes on with the commit that is half applied, and what follows it.
+fn go_on(ui: &mut Ui, host: &mut Host<'_>, may_reboot: bool) -> Result<()> {
+    let Some(pending) = host.history().pending else { return Ok(()) };
+    let target = target(host, None).unwrap_or(pending.commit);
+    let options = UpOptions { may_reboot, ..UpOptions::default() };
+    replay(ui, host, target, &options)
+}
+
+/// Go on without a command; this host is then no more like the others, and says so
+#[derive(clap::Args)]
+pub struct SkipArgs {
+    /// The entry
+    entry: String,
+    /// Why
+    #[arg(long)]
+    reason: String,
+}
+
+pub fn run_skip(ui: &mut Ui, global: &GlobalArgs, args: &SkipArgs) -> Result<()> {
+    let repo = global.repo()?;
+    let mut host = Host::open(&repo, call(&repo))?;
+    host.skip(&args.entry.parse()?, &args.reason)?;
+    ui.note("this host is no more like the others of its type, until it is installed anew")?;
+    go_on(ui, &mut host, false)
+}

@@ -1,0 +1,375 @@
+//! Changes that are made here first: files and commands become work in progress, which then becomes part of the type's branch.
+
+use std::path::PathBuf;
+
+use super::Host;
+use super::halt::{Halt, Why};
+use super::history::{Model, Progress as Far};
+use super::plan::{journal_of, line_to, read_entry};
+use super::replay::{guarded, is_ok, job};
+use super::run::{Ground, Job, boot_id};
+use crate::durable;
+use crate::error::{Context, Error, Kind, Result};
+use crate::file::write::{ChunkSink, cut_file};
+use crate::git::index::CachedStat;
+use crate::git::object::FILE;
+use crate::git::{Oid, PackWriter};
+use crate::journal::{Entry, EntryId, HANDLER, Kind as EntryKind, Name};
+use crate::progress::Progress;
+use crate::repo::exclude::{ExcludeOptions, Excludes};
+use crate::repo::restore::{ExchangeOptions, Laying, exchange};
+use crate::repo::scan::{Change, ScanOptions, Scope, Sink, Staged, scan, shown};
+use crate::repo::stage::{CommitInfo, Recorded, nothing_else, record_on};
+use crate::repo::{status, wip};
+use crate::safepath::stat_fd;
+use crate::store::Writer;
+
+/// What becomes of a command that is to be journalled.
+#[derive(Debug)]
+pub enum Executed {
+    /// It succeeded, or was not needed, and is in the work in progress, with the owned files that it changed.
+    Done {
+        /// The entry.
+        id: EntryId,
+        /// The commit.
+        commit: Oid,
+        /// What it changed of what is owned.
+        changes: Vec<Change>,
+        /// The guard that made it needless.
+        spared: Option<&'static str>,
+    },
+    /// It failed, and nothing was journalled.
+    Failed(Halt),
+}
+
+impl Host<'_> {
+    /// Returns what differs from the index under the owned paths.
+    pub fn drift(&self) -> Result<Vec<Change>> {
+        let progress = Progress::default();
+        Ok(scan(self.repo, &self.repo.index()?, &self.owned()?, Sink::Compare, &progress)?.changes)
+    }
+
+    fn owned(&self) -> Result<ScanOptions> {
+        let excludes = Excludes::new(ExcludeOptions::default(), &self.repo.places.git_dir.join("info/exclude"))?;
+        Ok(ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false })
+    }
+
+    fn info(&self, message: String) -> CommitInfo {
+        let message = format!("{}\n", message.trim_end());
+        CommitInfo { identity: self.call.identity.clone(), time: self.call.now as i64, offset: self.call.offset, message }
+    }
+
+    /// Takes the files that `options` name into the work in progress, as they are now.
+    pub fn snap(&mut self, options: &ScanOptions, message: String, progress: &Progress) -> Result<Recorded> {
+        self.follow(Model::Congruent)?;
+        let line = wip::line(self.repo)?;
+        record_on(self.repo, &self.lock, &line, options, Some(&self.info(message)), &nothing_else, progress)
+    }
+
+    /// Runs a command here and, if it succeeds, takes it into the work in progress; `inputs` are files on this host.
+    pub fn exec(
+        &mut self,
+        mut entry: Entry,
+        inputs: Vec<(Name, PathBuf)>,
+        message: Option<String>,
+        progress: &Progress,
+    ) -> Result<Executed> {
+        self.follow(Model::Congruent)?;
+        entry.check()?;
+        let drift = self.drift()?;
+        if let Some(change) = drift.first() {
+            let message = format!(
+                "{} owned files differ from what is recorded, '{}' for one, and then nobody can tell what the command changes; \
+                 'gdo snap PATH' records them, 'gdo restore PATH' takes them back",
+                drift.len(),
+                shown(&change.path)
+            );
+            return Err(Error::new(Kind::Conflict, message));
+        }
+        let id = self.new_id()?;
+        let ground = Ground::of(&self.repo.places);
+        let here = self.copy_inputs(&id, &inputs)?;
+        entry.inputs = inputs.iter().map(|(name, _)| name.clone()).collect();
+        let mut spared = None;
+        match guarded(self.repo, &ground, &id, &entry, &here)? {
+            Some(guard) => {
+                self.note("spared", &[("entry", &id.to_string()), ("guard", guard)])?;
+                spared = Some(guard);
+            }
+            None => {
+                let (ended, sequence) = self.run_entry(&ground, &id, &entry, &here)?;
+                if !is_ok(&entry, ended) {
+                    durable::remove_dir_all(&here)?;
+                    let what = format!("'{}' failed: {}; it is not in the journal", entry.shown(), ended.told());
+                    let output = format!("gdo log --output {sequence}");
+                    let ways = [
+                        (&*output, "shows what it said"),
+                        ("gdo status", "shows what it changed of what is owned"),
+                        ("gdo restore", "takes that back"),
+                    ];
+                    return Ok(Executed::Failed(Halt::new(Why::Failed, what, &ways).with(self.last_words(sequence))));
+                }
+            }
+        }
+        let message = message.unwrap_or_else(|| format!("exec {}", entry.shown().chars().take(60).collect::<String>()));
+        let recorded = self.journal(&id, &entry, &inputs, message, progress)?;
+        durable::remove_dir_all(&here)?;
+        let commit = recorded.commit.ok_or_else(|| Error::new(Kind::Bug, "BUG: an entry made no commit"))?;
+        Ok(Executed::Done { id, commit, changes: recorded.found.changes, spared })
+    }
+
+    /// Adds a start of the machine to the work in progress: what follows waits for it, here too.
+    pub fn reboot(&mut self, message: Option<String>, progress: &Progress) -> Result<EntryId> {
+        self.follow(Model::Congruent)?;
+        let id = self.new_id()?;
+        let entry = Entry::new(EntryKind::Reboot, Vec::new());
+        self.journal(&id, &entry, &[], message.unwrap_or_else(|| "reboot".to_owned()), progress)?;
+        self.note("run", &[("entry", &id.to_string()), ("boot", &boot_id()?)])?;
+        Ok(id)
+    }
+
+    /// Adds the handler `name`, or another version of it, to the work in progress.
+    pub fn set_handler(&mut self, name: &Name, handler: &Entry, progress: &Progress) -> Result<Option<Oid>> {
+        self.follow(Model::Congruent)?;
+        let path = [HANDLER, name.as_str().as_bytes()].concat();
+        handler.check()?;
+        let text = handler.encode();
+        let extra = |_: &_, pack: &PackWriter<'_>, _: &Writer| {
+            Ok(vec![Staged { path: path.clone(), oid: pack.blob(&text)?, mode: FILE, stat: CachedStat::default() }])
+        };
+        let (line, info) = (wip::line(self.repo)?, self.info(format!("handler {}", name.as_str())));
+        Ok(record_on(self.repo, &self.lock, &line, &self.nothing()?, Some(&info), &extra, progress)?.commit)
+    }
+
+    /// Makes the work in progress part of the branch; returns where that is then.
+    pub fn check_in(&mut self) -> Result<Oid> {
+        if let (Some(tip), Some(branch)) = (wip::tip(self.repo)?, self.repo.git.head_ref()?) {
+            self.must_be_over(tip)?;
+            self.must_be_ahead(tip, branch.strip_prefix("refs/heads/").unwrap_or(&branch))?;
+        }
+        let tip = wip::publish(self.repo, &self.lock)?;
+        self.note("done", &[("commit", &tip.to_string())])?;
+        Ok(tip)
+    }
+
+    /// Fails if an entry of the work in progress is not over on this host itself.
+    fn must_be_over(&self, tip: Oid) -> Result<()> {
+        for id in journal_of(self.repo, self.repo.objects.commit(&tip)?.tree)?.into_keys() {
+            match self.history().entry(&id) {
+                Some(Far::Started { boot, .. }) if *boot == boot_id()? => {
+                    let message = "this machine was not started anew since 'gdo reboot'; reboot it, or say 'gdo resume --done'";
+                    return Err(Error::new(Kind::Reboot, message));
+                }
+                Some(Far::Failed { .. }) => {
+                    return Err(Error::new(Kind::Halted, format!("entry {id} failed here; 'gdo abort' takes all back")));
+                }
+                _ => (),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if the branch went on elsewhere, as far as that was fetched.
+    fn must_be_ahead(&self, tip: Oid, branch: &str) -> Result<()> {
+        let listed = self.repo.git.run(&["for-each-ref", "--format=%(objectname) %(refname)", "refs/remotes/"])?;
+        for line in String::from_utf8_lossy(&listed).lines() {
+            let Some((oid, name)) = line.split_once(' ') else { continue };
+            let Some((remote, _)) =
+                name.strip_prefix("refs/remotes/").and_then(|name| name.split_once('/')).filter(|(_, rest)| *rest == branch)
+            else {
+                continue;
+            };
+            let is_in = self.repo.git.output(&["merge-base", "--is-ancestor", oid, &tip.to_string()], b"")?.status.success();
+            if !is_in {
+                let message = format!("'{branch}' went on at '{remote}'; 'gdo abort', then 'gdo up', and do it again");
+                return Err(Error::new(Kind::Conflict, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the work in progress back: what can be undone is undone in reverse, then the files; returns what could not be undone.
+    pub fn abort(&mut self, content_only: bool, laying: &dyn Laying, progress: &Progress) -> Result<Vec<String>> {
+        let nothing = || Error::new(Kind::NotFound, "there is no work in progress");
+        let tip = wip::tip(self.repo)?.ok_or_else(nothing)?;
+        let head = self.repo.head()?;
+        let commits = line_to(self.repo, head, tip)?.unwrap_or_default();
+        let left = self.undo(head, &commits, content_only)?;
+        let base = head.map(|head| self.repo.objects.commit(&head).map(|data| data.tree)).transpose()?;
+        let base = base.unwrap_or_else(crate::git::empty_tree);
+        let tree = self.repo.objects.commit(&tip)?.tree;
+        self.lay_back(tree, base, laying, progress)?;
+        let index = status::index_after(self.repo, &self.repo.index()?, tree, base)?;
+        self.repo.write_index(&index)?;
+        self.repo.git.delete_ref(wip::WIP, tip)?;
+        self.repo.note_refs(&self.lock)?;
+        status::refresh(self.repo, progress)?;
+        Ok(left)
+    }
+
+    /// Brings the owned files from the tree `from` to the tree `to`.
+    pub(super) fn lay_back(&self, from: Oid, to: Oid, laying: &dyn Laying, progress: &Progress) -> Result<()> {
+        let changes = status::compare_work_trees(self.repo, from, to)?;
+        let paths: Vec<Vec<u8>> = changes.into_iter().map(|change| change.path).collect();
+        let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
+        exchange(self.repo, (from, to), &paths, laying, how, progress).map(drop)
+    }
+
+    /// Undoes the entries that `commits` added to `base` and that ran here, the last one first.
+    ///
+    /// Where one cannot be undone, nothing is, and that is an error, unless only the content matters; then these are returned.
+    pub(super) fn undo(&mut self, base: Option<Oid>, commits: &[Oid], content_only: bool) -> Result<Vec<String>> {
+        let mut ran = Vec::new();
+        let mut last = base;
+        for commit in commits {
+            let tree = self.repo.objects.commit(commit)?.tree;
+            let old = match last {
+                Some(last) => journal_of(self.repo, self.repo.objects.commit(&last)?.tree)?,
+                None => Default::default(),
+            };
+            for (id, oid) in journal_of(self.repo, tree)?.into_iter().filter(|(id, _)| !old.contains_key(id)) {
+                ran.push((read_entry(self.repo, &oid, &id)?, id, tree));
+            }
+            last = Some(*commit);
+        }
+        let stuck: Vec<String> = ran
+            .iter()
+            .filter(|(entry, ..)| entry.undo.is_none() && entry.kind == EntryKind::Exec)
+            .map(|(entry, id, _)| format!("{id} {}", entry.shown()))
+            .collect();
+        if content_only {
+            return Ok(stuck);
+        }
+        if !stuck.is_empty() {
+            let message = format!(
+                "{} cannot be undone ({}); '--content-only' takes back the files and leaves what these commands did",
+                super::plan::entries(stuck.len()),
+                stuck.join("; ")
+            );
+            return Err(Error::new(Kind::Halted, message));
+        }
+        let ground = Ground::of(&self.repo.places);
+        for (entry, id, tree) in ran.into_iter().rev() {
+            let Some(undo) = &entry.undo else { continue };
+            let here = self.lay_inputs(tree, &id, &entry)?;
+            let sequence = self.note("undo", &[("entry", &id.to_string())])?;
+            let (ended, said) = ground.run(&job(&ground, &entry, undo, &id, &here))?;
+            self.keep_output(sequence, &said)?;
+            durable::remove_dir_all(&here)?;
+            if !is_ok(&entry, ended) {
+                let message = format!(
+                    "undoing entry {id} failed: {}; 'gdo log --output {sequence}' shows what it said; the same command tries again",
+                    ended.told()
+                );
+                return Err(Error::new(Kind::Halted, message));
+            }
+            self.note("undone", &[("entry", &id.to_string())])?;
+        }
+        Ok(Vec::new())
+    }
+
+    fn new_id(&self) -> Result<EntryId> {
+        let mut random = [0; 10];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context(|| "cannot get random bytes")?;
+        // The clock may stand still, or be set back: a new entry still follows those that are there.
+        let mut millis = self.call.now.saturating_mul(1000);
+        if let Some(tip) = wip::line(self.repo)?.tip
+            && let Some(last) = journal_of(self.repo, self.repo.objects.commit(&tip)?.tree)?.into_keys().next_back()
+        {
+            millis = millis.max(last.millis() + 1);
+        }
+        Ok(EntryId::new(millis, random))
+    }
+
+    fn nothing(&self) -> Result<ScanOptions> {
+        Ok(ScanOptions { scope: Scope::Paths(Vec::new()), ..self.owned()? })
+    }
+
+    /// Copies files of this host to where a command finds its inputs.
+    fn copy_inputs(&self, id: &EntryId, inputs: &[(Name, PathBuf)]) -> Result<PathBuf> {
+        let dir = self.state().join("in").join(id.to_string());
+        durable::remove_dir_all(&dir)?;
+        if inputs.is_empty() {
+            return Ok(dir);
+        }
+        durable::create_private_dir(&dir)?;
+        for (name, path) in inputs {
+            let what = || format!("cannot read input '{}'", path.display());
+            let mut from = durable::open(path).context(what)?;
+            let copy = dir.join(name.as_str());
+            durable::empty_unsynced(&copy)?;
+            std::io::copy(&mut from, &mut durable::open_to_append(&copy)?).context(what)?;
+        }
+        Ok(dir)
+    }
+
+    /// Commits an entry, its inputs, and what changed under the owned paths, to the work in progress.
+    fn journal(
+        &mut self,
+        id: &EntryId,
+        entry: &Entry,
+        inputs: &[(Name, PathBuf)],
+        message: String,
+        progress: &Progress,
+    ) -> Result<Recorded> {
+        let line = wip::line(self.repo)?;
+        let info = self.info(message);
+        let here = self.state().join("in").join(id.to_string());
+        let extra = |found: &crate::repo::scan::Found, pack: &PackWriter<'_>, chunks: &Writer| -> Result<Vec<Staged>> {
+            let mut entry = entry.clone();
+            entry.effects = found.changes.iter().map(|change| change.path.clone()).collect();
+            entry.effects.sort();
+            entry.effects.dedup();
+            let staged = |path, oid| Staged { path, oid, mode: FILE, stat: CachedStat::default() };
+            let mut all = vec![staged(id.path(), pack.blob(&entry.encode())?)];
+            for (name, _) in inputs {
+                let what = || format!("cannot store input '{}'", name.as_str());
+                let oid = self.store_input(&here.join(name.as_str()), pack, chunks).context(what)?;
+                all.push(staged(id.input_path(name.as_str()), oid));
+            }
+            Ok(all)
+        };
+        record_on(self.repo, &self.lock, &line, &self.owned()?, Some(&info), &extra, progress)
+    }
+
+    fn store_input(&self, path: &std::path::Path, pack: &PackWriter<'_>, chunks: &Writer) -> Result<Oid> {
+        let file = durable::open(path)?;
+        let size = stat_fd(&file)?.size;
+        if size < self.repo.settings.threshold {
+            return pack.blob(&durable::read(path)?);
+        }
+        let has_failed = std::sync::atomic::AtomicBool::new(false);
+        let sink = ChunkSink::Store { writer: chunks, has_failed: &has_failed };
+        let settings = &self.repo.settings;
+        let index = cut_file(&file, size, &[], &settings.chunker, sink, settings.n_threads, &Progress::default())?;
+        pack.blob(&index.encode())
+    }
+
+    /// Decides about the entry that replay stopped at: it is run again, or taken for done.
+    pub fn decide(&mut self, is_done: bool) -> Result<EntryId> {
+        let id = self.history().stuck().cloned();
+        let id = id.ok_or_else(|| Error::new(Kind::NotFound, "no command failed or was interrupted here; 'gdo up' goes on"))?;
+        let by = self.call.by.clone();
+        let word = if is_done { "done" } else { "rerun" };
+        self.note("decided", &[("entry", &id.to_string()), ("as", word), ("by", &by)])?;
+        Ok(id)
+    }
+
+    /// Goes on without an entry: this host is then no more like the others.
+    pub fn skip(&mut self, id: &EntryId, reason: &str) -> Result<()> {
+        if self.history().is_over(id) {
+            return Err(Error::new(Kind::Usage, format!("entry {id} is over on this host")));
+        }
+        let by = self.call.by.clone();
+        self.note("decided", &[("entry", &id.to_string()), ("as", "skip"), ("by", &by), ("reason", reason)])?;
+        Ok(())
+    }
+
+    /// Starts the machine anew, if it is the one that runs.
+    pub fn start_anew(&self) -> Result<()> {
+        if self.repo.places.work_tree == std::path::Path::new("/") {
+            Ground::of(&self.repo.places).run(&Job::of(vec![b"systemctl".to_vec(), b"reboot".to_vec()]))?;
+        }
+        Ok(())
+    }
+}
