@@ -187,7 +187,7 @@ pub fn shown(bytes: &[u8]) -> String {
 }
 
 /// Returns a message of ours for the terminal: what is escaped in it already stays as it is, and nothing else in it does anything.
-fn shown_message(message: &str) -> String {
+pub fn shown_message(message: &str) -> String {
     shown(message.as_bytes()).replace("\\\\", "\\")
 }
 

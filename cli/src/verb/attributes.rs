@@ -4,7 +4,7 @@ use git_devops::error::Result;
 use git_devops::repo::attributes;
 
 use crate::places::GlobalArgs;
-use crate::ui::Ui;
+use crate::ui::{Ui, shown_message};
 
 /// Show or set what is laid down for paths by pattern, such as whose they are or how they are checked
 ///
@@ -28,5 +28,5 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AttributesArgs) -> Result<()
     };
     let text = String::from_utf8_lossy(&text);
     ui.json(|| text.lines().collect())?;
-    text.lines().try_for_each(|line| ui.line(crate::ui::shown(line.as_bytes())))
+    text.lines().try_for_each(|line| ui.line(shown_message(line)))
 }

@@ -230,7 +230,7 @@ pub fn run_abort(ui: &mut Ui, global: &GlobalArgs, args: &AbortArgs) -> Result<(
     let repo = global.repo()?;
     let progress = ui.progress();
     let mut host = Host::open(&repo, call(&repo))?;
-    let left = host.abort(args.content_only, &git_devops::repo::restore::AsStored, &progress)?;
+    let left = host.abort(args.content_only, &progress)?;
     ui.json(|| json!({"not_undone": left}))?;
     for entry in &left {
         ui.line(format_args!("not undone: {entry}"))?;

@@ -4,7 +4,6 @@ use git_devops::error::{Error, Kind, Result};
 use git_devops::git::Oid;
 use git_devops::host::replay::{self, Event, Replayed, UpOptions};
 use git_devops::host::{Host, plan};
-use git_devops::repo::restore::AsStored;
 use git_devops::repo::{Repo, releases, remotes};
 use serde_json::{Value, json};
 
@@ -91,7 +90,7 @@ fn replay(ui: &mut Ui, host: &mut Host<'_>, target: Oid, options: &UpOptions) ->
     progress.stage("applying", 0, 0);
     let dry_run = options.dry_run;
     let mut steps: Vec<Value> = Vec::new();
-    let replayed = replay::up(host, target, &AsStored, options, &progress, &mut |event| tell(ui, dry_run, event, &mut steps))?;
+    let replayed = replay::up(host, target, options, &progress, &mut |event| tell(ui, dry_run, event, &mut steps))?;
     let Replayed { applied, halt } = replayed;
     ui.json(|| {
         json!({"target": target.to_string(), "applied": applied.iter().map(ToString::to_string).collect::<Vec<_>>(), "dry_run": dry_run,

@@ -17,7 +17,7 @@ use crate::git::{Oid, PackWriter};
 use crate::journal::{Entry, EntryId, HANDLER, Kind as EntryKind, Name};
 use crate::progress::Progress;
 use crate::repo::exclude::{ExcludeOptions, Excludes};
-use crate::repo::restore::{ExchangeOptions, Laying, exchange};
+use crate::repo::restore::{ExchangeOptions, exchange};
 use crate::repo::scan::{Change, ScanOptions, Scope, Sink, Staged, scan, shown};
 use crate::repo::stage::{CommitInfo, Recorded, nothing_else, record_on};
 use crate::repo::{status, wip};
@@ -189,7 +189,7 @@ impl Host<'_> {
     }
 
     /// Takes the work in progress back: what can be undone is undone in reverse, then the files; returns what could not be undone.
-    pub fn abort(&mut self, content_only: bool, laying: &dyn Laying, progress: &Progress) -> Result<Vec<String>> {
+    pub fn abort(&mut self, content_only: bool, progress: &Progress) -> Result<Vec<String>> {
         let nothing = || Error::new(Kind::NotFound, "there is no work in progress");
         let tip = wip::tip(self.repo)?.ok_or_else(nothing)?;
         let head = self.repo.head()?;
@@ -198,7 +198,7 @@ impl Host<'_> {
         let base = head.map(|head| self.repo.objects.commit(&head).map(|data| data.tree)).transpose()?;
         let base = base.unwrap_or_else(crate::git::empty_tree);
         let tree = self.repo.objects.commit(&tip)?.tree;
-        self.lay_back(tree, base, laying, progress)?;
+        self.lay_back(tree, base, progress)?;
         let index = status::index_after(self.repo, &self.repo.index()?, tree, base)?;
         self.repo.write_index(&index)?;
         self.repo.git.delete_ref(wip::WIP, tip)?;
@@ -208,11 +208,11 @@ impl Host<'_> {
     }
 
     /// Brings the owned files from the tree `from` to the tree `to`.
-    pub(super) fn lay_back(&self, from: Oid, to: Oid, laying: &dyn Laying, progress: &Progress) -> Result<()> {
+    pub(super) fn lay_back(&self, from: Oid, to: Oid, progress: &Progress) -> Result<()> {
         let changes = status::compare_work_trees(self.repo, from, to)?;
         let paths: Vec<Vec<u8>> = changes.into_iter().map(|change| change.path).collect();
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
-        exchange(self.repo, (from, to), &paths, laying, how, progress).map(drop)
+        exchange(self.repo, (from, to), &paths, &*self.repo.laying, how, progress).map(drop)
     }
 
     /// Undoes the entries that `commits` added to `base` and that ran here, the last one first.

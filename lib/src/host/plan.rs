@@ -9,7 +9,7 @@ use crate::git::{ObjectKind, Oid, empty_tree};
 use crate::journal::{Entry, EntryId, HANDLER, JOURNAL, MAX_ENTRY, When};
 use crate::progress::Progress;
 use crate::repo::attributes::{self, Attributes, Ownership};
-use crate::repo::restore::{Action, ExchangeOptions, Laying, exchange};
+use crate::repo::restore::{Action, ExchangeOptions, exchange};
 use crate::repo::scan::{Change, What, join, shown, split};
 use crate::repo::tree::{Listing, StoredDir};
 use crate::repo::{Repo, status};
@@ -143,22 +143,22 @@ impl CommitPlan {
     }
 
     /// Halts if anything stands against this commit; writes nothing. Files that are in place already are no obstacle.
-    pub fn check(&self, repo: &Repo, laying: &dyn Laying, yes_delete: usize) -> Step<()> {
+    pub fn check(&self, repo: &Repo, yes_delete: usize) -> Step<()> {
         self.check_protected(repo)?;
         self.check_deletions(repo, yes_delete)?;
-        let writes = self.check_drift(repo, laying)?;
+        let writes = self.check_drift(repo)?;
         self.check_room(repo, &writes)
     }
 
     /// Returns what would be written, if all of it is on the disk as before or as after.
-    fn check_drift(&self, repo: &Repo, laying: &dyn Laying) -> Step<Vec<Vec<u8>>> {
+    fn check_drift(&self, repo: &Repo) -> Step<Vec<Vec<u8>>> {
         let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
         let owned: Vec<Vec<u8>> =
             self.changes.iter().filter(|change| change.what != What::Added).map(|change| change.path.clone()).collect();
         let all: Vec<Vec<u8>> = self.changes.iter().map(|change| change.path.clone()).collect();
         let look = |(from, to), paths: &[Vec<u8>]| -> Result<(HashMap<Vec<u8>, Action>, BTreeMap<Vec<u8>, String>)> {
             let progress = Progress::default();
-            let found = exchange(repo, (from, to), paths, laying, how, &progress)?;
+            let found = exchange(repo, (from, to), paths, &*repo.laying, how, &progress)?;
             let steps = found.steps.into_iter().map(|step| (step.path, step.action)).collect();
             Ok((steps, progress.take_warnings().into_iter().map(|warning| (warning.path, warning.message)).collect()))
         };

@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::git::Oid;
 use crate::journal::{Entry, EntryId, IN, Kind as EntryKind, When, Words};
 use crate::progress::Progress;
-use crate::repo::restore::{ExchangeOptions, Laying, exchange};
+use crate::repo::restore::{ExchangeOptions, exchange};
 use crate::repo::scan::{shown, split};
 use crate::repo::{Repo, status, wip};
 use crate::safepath::Dir;
@@ -56,14 +56,7 @@ pub struct Replayed {
 }
 
 /// Applies the commits that lead to `target`.
-pub fn up(
-    host: &mut Host<'_>,
-    target: Oid,
-    laying: &dyn Laying,
-    options: &UpOptions,
-    progress: &Progress,
-    tell: Tell<'_>,
-) -> Result<Replayed> {
+pub fn up(host: &mut Host<'_>, target: Oid, options: &UpOptions, progress: &Progress, tell: Tell<'_>) -> Result<Replayed> {
     wip::must_not_be(host.repo)?;
     let head = host.repo.head()?;
     let Some(line) = line_to(host.repo, head, target)? else {
@@ -74,7 +67,7 @@ pub fn up(
         );
         return Err(Error::refused(Reason::Fork, message));
     };
-    let mut replay = Replay { ground: Ground::of(&host.repo.places), host, laying, options, progress, tell };
+    let mut replay = Replay { ground: Ground::of(&host.repo.places), host, options, progress, tell };
     let mut replayed = Replayed::default();
     match replay.all(head, &line, &mut replayed.applied) {
         Ok(()) => (),
@@ -93,7 +86,6 @@ pub fn up(
 struct Replay<'a, 'h> {
     host: &'a mut Host<'h>,
     ground: Ground,
-    laying: &'a dyn Laying,
     options: &'a UpOptions,
     progress: &'a Progress,
     tell: Tell<'a>,
@@ -116,7 +108,7 @@ impl Replay<'_, '_> {
                     (self.tell)(Event::Commit(&plan))?;
                     // Later ones stand on what this one has not done yet.
                     if last == head && self.host.history.pending.is_none() {
-                        plan.check(self.host.repo, self.laying, self.options.yes_delete)?;
+                        plan.check(self.host.repo, self.options.yes_delete)?;
                     }
                 }
                 false => self.commit(&plan, last)?,
@@ -134,7 +126,7 @@ impl Replay<'_, '_> {
         let pending = self.host.history.pending.filter(|pending| pending.commit == plan.commit);
         if pending.is_none() {
             // Nothing of an entry is written before the files can be.
-            plan.check(self.host.repo, self.laying, self.options.yes_delete)?;
+            plan.check(self.host.repo, self.options.yes_delete)?;
             (self.tell)(Event::Commit(plan))?;
             let handlers: Vec<&str> = plan.handlers.iter().map(String::as_str).collect();
             self.host.note("intent", &[("commit", &plan.commit.to_string()), ("handlers", &handlers.join(","))])?;
@@ -142,7 +134,7 @@ impl Replay<'_, '_> {
         self.entries(plan, When::Before)?;
         if !pending.is_some_and(|Pending { has_content, .. }| has_content) {
             if pending.is_some() {
-                plan.check(self.host.repo, self.laying, self.options.yes_delete)?;
+                plan.check(self.host.repo, self.options.yes_delete)?;
             }
             self.content(plan)?;
         }
@@ -158,7 +150,7 @@ impl Replay<'_, '_> {
     fn content(&mut self, plan: &CommitPlan) -> Step<()> {
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
         let paths = [plan.laid(), self.parents(plan)?].concat();
-        exchange(self.host.repo, (plan.before, plan.tree), &paths, self.laying, how, self.progress).map_err(
+        exchange(self.host.repo, (plan.before, plan.tree), &paths, &*self.host.repo.laying, how, self.progress).map_err(
             |error| match error.kind() {
                 Kind::Halted => {
                     let ways = [
@@ -178,7 +170,8 @@ impl Replay<'_, '_> {
     fn parents(&self, plan: &CommitPlan) -> Result<Vec<Vec<u8>>> {
         let parents = plan.parents(self.host.repo)?;
         let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
-        let found = exchange(self.host.repo, (plan.tree, plan.tree), &parents, self.laying, how, &Progress::default())?;
+        let found =
+            exchange(self.host.repo, (plan.tree, plan.tree), &parents, &*self.host.repo.laying, how, &Progress::default())?;
         Ok(parents.into_iter().filter(|path| !found.steps.iter().any(|step| step.path == *path)).collect())
     }
 
@@ -261,7 +254,7 @@ impl Replay<'_, '_> {
         }
         let both = (plan.before, plan.tree);
         let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
-        let found = exchange(self.host.repo, both, &made, self.laying, how, &Progress::default())?;
+        let found = exchange(self.host.repo, both, &made, &*self.host.repo.laying, how, &Progress::default())?;
         if !found.steps.is_empty() {
             let differ: Vec<String> = found.steps.iter().map(|step| format!("'{}'", shown(&step.path))).collect();
             let what = format!("after the commands of this commit, {} are not what the commit says", files(differ.len()));
@@ -273,7 +266,7 @@ impl Replay<'_, '_> {
             return Err(Halt::new(Why::Effect, what, &ways).with(first(differ)).into());
         }
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
-        exchange(self.host.repo, both, &made, self.laying, how, self.progress)?;
+        exchange(self.host.repo, both, &made, &*self.host.repo.laying, how, self.progress)?;
         Ok(())
     }
 
@@ -311,7 +304,8 @@ impl Replay<'_, '_> {
         let mut differ = Vec::new();
         for (paths, ignores_times) in [(dirs, true), (files_, false)] {
             let how = ExchangeOptions { dry_run: true, ignores_times, allow_type_change: true };
-            let found = exchange(self.host.repo, (plan.before, plan.tree), &paths, self.laying, how, &Progress::default())?;
+            let found =
+                exchange(self.host.repo, (plan.before, plan.tree), &paths, &*self.host.repo.laying, how, &Progress::default())?;
             differ.extend(found.steps.iter().map(|step| format!("'{}'", shown(&step.path))));
         }
         if differ.is_empty() {

@@ -16,6 +16,7 @@ use super::stage::merged;
 use crate::chunk::ChunkerSpec;
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::index::{CachedStat, Index};
+use crate::git::name::{self, Stored};
 use crate::git::object::FILE;
 use crate::git::{Kept, PackWriter};
 pub use line::is_handler_name;
@@ -234,15 +235,29 @@ pub fn set(repo: &Repo, pattern: &str, values: &[String]) -> Result<Vec<u8>> {
         lines.push(line);
     }
     let new = lines.iter().flat_map(|line| [line.as_bytes(), b"\n"]).collect::<Vec<_>>().concat();
-    Attributes::decode(&new)?;
+    let (before, after) = (Attributes::decode(old.as_bytes())?, Attributes::decode(&new)?);
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
-    let entry = Staged { path: PATH.to_vec(), oid: pack.blob(&new)?, mode: FILE, stat: CachedStat::default() };
-    let index = merged(&index, vec![entry], &[])?;
+    let mut updates = vec![Staged { path: PATH.to_vec(), oid: pack.blob(&new)?, mode: FILE, stat: CachedStat::default() }];
+    updates.extend(to_look_at_again(&index, &before, &after));
+    let index = merged(&index, updates, &[])?;
     let kept = pack.finish()?;
     repo.write_index(&index)?;
     crate::durable::sync_filesystem(&repo.places.git_dir)?;
     kept.map_or(Ok(()), Kept::release)?;
     Ok(new)
+}
+
+/// Returns what is recorded of files and directories whose times begin or cease to be kept: the next look must not pass them over.
+fn to_look_at_again<'a>(index: &'a Index, before: &'a Attributes, after: &'a Attributes) -> impl Iterator<Item = Staged> + 'a {
+    let differs = |path: &[u8], is_dir| before.policy_of(path, is_dir).has_times != after.policy_of(path, is_dir).has_times;
+    let is_meant = move |stored: &[u8]| match name::work_path(stored) {
+        Stored::File(path) => differs(path, false),
+        Stored::Alt(path) => differs(&path, false),
+        Stored::Meta(path) => differs(&path, true),
+        Stored::Other => false,
+    };
+    let entries = index.iter().filter(move |entry| is_meant(entry.path));
+    entries.map(|entry| Staged { path: entry.path.to_vec(), oid: entry.oid, mode: entry.mode, stat: CachedStat::default() })
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod exclude;
 pub mod gc;
 mod guard;
 pub mod holders;
+mod laid;
 mod lifted;
 pub mod mend;
 mod pathset;
@@ -33,6 +34,7 @@ pub mod witness;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::chunk::ChunkerSpec;
 use crate::durable::{self, Lock};
@@ -48,6 +50,7 @@ use crate::safepath::{self, Dir, FileKind};
 use crate::store::{Local, MIN_QUOTA, Referenced, Store, WriteOptions};
 
 pub use attributes::Attributes;
+use restore::{AsStored, Laying};
 use witness::Witnessed;
 
 /// Where the parts of one instance are.
@@ -263,6 +266,8 @@ pub struct Repo {
     pub chunks: ChunkSource,
     /// What of HEAD, configuration and refs was not as it was left when the repository was opened.
     pub witnessed: Witnessed,
+    /// Who knows what files hold that are stored as templates, or encrypted; [`AsStored`] until somebody says otherwise.
+    pub laying: Arc<dyn Laying + Send>,
 }
 
 impl Repo {
@@ -335,7 +340,7 @@ impl Repo {
         let local = Local::open(&places.store)?;
         let (store, chunks) = (local.store.clone(), ChunkSource::of(local));
         let git = git.with_work_tree(&places.work_tree);
-        Ok(Self { places, settings, config, git, objects, store, chunks, witnessed })
+        Ok(Self { places, settings, config, git, objects, store, chunks, witnessed, laying: Arc::new(AsStored) })
     }
 
     /// Takes the lock that every change of this instance needs, and clears away what a run that was killed left of git's own locks.
@@ -543,6 +548,29 @@ impl Repo {
             Some(position) => Attributes::decode(&self.objects.blob(&index.entry(position).oid)?),
             None => Ok(Attributes::default()),
         }
+    }
+
+    /// Returns the attributes that a tree holds.
+    pub fn attributes_of(&self, tree: &Oid) -> Result<Attributes> {
+        let text = self.blob_in(tree, attributes::PATH)?.map(|oid| self.objects.blob(&oid)).transpose()?;
+        Attributes::decode(&text.unwrap_or_default())
+    }
+
+    /// Returns the blob at `path` in a tree.
+    pub fn blob_in(&self, tree: &Oid, path: &[u8]) -> Result<Option<Oid>> {
+        let mut tree = *tree;
+        let mut components = path.split(|&b| b == b'/').peekable();
+        while let Some(component) = components.next() {
+            let Some(entry) = self.objects.tree(&tree)?.into_iter().find(|entry| entry.name == component) else {
+                return Ok(None);
+            };
+            match components.peek() {
+                None => return Ok((!entry.is_dir()).then_some(entry.oid)),
+                Some(_) if entry.is_dir() => tree = entry.oid,
+                Some(_) => return Ok(None),
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::Repo;
+use super::attributes::{Ownership, Policy};
 use super::content::{Content, write_around};
 use super::guard;
 use super::lifted::Lifted;
@@ -18,6 +18,7 @@ use super::remove::remove_file;
 use super::scan::{Change, What, join, shown, split};
 use super::status::compare_work_trees;
 use super::tree::{Item, Listing, StoredDir};
+use super::{Attributes, Repo};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::read;
 use crate::git::{Oid, name};
@@ -129,7 +130,7 @@ pub struct Restored {
 /// it tells what would be done in a new one.
 pub fn restore(repo: &Repo, tree: Oid, target: Option<&Dir>, options: &RestoreOptions, progress: &Progress) -> Result<Restored> {
     guard::admit(repo, tree, target, options)?;
-    replace(repo, tree, target, Manner::of(options), &Removal::default(), progress)
+    replace(repo, tree, target, Manner::of(options, &*repo.laying), &Removal::default(), progress)
 }
 
 /// How [`replace`] goes about it.
@@ -143,8 +144,8 @@ struct Manner<'a> {
 }
 
 impl<'a> Manner<'a> {
-    fn of(options: &'a RestoreOptions) -> Self {
-        Self { options, selected: options.selected(), laying: &AsStored, is_whole: false, ignores_times: false }
+    fn of(options: &'a RestoreOptions, laying: &'a dyn Laying) -> Self {
+        Self { options, selected: options.selected(), laying, is_whole: false, ignores_times: false }
     }
 }
 
@@ -167,6 +168,7 @@ fn replace(
         laying,
         is_whole,
         ignores_times,
+        attributes: repo.attributes_of(&tree)?,
         progress,
         names: names_for(target, &root, repo, options)?,
         ours: repo.places.identities(),
@@ -219,11 +221,11 @@ pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, 
     // Before git sees the trees, too.
     guard::admit(repo, source, Some(&root), options)?;
     let owned = repo.source_tree(None)?;
-    let changes = if owned == source { Vec::new() } else { compare_work_trees(repo, owned, source)? };
+    let changes = changes_between(repo, owned, source)?;
     let index = repo.index()?;
     let was_dir = |path: &[u8]| Ok(index.lookup(&name::meta_path(path)).is_some());
     let removal = Removal::new(&root, &was_dir, changes, &options.selected())?;
-    replace(repo, source, Some(&root), Manner::of(options), &removal, progress)
+    replace(repo, source, Some(&root), Manner::of(options, &*repo.laying), &removal, progress)
 }
 
 /// Makes each of `paths`, by itself, what the tree `to` says, where `from` says what is owned: all of them or, if anything is in the way, none.
@@ -242,12 +244,25 @@ pub fn exchange(
     let selected = PathSet::exactly(paths);
     let options = RestoreOptions { dry_run: how.dry_run, allow_type_change: how.allow_type_change, ..RestoreOptions::default() };
     guard::admit_selected(repo, to, Some(&root), &options, &selected)?;
-    let changes = if from == to { Vec::new() } else { compare_work_trees(repo, from, to)? };
+    let changes = changes_between(repo, from, to)?;
     let owned = StoredDir::root(repo, from)?;
     let was_dir = |path: &[u8]| Ok(owned.clone().descend(repo, path)?.is_some());
     let removal = Removal::new(&root, &was_dir, changes, &selected)?;
     let manner = Manner { options: &options, selected, laying, is_whole: !how.dry_run, ignores_times: how.ignores_times };
     replace(repo, to, Some(&root), manner, &removal, progress)
+}
+
+/// Returns what differs between two trees, without what goes from the second one but is the host's by now.
+fn changes_between(repo: &Repo, from: Oid, to: Oid) -> Result<Vec<Change>> {
+    if from == to {
+        return Ok(Vec::new());
+    }
+    let attributes = [repo.attributes_of(&from)?, repo.attributes_of(&to)?];
+    let is_hosts =
+        |path: &[u8]| attributes.iter().any(|all| matches!(all.policy(path).ownership, Ownership::Local | Ownership::Seed));
+    let mut changes = compare_work_trees(repo, from, to)?;
+    changes.retain(|change| change.what != What::Deleted || !is_hosts(&change.path));
+    Ok(changes)
 }
 
 /// What is owned and not in the source, in the order in which it can be removed.
@@ -285,6 +300,12 @@ impl Removal {
         }
         Ok(removal)
     }
+}
+
+/// Returns the entry without its time, where that is not kept.
+fn timed(mut item: Item, policy: &Policy) -> Item {
+    item.metadata.mtime = item.metadata.mtime.filter(|_| policy.has_times);
+    item
 }
 
 fn is_there(root: &Dir, path: &[u8]) -> bool {
@@ -350,6 +371,8 @@ struct Run<'a> {
     laying: &'a dyn Laying,
     is_whole: bool,
     ignores_times: bool,
+    /// Those of the source.
+    attributes: Attributes,
     progress: &'a Progress,
     names: Names,
     ours: Vec<((u32, u32), u64)>,
@@ -528,8 +551,10 @@ impl Run<'_> {
         self.count(0);
         for (name, item) in listing.files {
             let path = join(path, &name);
-            if self.is_selected(&path) {
+            let policy = self.attributes.policy(&path);
+            if self.is_selected(&path) && !self.is_left_to_host(&job, &name, &path, &policy) {
                 self.count(1);
+                let item = timed(item, &policy);
                 let result = self.file(&job, &name, path.clone(), item, batch, content);
                 self.or_warn(&path, result)?;
             }
@@ -539,13 +564,24 @@ impl Run<'_> {
             self.flush(batch)?;
         }
         for (name, node) in listing.dirs {
-            if self.is_selected(&node.path) || self.leads_to_selected(&node.path) {
+            let is_meant = self.is_selected(&node.path) || self.leads_to_selected(&node.path);
+            if is_meant && self.attributes.policy_of_dir(&node.path).ownership != Ownership::Local {
                 let path = node.path.clone();
                 let result = self.enter(&job, &name, node);
                 self.or_warn(&path, result)?;
             }
         }
         Ok(())
+    }
+
+    /// Says whether an entry is not ours to lay down: the host's own, or a seed where something is already and nobody names this very path.
+    fn is_left_to_host(&self, job: &Job, name: &[u8], path: &[u8], policy: &Policy) -> bool {
+        let is_there = || !job.is_new && job.dir.as_ref().is_some_and(|dir| !matches!(dir.stat(name), Ok(None)));
+        match policy.ownership {
+            Ownership::Local => true,
+            Ownership::Seed => !self.options.paths.iter().any(|named| named == path) && is_there(),
+            Ownership::Own | Ownership::Env | Ownership::Secret => false,
+        }
     }
 
     /// Opens or makes the directory `name` and queues it.
@@ -583,7 +619,9 @@ impl Run<'_> {
 
     /// Notes a directory whose metadata is to be set when all below it is done.
     fn note_dir(&self, job: &Job, listing: &Listing) -> Result<()> {
-        let want = &listing.metadata.dir;
+        let has_times = self.attributes.policy_of_dir(&job.node.path).has_times;
+        let mtime = listing.metadata.dir.mtime.filter(|_| has_times);
+        let want = &Metadata { mtime, ..listing.metadata.dir.clone() };
         if let (Some(dir), false) = (&job.dir, job.is_new) {
             let mut have = metadata::of_file(dir.as_ref(), &dir.stat_self()?, &self.names)?;
             have.partial = want.partial;
@@ -610,8 +648,16 @@ impl Run<'_> {
 
     /// Returns what the entry at `path` is to hold.
     fn content_of(&self, path: &[u8], item: &Item) -> Result<Content> {
+        let is_other = matches!(self.attributes.policy(path).ownership, Ownership::Env | Ownership::Secret);
         match Content::of(self.repo, item)? {
-            Content::Small(stored) => Ok(Content::Small(self.laying.content(path, &stored)?.unwrap_or(stored))),
+            Content::Small(stored) => match self.laying.content(path, &stored)? {
+                Some(content) => Ok(Content::Small(content)),
+                None if is_other => {
+                    Err(Error::new(Kind::Refused, "is stored as a template or encrypted, and nobody here renders or decrypts it"))
+                }
+                None => Ok(Content::Small(stored)),
+            },
+            Content::Large(_) if is_other => Err(Error::new(Kind::Refused, "is too large for a template or a secret")),
             other => Ok(other),
         }
     }

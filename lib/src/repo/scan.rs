@@ -10,7 +10,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use super::attributes::{Ownership, Policy};
 use super::exclude::Excludes;
+use super::laid::Laid;
 use super::pathset::PathSet;
 use super::stage::Referencing;
 use super::unowned::Unowned;
@@ -84,7 +86,7 @@ pub enum Sink<'a> {
 }
 
 impl Sink<'_> {
-    fn blob(&self, bytes: &[u8]) -> Result<Oid> {
+    pub(super) fn blob(&self, bytes: &[u8]) -> Result<Oid> {
         match self {
             Self::Store { pack, has_failed, .. } | Self::Preview { pack, has_failed } => {
                 pack.blob(bytes).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
@@ -309,6 +311,10 @@ impl Walker<'_> {
         // What lies below another path in scope is looked at with that one.
         for path in paths.iter().filter(|path| !self.is_in_scope(split(path).0)) {
             safepath::check_path(path).context(|| format!("cannot take '{}'", shown(path)))?;
+            if self.is_local(path) {
+                let message = format!("'{}' is this host's own by the attributes ('local') and is not stored", shown(path));
+                return Err(Error::new(Kind::Refused, message));
+            }
             let mut child = path.as_slice();
             // Every directory on the way is known from now on, so that it can be made again.
             loop {
@@ -437,6 +443,12 @@ impl Walker<'_> {
         let stored = name::stored_path(&path);
         let position = self.index.lookup(&stored);
         let is_known = if is_dir { self.is_known_dir(&path) } else { position.is_some() };
+        let policy = self.policy(&path, is_dir);
+        if self.is_left_to_host(job, &entry_name, &path, &policy, position)? {
+            self.keep_below(&path);
+            draft.kept.push(entry_name);
+            return Ok(());
+        }
         if self.options.excludes.is_explicit(&path, is_dir, stat.size) {
             draft.has_dropped |= is_known;
             return Ok(());
@@ -455,7 +467,12 @@ impl Walker<'_> {
                 Ok(())
             }
             FileKind::File | FileKind::Symlink => match position {
-                Some(position) if self.index.vouches_for(position, &stat) && !self.is_to_be_referenced(&stat) => {
+                // What a template becomes may differ though neither it nor the file changed.
+                Some(position)
+                    if self.index.vouches_for(position, &stat)
+                        && !self.is_to_be_referenced(&stat)
+                        && policy.ownership != Ownership::Env =>
+                {
                     self.mark(position);
                     self.progress.add(1, 0);
                     if stat.nlink > 1 {
@@ -465,14 +482,15 @@ impl Walker<'_> {
                     Ok(())
                 }
                 None if !is_wanted => Ok(()),
-                _ => self.changed(dir, path, entry_name, stat, position, draft),
+                _ => self.changed(dir, path, entry_name, (stat, &policy), position, draft),
             },
             FileKind::Fifo | FileKind::Socket | FileKind::Char | FileKind::Block => {
                 if !is_wanted && !self.is_recorded_node(&job.path, &entry_name)? {
                     return Ok(());
                 }
                 match metadata::of_entry(dir, &entry_name, &stat, &self.names) {
-                    Ok(metadata) => {
+                    Ok(mut metadata) => {
+                        metadata.mtime = metadata.mtime.filter(|_| policy.has_times);
                         let inode = self.inode_if_linked(&stat, &path);
                         draft.read.insert(entry_name, ReadNow { metadata, inode, is_reported: false })
                     }
@@ -484,18 +502,48 @@ impl Walker<'_> {
         }
     }
 
+    /// Returns what is laid down for the entry at `path`.
+    fn policy(&self, path: &[u8], is_dir: bool) -> Policy {
+        if is_dir { self.attributes.policy_of_dir(path) } else { self.attributes.policy(path) }
+    }
+
+    /// Says whether what is recorded of an entry stays as it is, whatever the host makes of it.
+    fn is_left_to_host(
+        &self,
+        job: &Job,
+        entry_name: &[u8],
+        path: &[u8],
+        policy: &Policy,
+        position: Option<usize>,
+    ) -> Result<bool> {
+        Ok(match policy.ownership {
+            Ownership::Local => true,
+            Ownership::Seed => !self.is_named(path) && (position.is_some() || self.is_recorded_node(&job.path, entry_name)?),
+            Ownership::Own | Ownership::Env | Ownership::Secret => false,
+        })
+    }
+
+    fn is_local(&self, path: &[u8]) -> bool {
+        self.attributes.policy(path).ownership == Ownership::Local
+    }
+
     /// Reads a file or symlink that is new or not as recorded.
     fn changed(
         &self,
         dir: &Dir,
         path: Vec<u8>,
         entry_name: Vec<u8>,
-        stat: Stat,
+        (stat, policy): (Stat, &Policy),
         position: Option<usize>,
         draft: &mut Draft,
     ) -> Result<()> {
-        let read = match self.read_entry(dir, &path, &entry_name, stat) {
-            Ok(read) => read,
+        let stored = position.map(|position| self.index.entry(position).oid);
+        let laid = Laid::of(self.repo, &path, policy.ownership, stored);
+        let read = match laid.and_then(|laid| self.read_entry(dir, &path, &entry_name, stat, laid.as_ref())) {
+            Ok(mut read) => {
+                read.metadata.mtime = read.metadata.mtime.filter(|_| policy.has_times);
+                read
+            }
             // It vanished after it was listed; or the store did.
             Err(error) if error.kind() == Kind::NotFound && !self.sink.has_failed() => {
                 return self.keep_entry(path, entry_name, draft, vanished());
@@ -520,7 +568,7 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn read_entry(&self, dir: &Dir, path: &[u8], entry_name: &[u8], stat: Stat) -> Result<ReadEntry> {
+    fn read_entry(&self, dir: &Dir, path: &[u8], entry_name: &[u8], stat: Stat, laid: Option<&Laid>) -> Result<ReadEntry> {
         if stat.kind == FileKind::Symlink {
             let is_racy = is_racy(&stat, clock());
             let target = dir.read_link(entry_name)?;
@@ -531,7 +579,7 @@ impl Walker<'_> {
             let began = clock();
             let file = dir.open_file(entry_name)?;
             let before = safepath::stat_fd(&file)?;
-            let read = self.read_content(&file, path, &before);
+            let read = self.read_content(&file, path, &before, laid);
             let after = safepath::stat_fd(&file)?;
             let is_stable = (before.mtime, before.ctime, before.size) == (after.mtime, after.ctime, after.size);
             match read {
@@ -551,7 +599,7 @@ impl Walker<'_> {
         self.options.by_reference && stat.kind == FileKind::File && stat.size >= self.repo.settings.threshold
     }
 
-    fn read_content(&self, file: &File, path: &[u8], stat: &Stat) -> Result<(Oid, Metadata)> {
+    fn read_content(&self, file: &File, path: &[u8], stat: &Stat, laid: Option<&Laid>) -> Result<(Oid, Metadata)> {
         let mut found = metadata::of_file(file, stat, &self.names)?;
         let holes = if stat.blocks.saturating_mul(512) < stat.size { metadata::holes(file, stat.size)? } else { Vec::new() };
         let threshold = self.repo.settings.threshold;
@@ -564,10 +612,16 @@ impl Walker<'_> {
             if content.len() as u64 == threshold {
                 return Err(Error::new(Kind::Conflict, "changed while it was read"));
             }
+            if let Some(laid) = laid {
+                return Ok((laid.oid_of(Some(&content), self.sink)?, found));
+            }
             if !ChunkIndex::is_index(&content) {
                 found.holes = holes;
                 return Ok((self.sink.blob(&content)?, found));
             }
+        }
+        if let Some(laid) = laid {
+            return Ok((laid.oid_of(None, self.sink)?, found)); // no template is as large, and no secret
         }
         let spec = self.attributes.chunker(path, &self.repo.settings.chunker);
         let n_threads = self.repo.settings.n_threads;
@@ -598,6 +652,7 @@ impl Walker<'_> {
             Ok(found) => found,
             Err(error) => return self.leave_out(&draft.path.clone(), error),
         };
+        found.mtime = found.mtime.filter(|_| self.attributes.policy_of_dir(&draft.path).has_times);
         found.partial = !draft.is_whole;
         draft.own = Some(found);
         Ok(())
@@ -623,6 +678,8 @@ impl Walker<'_> {
                 Some(position) => self.repo.read_dir_metadata(&self.index.entry(position).oid, &draft.path)?,
                 None => DirMetadata::default(),
             };
+            let dir = draft.path.clone();
+            draft.keep(old.entries.keys().filter(|entry_name| self.is_local(&join(&dir, entry_name))));
             let new = draft.new_metadata(&old);
             draft.compare(&old, &new, position.is_some());
             let stat = match position {
@@ -653,6 +710,7 @@ impl Walker<'_> {
         }
         let mut gone: Vec<usize> = (0..self.index.len())
             .filter(|&position| !self.is_seen(position) && self.is_entry_in_scope(self.path_at(position)))
+            .filter(|&position| !file_path(self.path_at(position)).is_some_and(|path| self.is_local(&path)))
             .collect();
         let mut out = std::mem::take(&mut *self.out.lock().expect(POISONED));
         for &position in &gone {
@@ -837,6 +895,13 @@ impl Draft {
             changes: Vec::new(),
             has_dropped: false,
         }
+    }
+
+    /// Leaves what is recorded of these names as it is.
+    fn keep<'a>(&mut self, names: impl Iterator<Item = &'a Vec<u8>>) {
+        let names: Vec<Vec<u8>> = names.filter(|name| !self.was_met(name)).cloned().collect();
+        self.kept.extend(names);
+        self.kept.sort();
     }
 
     fn was_met(&self, entry_name: &Vec<u8>) -> bool {
