@@ -30,6 +30,7 @@ mod release;
 mod remote;
 mod restore;
 mod rm;
+mod rollback;
 mod scan_args;
 mod serve;
 mod show;
@@ -78,6 +79,9 @@ pub enum Verb {
     Up(up::UpArgs),
     Resume(up::ResumeArgs),
     Skip(up::SkipArgs),
+    Rollback(rollback::RollbackArgs),
+    Hold(rollback::HoldArgs),
+    Unhold(rollback::UnholdArgs),
     Gc(gc::GcArgs),
     Attributes(attributes::AttributesArgs),
     Git(git::GitArgs),
@@ -125,6 +129,9 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Up(args) => up::run_up(ui, global, args),
         Verb::Resume(args) => up::run_resume(ui, global, args),
         Verb::Skip(args) => up::run_skip(ui, global, args),
+        Verb::Rollback(args) => rollback::run_rollback(ui, global, args),
+        Verb::Hold(args) => rollback::run_hold(ui, global, args),
+        Verb::Unhold(args) => rollback::run_unhold(ui, global, args),
         Verb::Gc(args) => gc::run(ui, global, args),
         Verb::Attributes(args) => attributes::run(ui, global, args),
         Verb::Git(args) => git::run(ui, global, args),

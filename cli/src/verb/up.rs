@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::fetch::{fetch_all, finish, repo_within_reach};
 use super::host::{call, halt_json, tell_halt};
+use super::rollback::is_held;
 use crate::places::GlobalArgs;
 use crate::ui::{Ui, shown_path};
 
@@ -42,6 +43,15 @@ pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
     }
     let mut host = Host::open(&repo, call(&repo))?;
     let target = target(&host, args.to.as_deref())?;
+    if args.to.is_none() && host.history().hold.is_some() {
+        let accepted = releases::accepted(&repo, &host.kind()?.parse()?)?;
+        let hold = host.history().hold.clone().unwrap_or_default();
+        if accepted.is_none_or(|accepted| is_held(&hold, accepted.epoch.into(), accepted.seq)) {
+            ui.json(|| json!({"target": target.to_string(), "applied": [], "held": hold, "halt": Value::Null}))?;
+            return ui.note("held: nothing is applied until a newer release; 'gdo unhold' lifts that");
+        }
+        host.unhold()?;
+    }
     let options = UpOptions { dry_run: args.dry_run, may_reboot: args.reboot, yes_delete: args.yes_delete };
     replay(ui, &mut host, target, &options)?;
     finish(&repo);

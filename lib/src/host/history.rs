@@ -45,6 +45,15 @@ pub struct Pending {
     pub has_content: bool,
 }
 
+/// A rollback that was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// Where it leads.
+    pub to: Oid,
+    /// Whether commands that cannot be undone are left as they are.
+    pub content_only: bool,
+}
+
 /// How far an entry came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -62,8 +71,10 @@ pub enum Progress {
         /// The line that says that it was started.
         sequence: u64,
     },
-    /// It is done, was not needed, or is to be left out.
+    /// It is done.
     Over,
+    /// It was not needed, or is left out: it is over, and was not run.
+    Spared,
     /// A person says that it is to be run again.
     Again,
 }
@@ -90,6 +101,10 @@ pub struct History {
     pub applied: Option<Oid>,
     /// Handlers that are to be run.
     pub owed: BTreeSet<String>,
+    /// The rollback that was begun, and is to be ended before anything else.
+    pub backing: Option<Backing>,
+    /// The entry whose undoing was begun, and of whose end nothing is known.
+    pub undoing: Option<EntryId>,
     /// The handler that was started, and of whose end nothing is known.
     pub handling: Option<String>,
     /// What no release up to this one is applied beyond by itself.
@@ -119,12 +134,12 @@ impl History {
     /// Returns the entry that failed or was interrupted: there is one at most.
     pub fn stuck(&self) -> Option<&EntryId> {
         let is_stuck = |far: &Progress| matches!(far, Progress::Failed { .. } | Progress::Started { .. });
-        self.entries.iter().find(|(_, far)| is_stuck(far)).map(|(id, _)| id)
+        self.undoing.as_ref().or_else(|| self.entries.iter().find(|(_, far)| is_stuck(far)).map(|(id, _)| id))
     }
 
     /// Says whether nothing is to be done for an entry any more.
     pub fn is_over(&self, id: &EntryId) -> bool {
-        self.entry(id) == Some(&Progress::Over)
+        matches!(self.entry(id), Some(Progress::Over | Progress::Spared))
     }
 
     /// Takes the next line. One of an unknown kind is of a newer program, and then this one does not know where the host is.
@@ -165,17 +180,23 @@ impl History {
                 };
                 self.entries.insert(entry()?, progress);
             }
-            "spared" => drop(self.entries.insert(entry()?, Progress::Over)),
+            "spared" => drop(self.entries.insert(entry()?, Progress::Spared)),
             "decided" => {
                 let progress = match line.get("as") {
                     "rerun" => Progress::Again,
                     "skip" => {
                         self.n_skipped += 1;
-                        Progress::Over
+                        Progress::Spared
                     }
                     _ => Progress::Over,
                 };
-                self.entries.insert(entry()?, progress);
+                let id = entry()?;
+                match self.undoing.take_if(|undoing| *undoing == id) {
+                    // Of an undoing that was interrupted: it is to be begun again, or it is undone.
+                    Some(_) if progress == Progress::Again => (),
+                    Some(_) => drop(self.entries.remove(&id)),
+                    None => drop(self.entries.insert(id, progress)),
+                }
             }
             "handle" => self.handling = Some(line.get("handler").to_owned()),
             "handled" => {
@@ -194,16 +215,18 @@ impl History {
             }
             "hold" => self.hold = Some(line.get("at").to_owned()),
             "unhold" => self.hold = None,
+            "backing" => self.backing = Some(Backing { to: commit("to")?, content_only: line.get("content") == "only" }),
             "back" => {
                 self.applied = Some(commit("to")?);
-                self.pending = None;
-                for id in line.get("undone").split(',').filter(|id| !id.is_empty()) {
-                    self.entries.remove(&id.parse().map_err(|_| unknown("no entry"))?);
-                }
+                (self.pending, self.backing) = (None, None);
             }
-            "undone" => drop(self.entries.remove(&entry()?)),
+            "undo" => self.undoing = Some(entry()?),
+            "undone" => {
+                self.undoing = None;
+                self.entries.remove(&entry()?);
+            }
             "converged" => self.applied = Some(commit("commit")?),
-            "fixed" | "undo" => (),
+            "fixed" => (),
             _ => return Err(unknown("an unknown kind")),
         }
         Ok(())

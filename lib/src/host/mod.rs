@@ -3,6 +3,7 @@
 //! [`history`] is what its log says, [`plan`] what a commit would do, [`replay`] does it, [`run`] starts commands, [`origin`] records changes that are
 //! made here first.
 
+pub mod back;
 pub mod halt;
 pub mod history;
 pub mod origin;
@@ -10,7 +11,7 @@ pub mod plan;
 pub mod replay;
 pub mod run;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
@@ -123,4 +124,15 @@ fn machine(places: &Places) -> Result<String> {
     let id = durable::read_if_there(&path).context(|| format!("cannot read '{}'", path.display()))?.unwrap_or_default();
     let id = id.trim_ascii();
     Ok(if id.is_empty() { String::new() } else { blake3::hash(id).to_hex()[..16].to_owned() })
+}
+
+fn output_path(state: &Path, sequence: u64) -> PathBuf {
+    state.join("output").join(sequence.to_string())
+}
+
+/// Returns what the command said whose line in the log is `sequence`; nothing, if it said nothing.
+pub fn output(state: &Path, sequence: u64) -> Result<Vec<u8>> {
+    let path = output_path(state, sequence);
+    let said = durable::read_if_there(&path).context(|| format!("cannot read '{}'", path.display()))?;
+    Ok(said.unwrap_or_default())
 }

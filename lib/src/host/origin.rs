@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::Host;
 use super::halt::{Halt, Why};
 use super::history::{Model, Progress as Far};
-use super::plan::{journal_of, line_to, read_entry};
-use super::replay::{guarded, is_ok, job};
+use super::plan::{journal_of, line_to};
+use super::replay::{guarded, is_ok};
 use super::run::{Ground, Job, boot_id};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -213,59 +213,6 @@ impl Host<'_> {
         let paths: Vec<Vec<u8>> = changes.into_iter().map(|change| change.path).collect();
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
         exchange(self.repo, (from, to), &paths, &*self.repo.laying, how, progress).map(drop)
-    }
-
-    /// Undoes the entries that `commits` added to `base` and that ran here, the last one first.
-    ///
-    /// Where one cannot be undone, nothing is, and that is an error, unless only the content matters; then these are returned.
-    pub(super) fn undo(&mut self, base: Option<Oid>, commits: &[Oid], content_only: bool) -> Result<Vec<String>> {
-        let mut ran = Vec::new();
-        let mut last = base;
-        for commit in commits {
-            let tree = self.repo.objects.commit(commit)?.tree;
-            let old = match last {
-                Some(last) => journal_of(self.repo, self.repo.objects.commit(&last)?.tree)?,
-                None => Default::default(),
-            };
-            for (id, oid) in journal_of(self.repo, tree)?.into_iter().filter(|(id, _)| !old.contains_key(id)) {
-                ran.push((read_entry(self.repo, &oid, &id)?, id, tree));
-            }
-            last = Some(*commit);
-        }
-        let stuck: Vec<String> = ran
-            .iter()
-            .filter(|(entry, ..)| entry.undo.is_none() && entry.kind == EntryKind::Exec)
-            .map(|(entry, id, _)| format!("{id} {}", entry.shown()))
-            .collect();
-        if content_only {
-            return Ok(stuck);
-        }
-        if !stuck.is_empty() {
-            let message = format!(
-                "{} cannot be undone ({}); '--content-only' takes back the files and leaves what these commands did",
-                super::plan::entries(stuck.len()),
-                stuck.join("; ")
-            );
-            return Err(Error::new(Kind::Halted, message));
-        }
-        let ground = Ground::of(&self.repo.places);
-        for (entry, id, tree) in ran.into_iter().rev() {
-            let Some(undo) = &entry.undo else { continue };
-            let here = self.lay_inputs(tree, &id, &entry)?;
-            let sequence = self.note("undo", &[("entry", &id.to_string())])?;
-            let (ended, said) = ground.run(&job(&ground, &entry, undo, &id, &here))?;
-            self.keep_output(sequence, &said)?;
-            durable::remove_dir_all(&here)?;
-            if !is_ok(&entry, ended) {
-                let message = format!(
-                    "undoing entry {id} failed: {}; 'gdo log --output {sequence}' shows what it said; the same command tries again",
-                    ended.told()
-                );
-                return Err(Error::new(Kind::Halted, message));
-            }
-            self.note("undone", &[("entry", &id.to_string())])?;
-        }
-        Ok(Vec::new())
     }
 
     fn new_id(&self) -> Result<EntryId> {

@@ -37,6 +37,19 @@ impl<E: Into<Error>> From<E> for Stop {
     }
 }
 
+impl Stop {
+    /// Returns a halt as an error, for what is not a replay.
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::Error(error) => error,
+            Self::Halt(halt) => {
+                let details = halt.details.iter().map(|line| format!("; {line}")).collect::<String>();
+                Error::new(Kind::Halted, format!("{}{details}", halt.what))
+            }
+        }
+    }
+}
+
 impl From<Halt> for Stop {
     fn from(halt: Halt) -> Self {
         Self::Halt(halt)
@@ -146,56 +159,8 @@ impl CommitPlan {
     pub fn check(&self, repo: &Repo, yes_delete: usize) -> Step<()> {
         self.check_protected(repo)?;
         self.check_deletions(repo, yes_delete)?;
-        let writes = self.check_drift(repo)?;
+        let writes = check_drift(repo, (self.before, self.tree), &self.changes)?;
         self.check_room(repo, &writes)
-    }
-
-    /// Returns what would be written, if all of it is on the disk as before or as after.
-    fn check_drift(&self, repo: &Repo) -> Step<Vec<Vec<u8>>> {
-        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
-        let owned: Vec<Vec<u8>> =
-            self.changes.iter().filter(|change| change.what != What::Added).map(|change| change.path.clone()).collect();
-        let all: Vec<Vec<u8>> = self.changes.iter().map(|change| change.path.clone()).collect();
-        let look = |(from, to), paths: &[Vec<u8>]| -> Result<(HashMap<Vec<u8>, Action>, BTreeMap<Vec<u8>, String>)> {
-            let progress = Progress::default();
-            let found = exchange(repo, (from, to), paths, &*repo.laying, how, &progress)?;
-            let steps = found.steps.into_iter().map(|step| (step.path, step.action)).collect();
-            Ok((steps, progress.take_warnings().into_iter().map(|warning| (warning.path, warning.message)).collect()))
-        };
-        let (not_old, failed_old) = look((self.before, self.before), &owned)?;
-        let (not_new, failed_new) = look((self.before, self.tree), &all)?;
-        let (mut drift, mut collisions, mut writes) = (Vec::new(), Vec::new(), Vec::new());
-        for Change { path, what } in &self.changes {
-            let why = failed_new.get(path).or_else(|| failed_old.get(path));
-            let is_new = !not_new.contains_key(path) && why.is_none();
-            if is_new {
-                continue;
-            }
-            let is_old = match what {
-                What::Added => not_new.get(path) == Some(&Action::Create),
-                _ => !not_old.contains_key(path),
-            };
-            match (is_old && why.is_none(), what) {
-                (true, _) => writes.push(path.clone()),
-                (false, What::Added) => collisions.push(named(path, why)),
-                (false, _) => drift.push(named(path, why)),
-            }
-        }
-        if !drift.is_empty() {
-            let what = format!("{} differ from what was applied last, and this commit changes them", files(drift.len()));
-            let ways =
-                [("gdo diff PATH", "shows how"), ("gdo fix PATH", "brings back what was applied"), ("gdo up", "goes on then")];
-            return Err(Halt::new(Why::Drift, what, &ways).with(first(drift)).into());
-        }
-        if !collisions.is_empty() {
-            let what = format!("{} are in the place of new ones, and are not owned", files(collisions.len()));
-            let ways = [
-                ("mv PATH ELSEWHERE", "moves one out of the way"),
-                ("gdo up", "goes on then; a file that has the very content and metadata is taken over"),
-            ];
-            return Err(Halt::new(Why::Collision, what, &ways).with(first(collisions)).into());
-        }
-        Ok(writes)
     }
 
     fn check_protected(&self, repo: &Repo) -> Step<()> {
@@ -283,6 +248,53 @@ impl CommitPlan {
             .with(problems)
             .into())
     }
+}
+
+/// Returns what would be written, if all of it is on the disk as before or as after.
+pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Change]) -> Step<Vec<Vec<u8>>> {
+    let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
+    let owned: Vec<Vec<u8>> =
+        changes.iter().filter(|change| change.what != What::Added).map(|change| change.path.clone()).collect();
+    let all: Vec<Vec<u8>> = changes.iter().map(|change| change.path.clone()).collect();
+    let look = |(from, to), paths: &[Vec<u8>]| -> Result<(HashMap<Vec<u8>, Action>, BTreeMap<Vec<u8>, String>)> {
+        let progress = Progress::default();
+        let found = exchange(repo, (from, to), paths, &*repo.laying, how, &progress)?;
+        let steps = found.steps.into_iter().map(|step| (step.path, step.action)).collect();
+        Ok((steps, progress.take_warnings().into_iter().map(|warning| (warning.path, warning.message)).collect()))
+    };
+    let (not_old, failed_old) = look((before, before), &owned)?;
+    let (not_new, failed_new) = look((before, tree), &all)?;
+    let (mut drift, mut collisions, mut writes) = (Vec::new(), Vec::new(), Vec::new());
+    for Change { path, what } in changes {
+        let why = failed_new.get(path).or_else(|| failed_old.get(path));
+        let is_new = !not_new.contains_key(path) && why.is_none();
+        if is_new {
+            continue;
+        }
+        let is_old = match what {
+            What::Added => not_new.get(path) == Some(&Action::Create),
+            _ => !not_old.contains_key(path),
+        };
+        match (is_old && why.is_none(), what) {
+            (true, _) => writes.push(path.clone()),
+            (false, What::Added) => collisions.push(named(path, why)),
+            (false, _) => drift.push(named(path, why)),
+        }
+    }
+    if !drift.is_empty() {
+        let what = format!("{} differ from what was applied last, and this commit changes them", files(drift.len()));
+        let ways = [("gdo diff PATH", "shows how"), ("gdo fix PATH", "brings back what was applied"), ("gdo up", "goes on then")];
+        return Err(Halt::new(Why::Drift, what, &ways).with(first(drift)).into());
+    }
+    if !collisions.is_empty() {
+        let what = format!("{} are in the place of new ones, and are not owned", files(collisions.len()));
+        let ways = [
+            ("mv PATH ELSEWHERE", "moves one out of the way"),
+            ("gdo up", "goes on then; a file that has the very content and metadata is taken over"),
+        ];
+        return Err(Halt::new(Why::Collision, what, &ways).with(first(collisions)).into());
+    }
+    Ok(writes)
 }
 
 /// Returns the deepest directory on the way to `path` that is there, and its path.

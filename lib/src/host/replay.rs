@@ -58,6 +58,9 @@ pub struct Replayed {
 /// Applies the commits that lead to `target`.
 pub fn up(host: &mut Host<'_>, target: Oid, options: &UpOptions, progress: &Progress, tell: Tell<'_>) -> Result<Replayed> {
     wip::must_not_be(host.repo)?;
+    if let (Some(_), false) = (host.history.backing, options.dry_run) {
+        return Err(Error::new(Kind::Halted, "a rollback was interrupted; 'gdo rollback' goes on with it"));
+    }
     let head = host.repo.head()?;
     let Some(line) = line_to(host.repo, head, target)? else {
         let head = head.map(|head| head.to_string()).unwrap_or_default();
@@ -186,7 +189,7 @@ impl Replay<'_, '_> {
         let far = self.host.history.entry(id).cloned();
         let name = id.to_string();
         match far {
-            Some(Far::Over) => return Ok(()),
+            Some(Far::Over | Far::Spared) => return Ok(()),
             Some(Far::Started { boot, .. }) if entry.kind == EntryKind::Reboot => {
                 if boot != boot_id()? {
                     self.host.note("ran", &[("entry", &name), ("ok", "yes"), ("how", "another boot")])?;
@@ -424,31 +427,20 @@ impl Host<'_> {
         Ok((ended, sequence))
     }
 
-    fn output_path(&self, sequence: u64) -> PathBuf {
-        self.state().join("output").join(sequence.to_string())
-    }
-
     /// Keeps what a command said.
     pub(super) fn keep_output(&self, sequence: u64, said: &[u8]) -> Result<()> {
         if said.is_empty() {
             return Ok(());
         }
-        let path = self.output_path(sequence);
+        let path = super::output_path(&self.state(), sequence);
         durable::create_private_dir(path.parent().unwrap_or(&path))?;
         durable::empty_unsynced(&path)?;
         durable::append_unsynced(&path, said)
     }
 
-    /// Returns what the command said whose line is `sequence`.
-    pub fn output(&self, sequence: u64) -> Result<Vec<u8>> {
-        let path = self.output_path(sequence);
-        let said = durable::read_if_there(&path).context(|| format!("cannot read '{}'", path.display()))?;
-        Ok(said.unwrap_or_default())
-    }
-
     /// Returns the last lines that a command said.
     pub(super) fn last_words(&self, sequence: u64) -> Vec<String> {
-        let said = self.output(sequence).unwrap_or_default();
+        let said = super::output(&self.state(), sequence).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
         let lines: Vec<String> = said.lines().map(crate::child::told).collect();
         lines[lines.len().saturating_sub(5)..].to_vec()

@@ -1,0 +1,192 @@
+//! Ways back: this host takes an earlier commit of its type again, and is held there.
+
+use std::collections::BTreeMap;
+
+use super::Host;
+use super::history::{Model, Progress};
+use super::plan::{check_drift, entries, journal_of, line_to, read_entry};
+use super::replay::{is_ok, job};
+use super::run::Ground;
+use crate::durable;
+use crate::error::{Error, Kind, Reason, Result};
+use crate::git::Oid;
+use crate::journal::{Entry, EntryId, Kind as EntryKind};
+use crate::progress;
+use crate::repo::scan::Change;
+use crate::repo::{status, wip};
+
+/// What a rollback does, or would do.
+#[derive(Debug)]
+pub struct Back {
+    /// Where the host is.
+    pub from: Oid,
+    /// Where it goes.
+    pub to: Oid,
+    /// Entries that are undone, the last one first.
+    pub undone: Vec<EntryId>,
+    /// Entries that cannot be: what they did stays.
+    pub stuck: Vec<String>,
+    /// Files that differ between the two.
+    pub changes: Vec<Change>,
+}
+
+impl Host<'_> {
+    /// Returns the commit `n` commits before the one that is applied.
+    pub fn earlier(&self, n: u64) -> Result<Oid> {
+        let nothing = || Error::new(Kind::NotFound, "so many commits were not applied here; 'gdo log' shows those that were");
+        let mut at = self.repo.head()?.ok_or_else(nothing)?;
+        for _ in 0..n {
+            at = self.repo.objects.commit(&at)?.parents.first().copied().ok_or_else(nothing)?;
+        }
+        Ok(at)
+    }
+
+    /// Looks what a rollback to `to` would do; changes nothing.
+    pub fn plan_back(&self, to: Oid) -> Result<Back> {
+        let from = self.repo.head()?.ok_or_else(|| Error::new(Kind::NotFound, "nothing is applied here"))?;
+        let line = line_to(self.repo, Some(to), from)?;
+        let line = line.ok_or_else(|| {
+            Error::refused(Reason::Fork, format!("the first parents of what is applied here do not lead to commit {to}"))
+        })?;
+        let ran = self.ran_since(Some(to), &line)?;
+        let stuck = stuck(&ran);
+        let undone = ran.into_iter().rev().filter(|ran| ran.entry.undo.is_some()).map(|ran| ran.id).collect();
+        let trees = [from, to].map(|commit| self.repo.objects.commit(&commit).map(|data| data.tree));
+        let [old, new] = trees;
+        let changes = status::compare_work_trees(self.repo, old?, new?)?;
+        Ok(Back { from, to, undone, stuck, changes })
+    }
+
+    /// Takes the content of the commit `to`, which was applied before, again, after undoing what ran since; and holds this host there.
+    ///
+    /// Where something cannot be undone, nothing is done, unless only the content matters.
+    pub fn back(&mut self, to: Oid, content_only: bool, hold: Option<&str>, progress: &progress::Progress) -> Result<Back> {
+        wip::must_not_be(self.repo)?;
+        self.follow(Model::Congruent)?;
+        let plan = self.plan_back(to)?;
+        if plan.from == to {
+            return Err(Error::new(Kind::Usage, "this host is there already"));
+        }
+        let tree = |commit| self.repo.objects.commit(&commit).map(|data| data.tree);
+        let (old, new) = (tree(plan.from)?, tree(to)?);
+        if !plan.stuck.is_empty() && !content_only {
+            return Err(stuck_error(&plan.stuck));
+        }
+        // What a killed rollback did already is no obstacle.
+        if let Err(stop) = check_drift(self.repo, (old, new), &plan.changes) {
+            return Err(stop.into_error());
+        }
+        let line = line_to(self.repo, Some(to), plan.from)?.unwrap_or_default();
+        // First, so that nothing applies it anew, whatever happens from here on.
+        if let Some(at) = hold {
+            let by = self.call.by.clone();
+            self.note("hold", &[("at", at), ("by", &by)])?;
+        }
+        let content = if content_only { "only" } else { "and-commands" };
+        self.note("backing", &[("to", &to.to_string()), ("content", content)])?;
+        self.undo(Some(to), &line, content_only)?;
+        self.lay_back(old, new, progress)?;
+        self.move_to(to, old, new, Some(plan.from))?;
+        self.note("back", &[("from", &plan.from.to_string()), ("to", &to.to_string())])?;
+        status::refresh(self.repo, progress)?;
+        Ok(plan)
+    }
+
+    /// Undoes the entries that `commits` added to `base` and that ran here, the last one first; returns those that cannot be.
+    ///
+    /// Where there is one of those, nothing is done, and that is an error, unless only the content matters: then no command runs.
+    pub(super) fn undo(&mut self, base: Option<Oid>, commits: &[Oid], content_only: bool) -> Result<Vec<String>> {
+        if let Some(id) = &self.history().undoing {
+            let message = format!(
+                "the undoing of entry {id} was interrupted, and nobody knows how far it came; 'gdo resume --done' takes it for undone, 'gdo resume \
+                 --rerun' undoes it again"
+            );
+            return Err(Error::new(Kind::Halted, message));
+        }
+        let ran = self.ran_since(base, commits)?;
+        let stuck = stuck(&ran);
+        if content_only {
+            return Ok(stuck);
+        }
+        if !stuck.is_empty() {
+            return Err(stuck_error(&stuck));
+        }
+        let ground = Ground::of(&self.repo.places);
+        for Ran { entry, id, tree } in ran.into_iter().rev() {
+            let Some(undo) = &entry.undo else { continue };
+            let here = self.lay_inputs(tree, &id, &entry)?;
+            let sequence = self.note("undo", &[("entry", &id.to_string())])?;
+            let (ended, said) = ground.run(&job(&ground, &entry, undo, &id, &here))?;
+            self.keep_output(sequence, &said)?;
+            durable::remove_dir_all(&here)?;
+            if !is_ok(&entry, ended) {
+                let message = format!(
+                    "undoing entry {id} failed: {}; 'gdo log --output {sequence}' shows what it said, 'gdo resume --rerun' tries again, 'gdo resume \
+                     --done' takes it for undone",
+                    ended.told()
+                );
+                return Err(Error::new(Kind::Halted, message));
+            }
+            self.note("undone", &[("entry", &id.to_string())])?;
+        }
+        Ok(Vec::new())
+    }
+
+    /// Returns the entries that `commits` added to `base` and whose commands ran here, in that order.
+    fn ran_since(&self, base: Option<Oid>, commits: &[Oid]) -> Result<Vec<Ran>> {
+        let mut ran = Vec::new();
+        let mut old = match base {
+            Some(base) => journal_of(self.repo, self.repo.objects.commit(&base)?.tree)?,
+            None => BTreeMap::new(),
+        };
+        for commit in commits {
+            let tree = self.repo.objects.commit(commit)?.tree;
+            let new = journal_of(self.repo, tree)?;
+            for (id, oid) in new.iter().filter(|(id, _)| !old.contains_key(*id)) {
+                if self.history().entry(id) == Some(&Progress::Over) {
+                    ran.push(Ran { entry: read_entry(self.repo, oid, id)?, id: id.clone(), tree });
+                }
+            }
+            old = new;
+        }
+        Ok(ran)
+    }
+
+    /// Lets no release up to `at` be applied by itself.
+    pub fn hold(&mut self, at: &str) -> Result<()> {
+        let by = self.call.by.clone();
+        self.note("hold", &[("at", at), ("by", &by)]).map(drop)
+    }
+
+    /// Lifts that.
+    pub fn unhold(&mut self) -> Result<()> {
+        if self.history().hold.is_none() {
+            return Err(Error::new(Kind::NotFound, "this host is not held"));
+        }
+        let by = self.call.by.clone();
+        self.note("unhold", &[("by", &by)]).map(drop)
+    }
+}
+
+/// An entry whose command ran here.
+struct Ran {
+    entry: Entry,
+    id: EntryId,
+    /// The tree that has its inputs.
+    tree: Oid,
+}
+
+/// Names the commands that cannot be undone.
+fn stuck(ran: &[Ran]) -> Vec<String> {
+    let is_stuck = |ran: &&Ran| ran.entry.undo.is_none() && ran.entry.kind == EntryKind::Exec;
+    ran.iter().filter(is_stuck).map(|ran| format!("{} {}", ran.id, ran.entry.shown())).collect()
+}
+
+fn stuck_error(stuck: &[String]) -> Error {
+    let message = format!(
+        "{} cannot be undone ({}); '--content-only' takes back the files and leaves what these commands did",
+        entries(stuck.len()),
+        stuck.join("; ")
+    );
+    Error::new(Kind::Halted, message)
+}
