@@ -182,8 +182,11 @@ pub fn run_resume(ui: &mut Ui, global: &GlobalArgs, args: &ResumeArgs) -> Result
 
 /// Goes on with the commit that is half applied, and what follows it.
 fn go_on(ui: &mut Ui, host: &mut Host<'_>, may_reboot: bool) -> Result<()> {
-    let Some(pending) = host.history().pending else { return Ok(()) };
-    let target = target(host, None).unwrap_or(pending.commit);
+    if let Some(backing) = host.history().backing {
+        ui.note(format_args!("a rollback to commit {} was interrupted; 'gdo rollback' goes on with it", backing.to))?;
+    }
+    let Some(pending) = &host.history().pending else { return Ok(()) };
+    let target = pending.target;
     let options = UpOptions { may_reboot, ..UpOptions::default() };
     replay(ui, host, target, &options)
 }

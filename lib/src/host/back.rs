@@ -33,6 +33,7 @@ pub struct Back {
 impl Host<'_> {
     /// Returns the commit `n` commits before the one that is applied.
     pub fn earlier(&self, n: u64) -> Result<Oid> {
+        wip::must_not_be(self.repo)?;
         let nothing = || Error::new(Kind::NotFound, "so many commits were not applied here; 'gdo log' shows those that were");
         let mut at = self.repo.head()?.ok_or_else(nothing)?;
         for _ in 0..n {

@@ -1,6 +1,6 @@
 //! What the log of a host says, taken together: what is applied, what is half done, what is owed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::error::{Error, Kind, Result};
 use crate::git::Oid;
@@ -37,10 +37,14 @@ pub struct Begun {
 }
 
 /// A commit that is being applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
     /// Which.
     pub commit: Oid,
+    /// Where the replay leads that came to it.
+    pub target: Oid,
+    /// Entries that were run, or found needless, since it was begun.
+    pub entries: HashSet<EntryId>,
     /// Whether its files are in place.
     pub has_content: bool,
 }
@@ -142,6 +146,10 @@ impl History {
         matches!(self.entry(id), Some(Progress::Over | Progress::Spared))
     }
 
+    fn belongs(&mut self, id: EntryId) {
+        self.pending.iter_mut().for_each(|pending| pending.entries.extend([id.clone()]));
+    }
+
     /// Takes the next line. One of an unknown kind is of a newer program, and then this one does not know where the host is.
     pub fn take(&mut self, line: &Line) -> Result<()> {
         let unknown = |what: &str| {
@@ -164,12 +172,14 @@ impl History {
                 self.begun = Some(Begun { model, kind, machine });
             }
             "intent" => {
-                self.pending = Some(Pending { commit: commit("commit")?, has_content: false });
+                let (commit, target) = (commit("commit")?, commit("to")?);
+                self.pending = Some(Pending { commit, target, entries: HashSet::new(), has_content: false });
                 self.owed.extend(line.get("handlers").split(',').filter(|name| !name.is_empty()).map(str::to_owned));
             }
-            "content" => self.pending = Some(Pending { commit: commit("commit")?, has_content: true }),
+            "content" => self.pending.iter_mut().for_each(|pending| pending.has_content = true),
             "run" => {
                 self.last_run = line.sequence;
+                self.belongs(entry()?);
                 let started = Progress::Started { boot: line.get("boot").to_owned(), sequence: line.sequence };
                 self.entries.insert(entry()?, started);
             }
@@ -180,12 +190,16 @@ impl History {
                 };
                 self.entries.insert(entry()?, progress);
             }
-            "spared" => drop(self.entries.insert(entry()?, Progress::Spared)),
+            "spared" => {
+                self.belongs(entry()?);
+                self.entries.insert(entry()?, Progress::Spared);
+            }
             "decided" => {
                 let progress = match line.get("as") {
                     "rerun" => Progress::Again,
                     "skip" => {
                         self.n_skipped += 1;
+                        self.belongs(entry()?);
                         Progress::Spared
                     }
                     _ => Progress::Over,

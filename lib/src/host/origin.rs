@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Host;
 use super::halt::{Halt, Why};
 use super::history::{Model, Progress as Far};
-use super::plan::{journal_of, line_to};
+use super::plan::{journal_of, line_to, parents};
 use super::replay::{guarded, is_ok};
 use super::run::{Ground, Job, boot_id};
 use crate::durable;
@@ -211,6 +211,7 @@ impl Host<'_> {
     pub(super) fn lay_back(&self, from: Oid, to: Oid, progress: &Progress) -> Result<()> {
         let changes = status::compare_work_trees(self.repo, from, to)?;
         let paths: Vec<Vec<u8>> = changes.into_iter().map(|change| change.path).collect();
+        let paths = [parents(self.repo, (from, to), &paths)?, paths].concat();
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
         exchange(self.repo, (from, to), &paths, &*self.repo.laying, how, progress).map(drop)
     }

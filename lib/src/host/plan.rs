@@ -91,8 +91,11 @@ impl CommitPlan {
         };
         let attributes = attributes_of(repo, tree)?;
         let entries = new_entries(repo, last, before, commit, tree)?;
+        // An entry that ran before this commit was begun came by another one, and does nothing for this one's files.
+        let pending = history.pending.as_ref().filter(|pending| pending.commit == commit);
+        let is_here = |id: &EntryId| !history.is_over(id) || pending.is_some_and(|pending| pending.entries.contains(id));
         let effects: BTreeSet<Vec<u8>> =
-            entries.iter().filter(|(id, _)| !history.is_over(id)).flat_map(|(_, entry)| entry.effects.iter().cloned()).collect();
+            entries.iter().filter(|(id, _)| is_here(id)).flat_map(|(_, entry)| entry.effects.iter().cloned()).collect();
         let mut look = Look::new(repo, tree)?;
         let mut changes = Vec::new();
         let (mut handlers, mut dirs) = (BTreeSet::new(), BTreeSet::new());
@@ -122,20 +125,6 @@ impl CommitPlan {
     /// Returns the paths that are laid down, without those that entries make.
     pub fn laid(&self) -> Vec<Vec<u8>> {
         self.changes.iter().map(|change| &change.path).filter(|path| !self.effects.contains(*path)).cloned().collect()
-    }
-
-    /// Returns the directories that hold what is laid down, owned before and after, and not laid down themselves.
-    pub fn parents(&self, repo: &Repo) -> Result<Vec<Vec<u8>>> {
-        let laid: BTreeSet<Vec<u8>> = self.laid().into_iter().collect();
-        let parents: BTreeSet<Vec<u8>> = laid.iter().filter(|path| !path.is_empty()).map(|path| split(path).0.to_vec()).collect();
-        let (mut before, mut after) = (Look::new(repo, self.before)?, Look::new(repo, self.tree)?);
-        let mut found = Vec::new();
-        for path in parents.into_iter().filter(|path| !laid.contains(path)) {
-            if before.kind(&path)? == Some(FileKind::Dir) && after.kind(&path)? == Some(FileKind::Dir) {
-                found.push(path);
-            }
-        }
-        Ok(found)
     }
 
     /// Returns the paths that entries make; those whose content is made from other files are not compared.
@@ -248,6 +237,23 @@ impl CommitPlan {
             .with(problems)
             .into())
     }
+}
+
+/// Returns the owned directories in which the names of `laid` change, and whose times do so with them, if they are as recorded otherwise.
+pub(super) fn parents(repo: &Repo, (before, tree): (Oid, Oid), laid: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
+    let laid: BTreeSet<&[u8]> = laid.iter().map(Vec::as_slice).collect();
+    let above: BTreeSet<&[u8]> = laid.iter().filter(|path| !path.is_empty()).map(|path| split(path).0).collect();
+    let (mut old, mut new) = (Look::new(repo, before)?, Look::new(repo, tree)?);
+    let mut found = Vec::new();
+    for path in above.into_iter().filter(|path| !laid.contains(path)) {
+        if old.kind(path)? == Some(FileKind::Dir) && new.kind(path)? == Some(FileKind::Dir) {
+            found.push(path.to_vec());
+        }
+    }
+    let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
+    let differ = exchange(repo, (tree, tree), &found, &*repo.laying, how, &Progress::default())?.steps;
+    found.retain(|path| !differ.iter().any(|step| step.path == *path));
+    Ok(found)
 }
 
 /// Returns what would be written, if all of it is on the disk as before or as after.

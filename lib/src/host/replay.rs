@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::Host;
 use super::halt::{Halt, Why};
-use super::history::{Pending, Progress as Far};
-use super::plan::{CommitPlan, Step, Stop, files, first, line_to, read_handler};
+use super::history::Progress as Far;
+use super::plan::{CommitPlan, Step, Stop, check_drift, files, first, line_to, parents, read_handler};
 use super::run::{Ended, Ground, Job, boot_id};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Reason, Result};
@@ -70,14 +70,14 @@ pub fn up(host: &mut Host<'_>, target: Oid, options: &UpOptions, progress: &Prog
         );
         return Err(Error::refused(Reason::Fork, message));
     };
-    let mut replay = Replay { ground: Ground::of(&host.repo.places), host, options, progress, tell };
+    let mut replay = Replay { ground: Ground::of(&host.repo.places), target, host, options, progress, tell };
     let mut replayed = Replayed::default();
     match replay.all(head, &line, &mut replayed.applied) {
         Ok(()) => (),
         Err(Stop::Error(error)) => return Err(error),
         Err(Stop::Halt(halt)) => {
             if !options.dry_run {
-                let at = replay.host.history.pending.map(|pending| pending.commit.to_string()).unwrap_or_default();
+                let at = replay.host.history.pending.as_ref().map(|pending| pending.commit.to_string()).unwrap_or_default();
                 replay.host.note("halt", &[("why", halt.why.id()), ("commit", &at), ("what", &halt.what)])?;
             }
             replayed.halt = Some(halt);
@@ -89,6 +89,7 @@ pub fn up(host: &mut Host<'_>, target: Oid, options: &UpOptions, progress: &Prog
 struct Replay<'a, 'h> {
     host: &'a mut Host<'h>,
     ground: Ground,
+    target: Oid,
     options: &'a UpOptions,
     progress: &'a Progress,
     tell: Tell<'a>,
@@ -126,16 +127,19 @@ impl Replay<'_, '_> {
     }
 
     fn commit(&mut self, plan: &CommitPlan, last: Option<Oid>) -> Step<()> {
-        let pending = self.host.history.pending.filter(|pending| pending.commit == plan.commit);
+        let pending = self.host.history.pending.clone().filter(|pending| pending.commit == plan.commit);
         if pending.is_none() {
             // Nothing of an entry is written before the files can be.
             plan.check(self.host.repo, self.options.yes_delete)?;
             (self.tell)(Event::Commit(plan))?;
             let handlers: Vec<&str> = plan.handlers.iter().map(String::as_str).collect();
-            self.host.note("intent", &[("commit", &plan.commit.to_string()), ("handlers", &handlers.join(","))])?;
+            self.host.note(
+                "intent",
+                &[("commit", &plan.commit.to_string()), ("to", &self.target.to_string()), ("handlers", &handlers.join(","))],
+            )?;
         }
         self.entries(plan, When::Before)?;
-        if !pending.is_some_and(|Pending { has_content, .. }| has_content) {
+        if !pending.as_ref().is_some_and(|pending| pending.has_content) {
             if pending.is_some() {
                 plan.check(self.host.repo, self.options.yes_delete)?;
             }
@@ -152,7 +156,8 @@ impl Replay<'_, '_> {
 
     fn content(&mut self, plan: &CommitPlan) -> Step<()> {
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
-        let paths = [plan.laid(), self.parents(plan)?].concat();
+        let laid = plan.laid();
+        let paths = [parents(self.host.repo, (plan.before, plan.tree), &laid)?, laid].concat();
         exchange(self.host.repo, (plan.before, plan.tree), &paths, &*self.host.repo.laying, how, self.progress).map_err(
             |error| match error.kind() {
                 Kind::Halted => {
@@ -167,15 +172,6 @@ impl Replay<'_, '_> {
         )?;
         self.host.note("content", &[("commit", &plan.commit.to_string())])?;
         Ok(())
-    }
-
-    /// Returns the owned directories in which names change, and whose times do so with them, if they are as recorded otherwise.
-    fn parents(&self, plan: &CommitPlan) -> Result<Vec<Vec<u8>>> {
-        let parents = plan.parents(self.host.repo)?;
-        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
-        let found =
-            exchange(self.host.repo, (plan.tree, plan.tree), &parents, &*self.host.repo.laying, how, &Progress::default())?;
-        Ok(parents.into_iter().filter(|path| !found.steps.iter().any(|step| step.path == *path)).collect())
     }
 
     fn entries(&mut self, plan: &CommitPlan, when: When) -> Step<()> {
@@ -251,11 +247,18 @@ impl Replay<'_, '_> {
 
     /// Compares what entries made with the commit, and sets its times.
     fn effects(&mut self, plan: &CommitPlan) -> Step<()> {
-        let made = plan.made();
+        let both = (plan.before, plan.tree);
+        // What no command was run for is laid down after all.
+        let (spared, made): (Vec<_>, Vec<_>) = plan.made().into_iter().partition(|path| self.is_spared(plan, path));
+        let changes: Vec<_> = plan.changes.iter().filter(|change| spared.contains(&change.path)).cloned().collect();
+        check_drift(self.host.repo, both, &changes)?;
+        let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
+        if !spared.is_empty() {
+            exchange(self.host.repo, both, &spared, &*self.host.repo.laying, how, self.progress)?;
+        }
         if made.is_empty() {
             return Ok(());
         }
-        let both = (plan.before, plan.tree);
         let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
         let found = exchange(self.host.repo, both, &made, &*self.host.repo.laying, how, &Progress::default())?;
         if !found.steps.is_empty() {
@@ -271,6 +274,12 @@ impl Replay<'_, '_> {
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
         exchange(self.host.repo, both, &made, &*self.host.repo.laying, how, self.progress)?;
         Ok(())
+    }
+
+    /// Says whether all commands that would make `path` were needless or left out.
+    fn is_spared(&self, plan: &CommitPlan, path: &Vec<u8>) -> bool {
+        let mut makers = plan.entries.iter().filter(|(_, entry)| entry.effects.contains(path));
+        makers.all(|(id, _)| self.host.history.entry(id) == Some(&Far::Spared))
     }
 
     /// Runs what is owed; an owed handler that a tree does not have any more is owed to nobody.
@@ -396,7 +405,7 @@ impl Host<'_> {
     /// Adds what a run that was killed just before its end did not write: HEAD is where the pending commit is.
     fn repair_head(&mut self, head: Option<Oid>) -> Result<()> {
         self.follow(super::Model::Congruent)?;
-        match (self.history.pending, head) {
+        match (&self.history.pending, head) {
             (Some(pending), Some(head)) if pending.commit == head => {
                 self.note("done", &[("commit", &head.to_string())])?;
                 Ok(())

@@ -1,0 +1,443 @@
+//! Changes that are made on one host and replayed on another: in order, once, whole, and halted where something is in the way.
+
+mod common;
+
+use common::{Run, World};
+
+/// Where a change is made first, and where it is replayed.
+struct Pair {
+    origin: World,
+    target: World,
+}
+
+impl Pair {
+    /// Makes both, the origin with a file `conf` in its first commit, and the target at it.
+    fn new() -> Self {
+        let pair = Self { origin: World::new(), target: World::new() };
+        pair.origin.write("etc/conf", "old\n");
+        pair.origin.write("etc/other", "other\n");
+        pair.origin.snapshot();
+        pair.send();
+        pair.up(0);
+        pair
+    }
+
+    /// Brings the origin's branch to the target.
+    fn send(&self) {
+        let from = self.origin.path(".git");
+        self.target.sh(&format!("git -C .git fetch -q '{}' +refs/heads/main:refs/remotes/o/main", from.display()));
+    }
+
+    /// Checks in what was done at the origin, and brings it over.
+    fn release(&self) {
+        self.origin.ok(&["ci"]);
+        self.send();
+    }
+
+    /// Replays, and expects this exit code.
+    fn up(&self, code: i32) -> Run {
+        self.run(&["up", "--offline", "--to", "o/main"], code)
+    }
+
+    fn run(&self, args: &[&str], code: i32) -> Run {
+        let run = self.target.gdo(args);
+        assert_eq!(run.code, code, "{args:?}: {}{}", run.out, run.err);
+        run
+    }
+
+    /// Adds a command at the origin.
+    fn exec(&self, args: &[&str]) {
+        self.origin.ok(&[&["exec"], args].concat());
+    }
+
+    /// Returns what a command wrote beside the target's tree.
+    fn note(&self, name: &str) -> String {
+        std::fs::read_to_string(self.target.path("../").join(name)).unwrap_or_default()
+    }
+}
+
+/// Appends a line to a file beside the tree, which nobody owns.
+fn echo(word: &str) -> [&str; 4] {
+    let script = match word {
+        "a" => "echo a >> ../ran",
+        "b" => "echo b >> ../ran",
+        _ => "echo c >> ../ran",
+    };
+    ["--", "sh", "-c", script]
+}
+
+#[test]
+fn files_and_commands_come_in_order_and_once() {
+    let pair = Pair::new();
+    pair.origin.write("etc/conf", "new\n");
+    pair.origin.ok(&["snap", "etc/conf"]);
+    pair.exec(&["--", "sh", "-c", "cat etc/conf >> ../ran; echo made > made"]);
+    std::fs::remove_file(pair.origin.path("etc/other")).unwrap();
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    let planned = pair.run(&["up", "-n", "--offline", "--to", "o/main"], 0);
+    assert!(planned.out.contains("would apply 3 commits") && planned.out.contains("M etc/conf"), "{}", planned.out);
+    assert_eq!((pair.target.read("etc/conf"), pair.note("ran")), ("old\n".into(), String::new()));
+    for _ in 0..3 {
+        pair.up(0);
+        assert_eq!((pair.target.read("etc/conf"), pair.note("ran")), ("new\n".into(), "new\n".into()));
+        assert!(pair.target.exists("made") && !pair.target.exists("etc/other"));
+        assert!(pair.target.ok(&["status"]).contains("nothing differs"), "{}", pair.target.ok(&["status"]));
+    }
+    let trees = [&pair.origin, &pair.target].map(|world| world.ok(&["git", "rev-parse", "HEAD"]));
+    assert_eq!(trees[0], trees[1]);
+}
+
+#[test]
+fn what_fails_halts_and_is_tried_again_in_its_place() {
+    let pair = Pair::new();
+    pair.origin.sh("touch ../ok");
+    pair.exec(&echo("a"));
+    pair.exec(&["--", "sh", "-c", "echo complaint; test -e ../ok"]);
+    pair.exec(&echo("b"));
+    pair.release();
+    let halted = pair.up(12);
+    assert!(halted.err.contains("command-failed") && halted.err.contains("complaint"), "{}", halted.err);
+    assert!(halted.err.contains("gdo resume") && halted.err.contains("gdo skip"), "{}", halted.err);
+    // A timer that calls it again runs nothing.
+    pair.up(12);
+    assert_eq!(pair.note("ran"), "a\n");
+    let number = pair
+        .run(&["log", "--host"], 0)
+        .out
+        .lines()
+        .find(|line| line.contains(" run "))
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .to_owned();
+    assert_eq!(pair.run(&["log", "--output", &number], 0).out, "complaint\n");
+    pair.run(&["resume"], 12);
+    pair.target.sh("touch ../ok");
+    pair.run(&["resume"], 0);
+    assert_eq!(pair.note("ran"), "a\nb\n");
+    pair.up(0);
+    assert_eq!(pair.note("ran"), "a\nb\n");
+}
+
+#[test]
+fn a_skipped_command_is_remembered() {
+    let pair = Pair::new();
+    pair.origin.sh("touch ../ok");
+    pair.exec(&["--", "test", "-e", "../ok"]);
+    pair.exec(&echo("b"));
+    pair.release();
+    let halted = pair.up(12);
+    let skip = halted.err.lines().find(|line| line.contains("gdo skip")).unwrap();
+    let id = skip.split_whitespace().nth(2).unwrap();
+    pair.run(&["skip", id, "--reason", "no such thing here"], 0);
+    assert_eq!(pair.note("ran"), "b\n");
+    assert!(pair.run(&["log", "--host"], 0).out.contains("as=skip"));
+}
+
+#[test]
+fn a_command_that_was_cut_off_is_not_run_again_by_itself() {
+    let pair = Pair::new();
+    pair.exec(&["--", "sh", "-c", "echo x >> ../ran; test ! -e ../kill || kill -9 $PPID"]);
+    pair.exec(&echo("b"));
+    pair.release();
+    pair.target.sh("touch ../kill; gdo up --offline --to o/main || test $? = 137");
+    assert_eq!(pair.note("ran"), "x\n");
+    let halted = pair.up(12);
+    assert!(halted.err.contains("command-unknown") && halted.err.contains("--rerun"), "{}", halted.err);
+    pair.up(12);
+    assert_eq!(pair.note("ran"), "x\n");
+    assert_eq!(pair.target.gdo(&["resume"]).code, 2, "it must be said which");
+    pair.run(&["resume", "--done"], 0);
+    assert_eq!(pair.note("ran"), "x\nb\n");
+
+    let pair = Pair::new();
+    pair.exec(&["--idempotent", "--", "sh", "-c", "echo x >> ../ran; test ! -e ../kill || { rm ../kill; kill -9 $PPID; }"]);
+    pair.release();
+    pair.target.sh("touch ../kill; gdo up --offline --to o/main || test $? = 137");
+    pair.up(0);
+    assert_eq!(pair.note("ran"), "x\nx\n", "one that says so may be run again");
+}
+
+#[test]
+fn a_guard_decides_after_an_interruption_and_before() {
+    let pair = Pair::new();
+    pair.exec(&[
+        "--creates",
+        "/made-it",
+        "--",
+        "sh",
+        "-c",
+        "echo x >> ../ran; touch made-it; test ! -e ../kill || kill -9 $PPID",
+    ]);
+    pair.release();
+    pair.target.sh("touch ../kill; gdo up --offline --to o/main || test $? = 137");
+    pair.up(0);
+    assert_eq!(pair.note("ran"), "x\n");
+    pair.exec(&[&["--unless", "test -e ../have"], &echo("b")[..]].concat());
+    pair.release();
+    pair.target.sh("touch ../have");
+    let run = pair.up(0);
+    assert!(run.out.contains("not needed"), "{}", run.out);
+    assert_eq!(pair.note("ran"), "x\n");
+}
+
+#[test]
+fn a_reboot_is_waited_for() {
+    let pair = Pair::new();
+    pair.exec(&echo("a"));
+    pair.origin.ok(&["reboot", "--later"]);
+    assert_eq!(pair.origin.gdo(&["ci"]).code, 13, "the origin waits, too");
+    pair.origin.ok(&["resume", "--done"]);
+    pair.exec(&echo("b"));
+    pair.release();
+    for _ in 0..3 {
+        let halted = pair.up(13);
+        assert!(halted.err.contains("gdo up -r"), "{}", halted.err);
+        assert_eq!(pair.note("ran"), "a\n");
+    }
+    // Not the running system: nobody starts it anew for us.
+    pair.run(&["up", "-r", "--offline", "--to", "o/main"], 13);
+    pair.up(13);
+    let boot = pair.target.path("../boot");
+    std::fs::write(&boot, "00000000-0000-4000-8000-000000000000\n").unwrap();
+    let script = "mount --bind ../boot /proc/sys/kernel/random/boot_id; exec gdo up --offline --to o/main";
+    pair.target.sh(&format!("unshare -m sh -ec '{script}'"));
+    assert_eq!(pair.note("ran"), "a\nb\n");
+}
+
+#[test]
+fn drift_halts_before_anything_is_written() {
+    let pair = Pair::new();
+    pair.origin.write("etc/conf", "new\n");
+    pair.origin.write("etc/fresh", "fresh\n");
+    pair.origin.ok(&["snap", "etc"]);
+    pair.release();
+    pair.target.write("etc/conf", "hacked\n");
+    let halted = pair.up(12);
+    assert!(halted.err.contains("drift") && halted.err.contains("'etc/conf'"), "{}", halted.err);
+    assert!(!pair.target.exists("etc/fresh"));
+    pair.target.write("etc/conf", "old\n");
+    // Only its time differs now, and that is no drift.
+    pair.up(0);
+    assert_eq!(pair.target.read("etc/conf"), "new\n");
+    pair.target.write("etc/fresh", "");
+    assert!(pair.target.ok(&["status"]).contains("M etc/fresh"));
+}
+
+#[test]
+fn what_is_not_ours_stays_and_is_no_drift() {
+    let pair = Pair::new();
+    pair.origin.write("etc/fresh", "fresh\n");
+    pair.origin.write("etc/same", "same\n");
+    pair.origin.sh("chmod 600 etc/same");
+    pair.origin.ok(&["snap", "etc"]);
+    pair.release();
+    pair.target.write("etc/fresh", "mine\n");
+    pair.target.write("etc/same", "same\n");
+    pair.target.sh("chmod 600 etc/same");
+    let halted = pair.up(12);
+    assert!(halted.err.contains("collision") && halted.err.contains("'etc/fresh'"), "{}", halted.err);
+    assert!(!halted.err.contains("etc/same"), "it has the very content: {}", halted.err);
+    assert_eq!(pair.target.read("etc/fresh"), "mine\n");
+    std::fs::remove_file(pair.target.path("etc/fresh")).unwrap();
+    pair.up(0);
+    // A directory that goes leaves what is not owned in it.
+    std::fs::remove_dir_all(pair.origin.path("etc")).unwrap();
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    pair.target.ok(&["rm", "--cached", "-q", "etc/other"]);
+    pair.target.ok(&["restore", "-q"]);
+}
+
+#[test]
+fn a_command_that_makes_something_else_halts() {
+    let pair = Pair::new();
+    pair.origin.sh("echo 1 > ../who");
+    pair.target.sh("echo 2 > ../who");
+    pair.exec(&["--", "sh", "-c", "cp ../who etc/conf"]);
+    pair.release();
+    let halted = pair.up(12);
+    assert!(halted.err.contains("effect") && halted.err.contains("'etc/conf'"), "{}", halted.err);
+    // The same again is the same: the command is not run once more, and nothing is hidden.
+    pair.up(12);
+    pair.target.write("etc/conf", "1\n");
+    pair.up(0);
+    assert!(pair.target.ok(&["status"]).contains("nothing differs"), "{}", pair.target.ok(&["status"]));
+}
+
+#[test]
+fn handlers_are_owed_until_they_succeed() {
+    let pair = Pair::new();
+    pair.origin.ok(&["handler", "reload", "--", "sh", "-c", "echo reload >> ../ran; test ! -e ../bad"]);
+    pair.origin.ok(&["attributes", "etc/conf", "handler=reload"]);
+    pair.origin.sh("touch ../ok");
+    pair.exec(&["--", "sh", "-c", "echo new > etc/conf; test -e ../ok"]);
+    pair.release();
+    pair.up(12);
+    assert_eq!((pair.target.read("etc/conf"), pair.note("ran")), ("new\n".into(), String::new()), "the command failed first");
+    pair.target.sh("touch ../ok ../bad");
+    let halted = pair.run(&["resume"], 12);
+    assert!(halted.err.contains("handler"), "{}", halted.err);
+    pair.target.sh("rm ../bad ../ran");
+    pair.up(0);
+    pair.up(0);
+    assert_eq!(pair.note("ran"), "reload\n", "though the file was in place already, and not twice");
+
+    // Killed before its end is known: it is run again.
+    pair.origin.write("etc/conf", "newer\n");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    pair.target.sh("rm ../ran");
+    let handler = "echo reload >> ../ran; test ! -e ../kill || { rm ../kill; kill -9 $PPID; }";
+    pair.origin.ok(&["handler", "reload", "--", "sh", "-c", handler]);
+    pair.origin.write("etc/conf", "newest\n");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    pair.target.sh("touch ../kill; gdo up --offline --to o/main || test $? = 137");
+    pair.up(0);
+    assert_eq!(pair.note("ran"), "reload\nreload\nreload\n");
+}
+
+#[test]
+fn protected_files_and_many_deletions_need_a_word() {
+    let pair = Pair::new();
+    pair.origin.ok(&["attributes", "etc/conf", "protect"]);
+    std::fs::remove_file(pair.origin.path("etc/conf")).unwrap();
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    let halted = pair.up(12);
+    assert!(halted.err.contains("protected") && halted.err.contains("'etc/conf'"), "{}", halted.err);
+    assert!(pair.target.exists("etc/conf"));
+
+    let pair = Pair::new();
+    pair.origin.sh("mkdir many; for n in $(seq 80); do echo $n > many/$n; done");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    pair.up(0);
+    pair.origin.sh("rm -r many");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    let halted = pair.up(12);
+    assert!(halted.err.contains("--yes-delete 81"), "{}", halted.err);
+    assert!(pair.target.exists("many/80"));
+    pair.run(&["up", "--offline", "--to", "o/main", "--yes-delete", "81"], 0);
+    assert!(!pair.target.exists("many"));
+}
+
+#[test]
+fn what_does_not_fit_is_not_begun() {
+    let pair = Pair::new();
+    pair.origin.sh("mkdir boot; head -c 3000000 /dev/urandom > boot/kernel; echo x > etc/first");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    let script = "mkdir -p boot; mount -t tmpfs -o size=1m,mode=755 none boot; gdo up --offline --to o/main; test $? = 12; test ! -e etc/first; ls -A boot | wc -l";
+    let said = pair.target.sh(&format!("unshare -m sh -c '{script}' 2>&1"));
+    assert!(said.contains("'boot'") && said.contains("are needed") && said.trim().ends_with('0'), "{said}");
+    pair.target.sh("rmdir boot");
+    pair.up(0);
+}
+
+#[test]
+fn work_in_progress_is_taken_back_or_checked_in() {
+    let pair = Pair::new();
+    let origin = &pair.origin;
+    origin.write("etc/conf", "new\n");
+    origin.ok(&["snap"]);
+    origin.ok(&["exec", "--undo", "sh -c echo undone >> ../ran", "--", "sh", "-c", "echo a >> ../ran; echo m > made"]);
+    for refused in [&["commit", "-m", "x"][..], &["snapshot"], &["up", "--offline", "--to", "main"], &["rollback"]] {
+        let run = origin.gdo(refused);
+        assert!(run.code == 10 && run.err.contains("gdo ci"), "{refused:?}: {} {}", run.code, run.err);
+    }
+    origin.ok(&["abort"]);
+    assert_eq!(
+        (origin.read("etc/conf"), origin.read("../ran"), origin.exists("made")),
+        ("old\n".into(), "a\nundone\n".into(), false)
+    );
+    assert!(origin.ok(&["status"]).contains("nothing differs"), "{}", origin.ok(&["status"]));
+    assert_eq!(origin.gdo(&["abort"]).code, 9);
+    origin.ok(&["exec", "--", "sh", "-c", "echo m > made"]);
+    let refused = origin.gdo(&["abort"]);
+    assert!(refused.code == 12 && refused.err.contains("--content-only"), "{}", refused.err);
+    assert!(origin.exists("made"));
+    origin.ok(&["abort", "--content-only"]);
+    assert!(!origin.exists("made"));
+    assert_eq!(origin.gdo(&["ci"]).code, 9, "there is nothing left");
+
+    // A command that fails is not journalled, and one with drift before it is not begun.
+    assert_eq!(origin.gdo(&["exec", "--", "false"]).code, 12);
+    assert_eq!(origin.gdo(&["ci"]).code, 9);
+    origin.write("etc/conf", "drift\n");
+    assert_eq!(origin.gdo(&["exec", "--", "true"]).code, 10);
+}
+
+#[test]
+fn a_rollback_goes_back_exactly_and_holds() {
+    let pair = Pair::new();
+    for (word, undo) in [("a", true), ("b", true), ("c", false)] {
+        pair.origin.write("etc/conf", &format!("{word}\n"));
+        pair.origin.ok(&["snap"]);
+        let undo = if undo { vec!["--undo", "sh -c echo undo >> ../ran"] } else { vec![] };
+        pair.exec(&[&undo[..], &echo(word)].concat());
+    }
+    pair.release();
+    pair.up(0);
+    let planned = pair.run(&["rollback", "-n", "4"], 0);
+    assert!(planned.out.contains("cannot be undone") && planned.out.contains("undo 0"), "{}", planned.out);
+    let refused = pair.run(&["rollback", "4"], 12);
+    assert!(refused.err.contains("--content-only"), "{}", refused.err);
+    assert_eq!((pair.target.read("etc/conf"), pair.note("ran")), ("c\n".into(), "a\nb\nc\n".into()));
+    pair.run(&["rollback", "--content-only", "2"], 0);
+    assert_eq!((pair.target.read("etc/conf"), pair.note("ran")), ("b\n".into(), "a\nb\nc\n".into()));
+    pair.run(&["rollback", "2"], 0);
+    assert_eq!((pair.target.read("etc/conf"), pair.note("ran")), ("a\n".into(), "a\nb\nc\nundo\n".into()));
+    assert!(pair.target.ok(&["status"]).contains("nothing differs"), "{}", pair.target.ok(&["status"]));
+    // What was undone runs again, what was not does not.
+    pair.up(0);
+    assert_eq!((pair.target.read("etc/conf"), pair.note("ran")), ("c\n".into(), "a\nb\nc\nundo\nb\n".into()));
+}
+
+#[test]
+fn inputs_travel_with_their_command() {
+    let pair = Pair::new();
+    pair.origin.sh("head -c 300000 /dev/urandom > ../big; echo small > ../small");
+    pair.exec(&[
+        "--input",
+        "../big",
+        "--input",
+        "little=../small",
+        "--",
+        "sh",
+        "-c",
+        "cat \"$1/big\" \"$1/little\" | sha256sum > ../sum",
+        "sh",
+        "${in}",
+    ]);
+    pair.release();
+    let chunks = pair.origin.path(".git/devops/store");
+    pair.target.sh(&format!("cp -a '{}'/. .git/devops/store/", chunks.display()));
+    pair.up(0);
+    assert_eq!(pair.note("sum"), pair.origin.read("../sum"));
+    assert!(!pair.target.exists(".git/devops/state/in") || pair.target.sh("ls .git/devops/state/in").is_empty());
+}
+
+#[test]
+fn a_commit_made_by_hand_or_a_changed_entry_is_not_passed_over() {
+    let pair = Pair::new();
+    pair.exec(&echo("a"));
+    pair.release();
+    pair.up(0);
+    // An entry that is changed after the fact.
+    pair.origin.sh("git clone -q .git ../clone; cd ../clone; git config user.name x; git config user.email x@x; \
+         for f in .git-devops/journal/*; do sed -i s/timeout.*//g $f; echo 'timeout 5' >> $f; done; git commit -qam changed; \
+         git push -q origin HEAD:refs/heads/evil");
+    let from = pair.origin.path(".git");
+    pair.target.sh(&format!("git -C .git fetch -q '{}' +refs/heads/evil:refs/remotes/o/evil", from.display()));
+    let halted = pair.run(&["up", "--offline", "--to", "o/evil"], 12);
+    assert!(halted.err.contains("journal"), "{}", halted.err);
+    pair.target.write("etc/conf", "mine\n");
+    pair.target.snapshot();
+    let refused = pair.up(65);
+    assert!(refused.err.contains("fork"), "{}", refused.err);
+}
