@@ -3,8 +3,8 @@
 use git_devops::error::{Error, Kind, Result};
 use git_devops::git::Oid;
 use git_devops::host::replay::{self, Event, Replayed, UpOptions};
-use git_devops::host::{Host, plan};
-use git_devops::repo::{Repo, releases, remotes};
+use git_devops::host::{Host, plan, supply};
+use git_devops::repo::{Policy, Repo, releases, remotes};
 use serde_json::{Value, json};
 
 use super::fetch::{fetch_all, finish, repo_within_reach};
@@ -52,6 +52,9 @@ pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
         }
         host.unhold()?;
     }
+    if !args.offline && !args.dry_run {
+        get(ui, &host, target)?;
+    }
     let options = UpOptions { dry_run: args.dry_run, may_reboot: args.reboot, yes_delete: args.yes_delete };
     replay(ui, &mut host, target, &options)?;
     finish(&repo);
@@ -65,6 +68,25 @@ fn fetch(ui: &mut Ui, repo: &Repo) -> Result<()> {
     }
     let hosts = super::fetch::connect(ui, repo, &all);
     fetch_all(ui, repo, &hosts);
+    Ok(())
+}
+
+/// Brings the chunks of all commits on the way, from all hosts at once; what is missing then is named by the replay.
+fn get(ui: &mut Ui, host: &Host<'_>, target: Oid) -> Result<()> {
+    let repo = host.repo;
+    let head = repo.head()?;
+    let needs = plan::line_to(repo, head, target)?.map_or(Ok(Vec::new()), |line| supply::needs(repo, head, &line))?;
+    let all = remotes::list(repo)?;
+    if needs.is_empty() || all.is_empty() || repo.settings.policy == Policy::None {
+        return Ok(());
+    }
+    let mut hosts = super::fetch::connect(ui, repo, &all);
+    let progress = ui.progress();
+    progress.stage("getting chunks", 0, 0);
+    for need in needs.iter().filter(|need| !need.paths.is_empty()) {
+        let got = remotes::get(repo, need.tree, &need.paths, &mut hosts, &progress)?;
+        super::fetch::tell_failures(&got);
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ pub mod origin;
 pub mod plan;
 pub mod replay;
 pub mod run;
+pub mod supply;
 
 use std::path::{Path, PathBuf};
 

@@ -10,6 +10,7 @@ use super::halt::{Halt, Why};
 use super::history::Progress as Far;
 use super::plan::{CommitPlan, Step, Stop, check_drift, files, first, line_to, parents, read_handler};
 use super::run::{Ended, Ground, Job, boot_id};
+use super::supply;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::git::Oid;
@@ -103,6 +104,7 @@ impl Replay<'_, '_> {
                 let tree = self.host.repo.objects.commit(&head)?.tree;
                 self.handlers(tree)?;
             }
+            supply::check(self.host.repo, &supply::needs(self.host.repo, head, line)?)?;
         }
         let mut last = head;
         for commit in line {

@@ -76,6 +76,18 @@ pub(crate) fn index_after(repo: &Repo, index: &Index, a: Oid, b: Oid) -> Result<
     merged(index, updates, &gone)
 }
 
+/// Returns the blobs that the tree `b` has and `a` has not, each with its path in a commit.
+pub(crate) fn new_blobs(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<(Vec<u8>, Oid)>> {
+    let raw = raw_difference(repo, a, b)?;
+    let mut blobs = Vec::new();
+    let mut fields = raw.split(|&b| b == 0).filter(|field| !field.is_empty());
+    while let (Some(info), Some(path)) = (fields.next(), fields.next()) {
+        let raw = RawChange::decode(info).ok_or_else(|| Error::new(Kind::Bug, "BUG: git diff --raw is not understood"))?;
+        blobs.extend(raw.new.filter(|_| raw.new_mode & 0o170_000 == 0o100_000).map(|oid| (path.to_vec(), oid)));
+    }
+    Ok(blobs)
+}
+
 /// Notes the times of the files that are as the index says, so that nobody reads them again; the caller holds the lock.
 pub(crate) fn refresh(repo: &Repo, progress: &Progress) -> Result<()> {
     let index = repo.index()?;
