@@ -16,6 +16,7 @@ mod commit;
 mod completions;
 mod diff;
 mod drop;
+mod env;
 mod exec;
 mod fetch;
 mod gc;
@@ -84,6 +85,7 @@ pub enum Verb {
     Unhold(rollback::UnholdArgs),
     Gc(gc::GcArgs),
     Attributes(attributes::AttributesArgs),
+    Env(env::EnvArgs),
     Git(git::GitArgs),
     Tour(tour::TourArgs),
     Chunk(chunk::ChunkArgs),
@@ -134,6 +136,7 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Unhold(args) => rollback::run_unhold(ui, global, args),
         Verb::Gc(args) => gc::run(ui, global, args),
         Verb::Attributes(args) => attributes::run(ui, global, args),
+        Verb::Env(args) => env::run(ui, global, args),
         Verb::Git(args) => git::run(ui, global, args),
         Verb::Tour(args) => tour::run(ui, args),
         Verb::Chunk(args) => chunk::run(ui, args),

@@ -9,8 +9,10 @@ use std::sync::atomic::AtomicBool;
 use super::scan::{self, Found, ScanOptions, Sink, Staged};
 use super::{Repo, enrolled, wip};
 use crate::durable::Lock;
-use crate::error::Result;
-use crate::git::index::{Index, IndexBuilder, IndexEntry};
+use crate::error::{Error, Kind, Result};
+use crate::file::index::ChunkIndex;
+use crate::git::index::{CachedStat, Index, IndexBuilder, IndexEntry};
+use crate::git::object::{EXECUTABLE, FILE};
 use crate::git::pack::PackWriter;
 use crate::git::{CommitData, Identity, Kept, Oid, Signature, empty_tree, write_tree_after};
 use crate::progress::Progress;
@@ -153,6 +155,26 @@ impl Referencing {
     fn finish(self) -> Result<Lease> {
         self.writer.finish()
     }
+}
+
+/// Stages `content` for the path `stored` of a commit, as a small file; the next commit has it.
+///
+/// What is on the disk is not looked at, and what is recorded of the file's metadata stays.
+pub fn put(repo: &Repo, stored: &[u8], content: &[u8]) -> Result<()> {
+    if content.len() as u64 >= repo.settings.threshold || ChunkIndex::is_index(content) {
+        let message = format!("cannot stage '{}': it is too large, or looks like a chunk index", scan::shown(stored));
+        return Err(Error::new(Kind::Usage, message));
+    }
+    let _lock = repo.lock()?;
+    let index = repo.index()?;
+    let mode = index.lookup(stored).map(|position| index.entry(position).mode).filter(|mode| *mode == EXECUTABLE);
+    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
+    let (path, oid, mode) = (stored.to_vec(), pack.blob(content)?, mode.unwrap_or(FILE));
+    let index = merged(&index, vec![Staged { path, oid, mode, stat: CachedStat::default() }], &[])?;
+    let kept = pack.finish()?;
+    repo.write_index(&index)?;
+    crate::durable::sync_filesystem(&repo.places.git_dir)?;
+    kept.map_or(Ok(()), Kept::release)
 }
 
 /// Commits what is staged.
