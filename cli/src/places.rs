@@ -54,7 +54,7 @@ impl GlobalArgs {
     /// Opens the repository that the call means, to compare or write its work tree: knowing what templates and secrets become here.
     pub fn repo_of_host(&self) -> Result<Repo> {
         let mut repo = self.repo()?;
-        render(&mut repo, None)?;
+        render(&mut repo)?;
         Ok(repo)
     }
 
@@ -161,13 +161,9 @@ pub fn tell_healed(witnessed: &Witnessed) {
     }
 }
 
-/// Lets `repo` know what templates and secrets of `rev`, or of what is staged, become on this host.
-pub fn render(repo: &mut Repo, rev: Option<&str>) -> Result<()> {
-    let rendering = Rendering::of_index(repo, &repo.index()?)?;
-    repo.laying = Arc::new(match rev {
-        Some(rev) => rendering.with_attributes(repo.attributes_of(&repo.tree_of(rev)?)?),
-        None => rendering,
-    });
+/// Lets `repo` know what templates and secrets become on this host.
+pub fn render(repo: &mut Repo) -> Result<()> {
+    repo.laying = Arc::new(Rendering::of_index(repo, &repo.index()?)?);
     Ok(())
 }
 

@@ -89,7 +89,8 @@ fn explain(ui: &mut Ui, global: &GlobalArgs, repo: &Repo, what: &str) -> Result<
         return before.iter().rev().try_for_each(|found| ui.line(format_args!("  in the place of {}", told(what, found))));
     }
     let path = global.work_paths(&repo.places, &[PathBuf::from(what)])?.remove(0);
-    let stored = index.lookup(&name::stored_path(&path)).filter(|_| rendering.is_template(&path));
+    let is_template = repo.attributes(&index)?.policy(&path).ownership == Ownership::Env;
+    let stored = index.lookup(&name::stored_path(&path)).filter(|_| is_template);
     let Some(position) = stored else {
         let what = shown(what.as_bytes());
         return Err(Error::new(

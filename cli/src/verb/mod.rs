@@ -33,6 +33,7 @@ mod restore;
 mod rm;
 mod rollback;
 mod scan_args;
+mod secret;
 mod serve;
 mod show;
 mod snapshot;
@@ -86,6 +87,7 @@ pub enum Verb {
     Gc(gc::GcArgs),
     Attributes(attributes::AttributesArgs),
     Env(env::EnvArgs),
+    Secret(secret::SecretArgs),
     Git(git::GitArgs),
     Tour(tour::TourArgs),
     Chunk(chunk::ChunkArgs),
@@ -137,6 +139,7 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Gc(args) => gc::run(ui, global, args),
         Verb::Attributes(args) => attributes::run(ui, global, args),
         Verb::Env(args) => env::run(ui, global, args),
+        Verb::Secret(args) => secret::run(ui, global, args),
         Verb::Git(args) => git::run(ui, global, args),
         Verb::Tour(args) => tour::run(ui, args),
         Verb::Chunk(args) => chunk::run(ui, args),

@@ -44,7 +44,7 @@ pub struct RestoreArgs {
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RestoreArgs) -> Result<()> {
     let mut repo = repo_within_reach(global, true)?;
-    render(&mut repo, args.source.as_deref())?;
+    render(&mut repo)?;
     let options = RestoreOptions {
         paths: global.work_paths(&repo.places, &args.paths)?,
         dry_run: args.dry_run,

@@ -13,6 +13,7 @@ pub mod plan;
 pub mod rendering;
 pub mod replay;
 pub mod run;
+pub mod secret;
 
 use std::path::{Path, PathBuf};
 
