@@ -3,9 +3,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use git_devops::error::{Context, Error, Kind, Result};
+use git_devops::host::rendering::Rendering;
 use git_devops::placement::inquiry::Moment;
 use git_devops::repo::witness::{self, Witnessed};
 use git_devops::repo::{Places, Repo};
@@ -46,6 +48,13 @@ impl GlobalArgs {
     pub fn repo(&self) -> Result<Repo> {
         let repo = Repo::open(self.places()?)?;
         tell_healed(&repo.witnessed);
+        Ok(repo)
+    }
+
+    /// Opens the repository that the call means, to compare or write its work tree: knowing what templates and secrets become here.
+    pub fn repo_of_host(&self) -> Result<Repo> {
+        let mut repo = self.repo()?;
+        render(&mut repo)?;
         Ok(repo)
     }
 
@@ -150,6 +159,12 @@ pub fn tell_healed(witnessed: &Witnessed) {
     for found in &witnessed.healed {
         eprintln!("warning: {}", shown(witness::told(found).as_bytes()));
     }
+}
+
+/// Lets `repo` know what templates and secrets become on this host.
+pub fn render(repo: &mut Repo) -> Result<()> {
+    repo.laying = Arc::new(Rendering::of_index(repo, &repo.index()?)?);
+    Ok(())
 }
 
 fn existing(dir: &Path) -> Result<PathBuf> {

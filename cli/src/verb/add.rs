@@ -30,7 +30,7 @@ pub struct AddArgs {
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AddArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let paths = global.work_paths(&repo.places, &args.paths)?;
     check_paths(&repo, &paths)?;
     let options = ScanOptions { by_reference: args.reference, ..args.scan.options(&repo, Scope::Paths(paths))? };

@@ -38,7 +38,7 @@ pub struct DiffArgs {
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &DiffArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let paths = global.work_paths(&repo.places, &args.paths)?;
     let progress = ui.progress();
     let (a, b) = match args.revs.as_slice() {

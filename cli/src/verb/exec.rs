@@ -114,7 +114,7 @@ fn words_of(command: &OsString) -> Vec<Vec<u8>> {
 }
 
 pub fn run_exec(ui: &mut Ui, global: &GlobalArgs, args: &ExecArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let entry = args.how.entry(EntryKind::Exec, &args.words)?;
     let cwd = global.cwd()?;
     let mut inputs = args.inputs.iter().map(|input| input_of(input, &cwd)).collect::<Result<Vec<(Name, PathBuf)>>>()?;
@@ -166,7 +166,7 @@ pub struct SnapArgs {
 }
 
 pub fn run_snap(ui: &mut Ui, global: &GlobalArgs, args: &SnapArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let paths = global.work_paths(&repo.places, &args.paths)?;
     check_paths(&repo, &paths)?;
     let names: Vec<String> = args.paths.iter().map(|path| path.display().to_string()).collect();
@@ -196,7 +196,7 @@ pub struct RebootArgs {
 }
 
 pub fn run_reboot(ui: &mut Ui, global: &GlobalArgs, args: &RebootArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let progress = ui.progress();
     let mut host = Host::open(&repo, call(&repo))?;
     let id = host.reboot(args.message.clone(), &progress)?;
@@ -212,7 +212,7 @@ pub fn run_reboot(ui: &mut Ui, global: &GlobalArgs, args: &RebootArgs) -> Result
 pub struct CiArgs {}
 
 pub fn run_ci(ui: &mut Ui, global: &GlobalArgs, _: &CiArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let tip = Host::open(&repo, call(&repo))?.check_in()?;
     ui.json(|| json!({"commit": tip.to_string()}))?;
     ui.note(format_args!("commit {tip}"))
@@ -227,7 +227,7 @@ pub struct AbortArgs {
 }
 
 pub fn run_abort(ui: &mut Ui, global: &GlobalArgs, args: &AbortArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let progress = ui.progress();
     let mut host = Host::open(&repo, call(&repo))?;
     let left = host.abort(args.content_only, &progress)?;
@@ -251,7 +251,7 @@ pub struct HandlerArgs {
 }
 
 pub fn run_handler(ui: &mut Ui, global: &GlobalArgs, args: &HandlerArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let Some(name) = &args.name else { return list_handlers(ui, &repo) };
     let name: Name = name.parse()?;
     if args.words.is_empty() {

@@ -16,6 +16,7 @@ mod commit;
 mod completions;
 mod diff;
 mod drop;
+mod env;
 mod exec;
 mod fetch;
 mod gc;
@@ -32,6 +33,7 @@ mod restore;
 mod rm;
 mod rollback;
 mod scan_args;
+mod secret;
 mod serve;
 mod show;
 mod snapshot;
@@ -84,6 +86,8 @@ pub enum Verb {
     Unhold(rollback::UnholdArgs),
     Gc(gc::GcArgs),
     Attributes(attributes::AttributesArgs),
+    Env(env::EnvArgs),
+    Secret(secret::SecretArgs),
     Git(git::GitArgs),
     Tour(tour::TourArgs),
     Chunk(chunk::ChunkArgs),
@@ -134,6 +138,8 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Unhold(args) => rollback::run_unhold(ui, global, args),
         Verb::Gc(args) => gc::run(ui, global, args),
         Verb::Attributes(args) => attributes::run(ui, global, args),
+        Verb::Env(args) => env::run(ui, global, args),
+        Verb::Secret(args) => secret::run(ui, global, args),
         Verb::Git(args) => git::run(ui, global, args),
         Verb::Tour(args) => tour::run(ui, args),
         Verb::Chunk(args) => chunk::run(ui, args),

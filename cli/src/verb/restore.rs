@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::fetch::{finish, repo_within_reach};
 use crate::exit;
-use crate::places::GlobalArgs;
+use crate::places::{GlobalArgs, render};
 use crate::ui::{Ui, bytes, json_path, shown_path};
 
 /// Write stored files back, with everything that was recorded about them
@@ -43,7 +43,8 @@ pub struct RestoreArgs {
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RestoreArgs) -> Result<()> {
-    let repo = repo_within_reach(global, true)?;
+    let mut repo = repo_within_reach(global, true)?;
+    render(&mut repo)?;
     let options = RestoreOptions {
         paths: global.work_paths(&repo.places, &args.paths)?,
         dry_run: args.dry_run,

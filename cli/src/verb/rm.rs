@@ -30,7 +30,7 @@ pub struct RmArgs {
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &RmArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let paths = global.work_paths(&repo.places, &args.paths)?;
     let options = RemoveOptions { keep_files: args.cached, force: args.force, dry_run: args.dry_run };
     let progress = ui.progress();

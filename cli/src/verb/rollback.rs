@@ -27,7 +27,7 @@ pub struct RollbackArgs {
 }
 
 pub fn run_rollback(ui: &mut Ui, global: &GlobalArgs, args: &RollbackArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let mut host = Host::open(&repo, call(&repo))?;
     let (to, content_only) = match host.history().backing {
         // One that was interrupted comes first.

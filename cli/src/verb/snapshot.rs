@@ -31,7 +31,7 @@ pub struct SnapshotArgs {
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &SnapshotArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let mut paths = global.work_paths(&repo.places, &args.paths)?;
     check_paths(&repo, &paths)?;
     let index = repo.index()?;

@@ -34,7 +34,7 @@ pub struct StatusArgs {
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     if args.holders {
         return super::whereis::run_holders(ui, &repo, args.exit_code);
     }

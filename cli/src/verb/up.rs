@@ -1,7 +1,10 @@
 //! `gdo up`, `gdo resume`, `gdo skip`, `gdo hold` and `gdo unhold`: this host follows its type.
 
+use std::sync::Arc;
+
 use git_devops::error::{Error, Kind, Result};
 use git_devops::git::Oid;
+use git_devops::host::rendering::Rendering;
 use git_devops::host::replay::{self, Event, Replayed, UpOptions};
 use git_devops::host::{Host, plan, supply};
 use git_devops::repo::{Policy, Repo, releases, remotes};
@@ -37,12 +40,14 @@ pub struct UpArgs {
 }
 
 pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
-    let repo = if args.offline { global.repo()? } else { repo_within_reach(global, true)? };
+    let mut repo = if args.offline { global.repo()? } else { repo_within_reach(global, true)? };
     if !args.offline {
         fetch(ui, &repo)?;
     }
+    let target = target(&Host::open(&repo, call(&repo))?, args.to.as_deref())?;
+    // Environmental data is always that of the newest commit that this host is to have.
+    repo.laying = Arc::new(Rendering::of_tree(&repo, &repo.objects.commit(&target)?.tree)?);
     let mut host = Host::open(&repo, call(&repo))?;
-    let target = target(&host, args.to.as_deref())?;
     if args.to.is_none() && host.history().hold.is_some() {
         let accepted = releases::accepted(&repo, &host.kind()?.parse()?)?;
         let hold = host.history().hold.clone().unwrap_or_default();
@@ -188,7 +193,7 @@ pub struct ResumeArgs {
 }
 
 pub fn run_resume(ui: &mut Ui, global: &GlobalArgs, args: &ResumeArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let mut host = Host::open(&repo, call(&repo))?;
     let id = host.history().stuck().cloned();
     let is_unknown = id
@@ -224,7 +229,7 @@ pub struct SkipArgs {
 }
 
 pub fn run_skip(ui: &mut Ui, global: &GlobalArgs, args: &SkipArgs) -> Result<()> {
-    let repo = global.repo()?;
+    let repo = global.repo_of_host()?;
     let mut host = Host::open(&repo, call(&repo))?;
     host.skip(&args.entry.parse()?, &args.reason)?;
     ui.note("this host is no more like the others of its type, until it is installed anew")?;

@@ -4,12 +4,16 @@
 //! made here first.
 
 pub mod back;
+pub mod env;
+pub mod facts;
 pub mod halt;
 pub mod history;
 pub mod origin;
 pub mod plan;
+pub mod rendering;
 pub mod replay;
 pub mod run;
+pub mod secret;
 pub mod supply;
 
 use std::path::{Path, PathBuf};

@@ -42,8 +42,11 @@ pub struct Attributes {
     by_name: HashMap<Vec<u8>, Vec<usize>>,
     globs: Vec<usize>,
     /// Which lines hold in the directories that were asked about lately.
-    known: Arc<Mutex<HashMap<Vec<u8>, Arc<[usize]>>>>,
+    known: Arc<Mutex<Known>>,
 }
+
+/// By directory, the numbers of the lines that hold in it.
+type Known = HashMap<Vec<u8>, Arc<[usize]>>;
 
 /// What the attributes lay down for one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +149,8 @@ impl Attributes {
         for position in self.matching(path, is_dir) {
             self.lines[position].settings.iter().for_each(|setting| setting.apply(&mut policy));
         }
+        // These have the time at which a host laid them down.
+        policy.has_times &= !matches!(policy.ownership, Ownership::Env | Ownership::Secret);
         policy
     }
 

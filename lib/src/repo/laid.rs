@@ -30,7 +30,7 @@ impl Laid {
         }
         let want = |oid: Oid| -> Result<(Oid, Vec<u8>)> {
             let blob = repo.objects.blob(&oid)?;
-            Ok((oid, repo.laying.content(path, &blob)?.unwrap_or(blob)))
+            Ok((oid, repo.laying.content(path, ownership, &blob)?.unwrap_or(blob)))
         };
         let stored = stored.map(want).transpose().context(|| "cannot tell what it should hold")?;
         Ok(Some(Self { ownership, stored, path: path.to_vec() }))

@@ -54,8 +54,9 @@ impl RestoreOptions {
 
 /// What others have to say about a file before it gets its name.
 pub trait Laying: Sync {
-    /// Returns what the file at `path` is to hold in the place of the bytes that are `stored`; `None` if just these. Only small files are asked about.
-    fn content(&self, path: &[u8], stored: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// Returns what the file at `path`, which has this ownership, is to hold in the place of the bytes that are `stored`; `None` if just these. Only
+    /// small files are asked about.
+    fn content(&self, path: &[u8], ownership: Ownership, stored: &[u8]) -> Result<Option<Vec<u8>>>;
 
     /// Fails unless the file that lies complete in `dir` as `temp` may become the one at `path`.
     fn validate(&self, path: &[u8], dir: &Dir, temp: &[u8]) -> Result<()>;
@@ -65,7 +66,7 @@ pub trait Laying: Sync {
 pub struct AsStored;
 
 impl Laying for AsStored {
-    fn content(&self, _path: &[u8], _stored: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn content(&self, _path: &[u8], _ownership: Ownership, _stored: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(None)
     }
 
@@ -648,9 +649,10 @@ impl Run<'_> {
 
     /// Returns what the entry at `path` is to hold.
     fn content_of(&self, path: &[u8], item: &Item) -> Result<Content> {
-        let is_other = matches!(self.attributes.policy(path).ownership, Ownership::Env | Ownership::Secret);
+        let ownership = self.attributes.policy(path).ownership;
+        let is_other = matches!(ownership, Ownership::Env | Ownership::Secret);
         match Content::of(self.repo, item)? {
-            Content::Small(stored) => match self.laying.content(path, &stored)? {
+            Content::Small(stored) => match self.laying.content(path, ownership, &stored)? {
                 Some(content) => Ok(Content::Small(content)),
                 None if is_other => {
                     Err(Error::new(Kind::Refused, "is stored as a template or encrypted, and nobody here renders or decrypts it"))

@@ -527,6 +527,15 @@ impl Walker<'_> {
         self.attributes.policy(path).ownership == Ownership::Local
     }
 
+    /// Says whether what is recorded of a path that is not there is not given up: the host's own, and a template or a secret, which the disk never had.
+    fn stays_recorded(&self, path: &[u8]) -> bool {
+        match self.attributes.policy(path).ownership {
+            Ownership::Local => true,
+            Ownership::Env | Ownership::Secret => matches!(self.sink, Sink::Store { .. }),
+            Ownership::Own | Ownership::Seed => false,
+        }
+    }
+
     /// Reads a file or symlink that is new or not as recorded.
     fn changed(
         &self,
@@ -679,7 +688,7 @@ impl Walker<'_> {
                 None => DirMetadata::default(),
             };
             let dir = draft.path.clone();
-            draft.keep(old.entries.keys().filter(|entry_name| self.is_local(&join(&dir, entry_name))));
+            draft.keep(old.entries.keys().filter(|entry_name| self.stays_recorded(&join(&dir, entry_name))));
             let new = draft.new_metadata(&old);
             draft.compare(&old, &new, position.is_some());
             let stat = match position {
@@ -710,7 +719,7 @@ impl Walker<'_> {
         }
         let mut gone: Vec<usize> = (0..self.index.len())
             .filter(|&position| !self.is_seen(position) && self.is_entry_in_scope(self.path_at(position)))
-            .filter(|&position| !file_path(self.path_at(position)).is_some_and(|path| self.is_local(&path)))
+            .filter(|&position| !file_path(self.path_at(position)).is_some_and(|path| self.stays_recorded(&path)))
             .collect();
         let mut out = std::mem::take(&mut *self.out.lock().expect(POISONED));
         for &position in &gone {
@@ -1035,7 +1044,7 @@ pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// Returns a path for a message; the top is '.'.
-pub(crate) fn shown(path: &[u8]) -> String {
+pub fn shown(path: &[u8]) -> String {
     if path.is_empty() { ".".to_owned() } else { path.escape_ascii().to_string() }
 }
 

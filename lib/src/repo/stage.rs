@@ -9,11 +9,16 @@ use std::sync::atomic::AtomicBool;
 use super::scan::{self, Found, ScanOptions, Sink, Staged};
 use super::{Repo, enrolled, wip};
 use crate::durable::Lock;
-use crate::error::Result;
-use crate::git::index::{Index, IndexBuilder, IndexEntry};
+use crate::error::{Error, Kind, Result};
+use crate::file::index::ChunkIndex;
+use crate::git::index::{CachedStat, Index, IndexBuilder, IndexEntry};
+use crate::git::name;
+use crate::git::object::{EXECUTABLE, FILE};
 use crate::git::pack::PackWriter;
 use crate::git::{CommitData, Identity, Kept, Oid, Signature, empty_tree, write_tree_after};
+use crate::metadata::{DirMetadata, Metadata};
 use crate::progress::Progress;
+use crate::safepath::FileKind;
 use crate::store::{FileReferences, Lease, ReferenceWriter, Referenced, WriteOptions, WriteStats, Writer};
 
 /// Who commits, when, and why.
@@ -153,6 +158,52 @@ impl Referencing {
     fn finish(self) -> Result<Lease> {
         self.writer.finish()
     }
+}
+
+/// Stages `content` for the path `stored` of a commit, as a small file; the next commit has it.
+///
+/// What is on the disk is not looked at, and what is recorded of the file's metadata stays.
+pub fn put(repo: &Repo, stored: &[u8], content: &[u8]) -> Result<()> {
+    put_with(repo, stored, content, &|_, _| Ok(None))
+}
+
+/// Stages `content` for the file at `path`, which gets this mode if nothing is recorded of it, and its directory likewise if that is not known.
+pub fn put_private(repo: &Repo, path: &[u8], content: &[u8], mode: u16) -> Result<()> {
+    put_with(repo, &name::stored_path(path), content, &|index, pack| {
+        let (dir, entry_name) = scan::split(path);
+        let position = index.lookup(&name::meta_path(dir));
+        let mut recorded = match position {
+            Some(position) => repo.read_dir_metadata(&index.entry(position).oid, dir)?,
+            None => DirMetadata { dir: Metadata { partial: true, ..Metadata::new(FileKind::Dir) }, ..DirMetadata::new() },
+        };
+        if recorded.entries.contains_key(entry_name) {
+            return Ok(None);
+        }
+        recorded.entries.insert(entry_name.to_vec(), Metadata { mode, ..Metadata::new(FileKind::File) });
+        let oid = pack.blob(&recorded.encode())?;
+        Ok(Some(Staged { path: name::meta_path(dir), oid, mode: FILE, stat: CachedStat::default() }))
+    })
+}
+
+type Also<'a> = &'a dyn Fn(&Index, &PackWriter) -> Result<Option<Staged>>;
+
+fn put_with(repo: &Repo, stored: &[u8], content: &[u8], also: Also<'_>) -> Result<()> {
+    if content.len() as u64 >= repo.settings.threshold || ChunkIndex::is_index(content) {
+        let message = format!("cannot stage '{}': it is too large, or looks like a chunk index", scan::shown(stored));
+        return Err(Error::new(Kind::Usage, message));
+    }
+    let _lock = repo.lock()?;
+    let index = repo.index()?;
+    let mode = index.lookup(stored).map(|position| index.entry(position).mode).filter(|mode| *mode == EXECUTABLE);
+    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
+    let (path, oid, mode) = (stored.to_vec(), pack.blob(content)?, mode.unwrap_or(FILE));
+    let mut updates = vec![Staged { path, oid, mode, stat: CachedStat::default() }];
+    updates.extend(also(&index, &pack)?);
+    let index = merged(&index, updates, &[])?;
+    let kept = pack.finish()?;
+    repo.write_index(&index)?;
+    crate::durable::sync_filesystem(&repo.places.git_dir)?;
+    kept.map_or(Ok(()), Kept::release)
 }
 
 /// Commits what is staged.

@@ -1,11 +1,11 @@
-//! The one place that starts gpgv and gpg.
+//! The one place that starts gpgv, gpg and gpgconf.
 //!
 //! gpgv gets exactly the keys that may have signed, nothing of the caller's environment, and no home. What it says for people is not read; what it says
 //! for programs is read by [`decode_status`], which takes one good signature and nothing else.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Fingerprint;
@@ -126,7 +126,91 @@ pub fn sign(signer: &Signer, text: &[u8]) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-#[allow(clippy::disallowed_methods)] // the one place for these two
+/// As long a secret is decrypted, in bytes; and so much of a key, and of a message, is read.
+pub const MAX_SECRET: usize = 64 << 10;
+
+/// Encrypts `text` to all keys in the files `keys`, each as `gpg --export` writes it; returns an armored message. Uses `scratch`, which is ours alone.
+pub fn encrypt(scratch: &Path, keys: &[PathBuf], text: &[u8]) -> Result<Vec<u8>> {
+    let what = || "cannot encrypt the secret";
+    if text.len() > MAX_SECRET {
+        return Err(Error::new(Kind::Usage, format!("it has more than {MAX_SECRET} bytes"))).context(what);
+    }
+    let mut args = vec!["--no-keyring", "--trust-model", "always", "--armor"].into_iter().map(OsStr::new).collect::<Vec<_>>();
+    for key in keys {
+        args.extend([OsStr::new("--recipient-file"), key.as_os_str()]);
+    }
+    args.extend(["--output", "-", "--encrypt"].map(OsStr::new));
+    let message = at_home(scratch, &args, text).context(what)?;
+    check_message(&message).map_err(|error| error.with_kind(Kind::Io)).context(what)?;
+    Ok(message)
+}
+
+/// Decrypts an armored message with a secret key in `home`, the directory of this host's own gpg.
+pub fn decrypt(home: &Path, message: &[u8]) -> Result<Vec<u8>> {
+    check_message(message)?;
+    if !durable::is_dir(home) {
+        let message = "this host has no key for secrets; 'gdo secret key' makes one, and the secret is to be encrypted to it";
+        return Err(Error::new(Kind::NotFound, message));
+    }
+    let text = at_home(home, &["--max-output", MAX_OUTPUT, "--output", "-", "--decrypt"].map(OsStr::new), message);
+    text.map_err(|error| error.with_kind(Kind::Refused))
+        .context(|| "cannot decrypt the secret; is it encrypted to this host's key?")
+}
+
+/// Makes a key for the host `name` in `home`, if there is none, and returns its public part, armored.
+pub fn host_key(home: &Path, name: &str) -> Result<Vec<u8>> {
+    let what = || format!("cannot make a key in '{}'", home.display());
+    durable::create_private_dir(home)?;
+    let export = || at_home(home, &["--armor", "--export"].map(OsStr::new), b"").context(what);
+    let there = export()?;
+    if !there.is_empty() {
+        return Ok(there);
+    }
+    let args = ["--passphrase", "", "--pinentry-mode", "loopback", "--quick-gen-key", name, "future-default", "default", "0"];
+    at_home(home, &args.map(OsStr::new), b"").context(what)?;
+    durable::sync_filesystem(home)?;
+    export()
+}
+
+const MAX_OUTPUT: &str = "65536";
+const ARMOR: &[u8] = b"-----BEGIN PGP MESSAGE-----\n";
+
+/// Refuses what is no armored message: what is stored in its place may be the secret itself.
+fn check_message(message: &[u8]) -> Result<()> {
+    match message.starts_with(ARMOR) && message.len() <= 4 * MAX_SECRET {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Refused, "what is stored is not an encrypted message; replace it with 'gdo secret add'")),
+    }
+}
+
+/// Runs gpg with a home of ours and nothing of the caller's, and returns what it writes; its agent is stopped, so that no key stays in memory.
+fn at_home(home: &Path, args: &[&OsStr], input: &[u8]) -> Result<Vec<u8>> {
+    let mut command = program("gpg");
+    command
+        .arg("--homedir")
+        .arg(home)
+        .args(["--no-options", "--batch", "--quiet", "--no-tty", "--no-auto-key-locate"])
+        .args(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context(|| "cannot run gpg; is it installed? (Debian has it in the package 'gnupg')")?;
+    let stdin = child.stdin.take();
+    let output = std::thread::scope(|scope| {
+        // What gpg does not read, because it gave up, is told by how it ends.
+        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));
+        child.wait_with_output()
+    });
+    let mut stop = program("gpgconf");
+    let _ = stop.arg("--homedir").arg(home).args(["--kill", "gpg-agent"]).stdin(Stdio::null()).stderr(Stdio::null()).status();
+    let output = output?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = said.lines().last().unwrap_or("nothing").trim_start_matches("gpg: ");
+        return Err(Error::new(Kind::Io, format!("gpg says: {}", said.escape_debug())));
+    }
+    Ok(output.stdout)
+}
+
+#[allow(clippy::disallowed_methods)] // the one place for these three
 fn program(name: &str) -> Command {
     let mut command = Command::new(name);
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C").current_dir("/");
