@@ -268,6 +268,11 @@ pub fn sync_filesystem(path: &Path) -> Result<()> {
     rustix::fs::syncfs(File::open(path).context(what)?).context(what)
 }
 
+/// Returns once all that was written to any filesystem would survive a power cut: what others wrote, nobody can name.
+pub fn sync_all() {
+    rustix::fs::sync();
+}
+
 /// Creates the directory `path` and its missing parents, each with mode `mode`, durably.
 pub fn create_dir_all(path: &Path, mode: u32) -> Result<()> {
     if path.is_dir() {

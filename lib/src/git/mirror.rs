@@ -431,9 +431,11 @@ fn expected(was: Option<&Ref>, log: Option<&Log>) -> [Option<Oid>; 2] {
 
 /// Lets through what a power cut explains: git does not sync its logs, so a ref may be ahead of its log, but only forward.
 ///
-/// One that stands where another one belongs may be that one's content in the wrong place, and is not let through.
+/// One that stands where another one belongs, which is elsewhere, may be that one's content in the wrong place, and is not let through.
 fn settle_forward(found: &mut Vec<Deviation>, objects: &Objects, known: &Mirror, seen: &Seen, git_dir: &Path) {
-    let taken: HashSet<Oid> = known.refs.values().map(|known| known.oid).collect();
+    let is_at_home = |name: &String, known: &Ref| matches!(seen.refs.get(name), Some(Value::Direct(now)) if *now == known.oid);
+    let taken: HashSet<Oid> =
+        known.refs.iter().filter(|(name, known)| !is_at_home(name, known)).map(|(_, known)| known.oid).collect();
     found.retain(|deviation| {
         let Some(name) = name_in(git_dir, &deviation.path) else { return true };
         let (Some(was), Some(Value::Direct(now))) = (known.refs.get(&name), seen.refs.get(&name)) else { return true };

@@ -74,7 +74,7 @@ impl Host<'_> {
             return Err(stuck_error(&plan.stuck));
         }
         // What a killed rollback did already is no obstacle.
-        if let Err(stop) = check_drift(self.repo, (old, new), &plan.changes) {
+        if let Err(stop) = check_drift(self.repo, (old, new), &plan.changes, self.history().backing.is_some()) {
             return Err(stop.into_error());
         }
         let line = line_to(self.repo, Some(to), plan.from)?.unwrap_or_default();
@@ -120,6 +120,7 @@ impl Host<'_> {
             let (ended, said) = ground.run(&job(&ground, &entry, undo, &id, &here))?;
             self.keep_output(sequence, &said)?;
             durable::remove_dir_all(&here)?;
+            durable::sync_all();
             if !is_ok(&entry, ended) {
                 let message = format!(
                     "undoing entry {id} failed: {}; 'gdo log --output {sequence}' shows what it said, 'gdo resume --rerun' tries again, 'gdo resume \

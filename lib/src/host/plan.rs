@@ -144,11 +144,12 @@ impl CommitPlan {
         self.dirs.contains(path)
     }
 
-    /// Halts if anything stands against this commit; writes nothing. Files that are in place already are no obstacle.
-    pub fn check(&self, repo: &Repo, yes_delete: usize) -> Step<()> {
+    /// Halts if anything stands against this commit; writes nothing. Files that are in place already are no obstacle, and neither are those that an
+    /// interrupted run left half done, where one had begun.
+    pub fn check(&self, repo: &Repo, yes_delete: usize, is_begun: bool) -> Step<()> {
         self.check_protected(repo)?;
         self.check_deletions(repo, yes_delete)?;
-        let writes = check_drift(repo, (self.before, self.tree), &self.changes)?;
+        let writes = check_drift(repo, (self.before, self.tree), &self.changes, is_begun)?;
         self.check_room(repo, &writes)
     }
 
@@ -256,8 +257,8 @@ pub(super) fn parents(repo: &Repo, (before, tree): (Oid, Oid), laid: &[Vec<u8>])
     Ok(found)
 }
 
-/// Returns what would be written, if all of it is on the disk as before or as after.
-pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Change]) -> Step<Vec<Vec<u8>>> {
+/// Returns what would be written, if all of it is on the disk as before or as after; where it `is_begun`, metadata may be half of each.
+pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Change], is_begun: bool) -> Step<Vec<Vec<u8>>> {
     let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
     let owned: Vec<Vec<u8>> =
         changes.iter().filter(|change| change.what != What::Added).map(|change| change.path.clone()).collect();
@@ -281,7 +282,8 @@ pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Ch
             What::Added => not_new.get(path) == Some(&Action::Create),
             _ => !not_old.contains_key(path),
         };
-        match (is_old && why.is_none(), what) {
+        let is_half = is_begun && [not_old.get(path), not_new.get(path)].contains(&Some(&Action::Metadata));
+        match ((is_old || is_half) && why.is_none(), what) {
             (true, _) => writes.push(path.clone()),
             (false, What::Added) => collisions.push(named(path, why)),
             (false, _) => drift.push(named(path, why)),

@@ -100,7 +100,8 @@ impl Replay<'_, '_> {
     fn all(&mut self, head: Option<Oid>, line: &[Oid], applied: &mut Vec<Oid>) -> Step<()> {
         if !self.options.dry_run {
             self.host.repair_head(head)?;
-            if let Some(head) = head {
+            // What a commit that is half done owes is done in its place.
+            if let (Some(head), None) = (head, &self.host.history.pending) {
                 let tree = self.host.repo.objects.commit(&head)?.tree;
                 self.handlers(tree)?;
             }
@@ -114,7 +115,7 @@ impl Replay<'_, '_> {
                     (self.tell)(Event::Commit(&plan))?;
                     // Later ones stand on what this one has not done yet.
                     if last == head && self.host.history.pending.is_none() {
-                        plan.check(self.host.repo, self.options.yes_delete)?;
+                        plan.check(self.host.repo, self.options.yes_delete, false)?;
                     }
                 }
                 false => self.commit(&plan, last)?,
@@ -132,7 +133,7 @@ impl Replay<'_, '_> {
         let pending = self.host.history.pending.clone().filter(|pending| pending.commit == plan.commit);
         if pending.is_none() {
             // Nothing of an entry is written before the files can be.
-            plan.check(self.host.repo, self.options.yes_delete)?;
+            plan.check(self.host.repo, self.options.yes_delete, false)?;
             (self.tell)(Event::Commit(plan))?;
             let handlers: Vec<&str> = plan.handlers.iter().map(String::as_str).collect();
             self.host.note(
@@ -143,7 +144,7 @@ impl Replay<'_, '_> {
         self.entries(plan, When::Before)?;
         if !pending.as_ref().is_some_and(|pending| pending.has_content) {
             if pending.is_some() {
-                plan.check(self.host.repo, self.options.yes_delete)?;
+                plan.check(self.host.repo, self.options.yes_delete, true)?;
             }
             self.content(plan)?;
         }
@@ -253,7 +254,7 @@ impl Replay<'_, '_> {
         // What no command was run for is laid down after all.
         let (spared, made): (Vec<_>, Vec<_>) = plan.made().into_iter().partition(|path| self.is_spared(plan, path));
         let changes: Vec<_> = plan.changes.iter().filter(|change| spared.contains(&change.path)).cloned().collect();
-        check_drift(self.host.repo, both, &changes)?;
+        check_drift(self.host.repo, both, &changes, true)?;
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
         if !spared.is_empty() {
             exchange(self.host.repo, both, &spared, &*self.host.repo.laying, how, self.progress)?;
@@ -297,6 +298,7 @@ impl Replay<'_, '_> {
             let job = handler_job(&self.ground, &handler, &nowhere);
             let (ended, said) = self.ground.run(&job)?;
             self.host.keep_output(sequence, &said)?;
+            durable::sync_all();
             let is_done = is_ok(&handler, ended);
             let word = if is_done { "yes" } else { "no" };
             self.host.note("handled", &[("handler", &name), ("ok", word), ("how", &ended.told())])?;
@@ -432,6 +434,8 @@ impl Host<'_> {
         let sequence = self.note("run", &[("entry", &name), ("boot", &boot_id()?)])?;
         let (ended, said) = ground.run(&job(ground, entry, &entry.run, id, inputs))?;
         self.keep_output(sequence, &said)?;
+        // What it did must not be lost when the log says that it is done.
+        durable::sync_all();
         let word = if is_ok(entry, ended) { "yes" } else { "no" };
         let output = blake3::hash(&said).to_hex();
         self.note("ran", &[("entry", &name), ("ok", word), ("how", &ended.told()), ("output", &output)])?;

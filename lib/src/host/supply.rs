@@ -7,8 +7,8 @@ use crate::file::read::{for_each_chunk, for_each_list};
 use crate::git::name::{Stored, work_path};
 use crate::git::{Oid, empty_tree};
 use crate::repo::scan::shown;
-use crate::store::MAX_CHUNK;
 use crate::repo::{Policy, Repo, status};
+use crate::store::MAX_CHUNK;
 
 /// What a commit needs of the chunk store.
 pub struct Need {
@@ -63,7 +63,8 @@ pub fn check(repo: &Repo, needs: &[Need]) -> Result<()> {
                     false => Err(Error::new(Kind::NotFound, "a chunk is not here")),
                 }
             };
-            let all = for_each_list(&repo.chunks, &index, &mut { take }).and_then(|()| for_each_chunk(&repo.chunks, &index, &mut { take }));
+            let all = for_each_list(&repo.chunks, &index, &mut { take })
+                .and_then(|()| for_each_chunk(&repo.chunks, &index, &mut { take }));
             match all {
                 Err(error) if error.kind() == Kind::NotFound => missing.push(path),
                 other => other?,

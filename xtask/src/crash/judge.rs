@@ -38,6 +38,7 @@ pub fn state(place: &Place, reference: &Reference, verb: &Verb, is_done: bool) -
         note(check(place));
     }
     note(neither_old_nor_new(reference, &place.work()));
+    note(verbs::must_have_run_once(place, verb, is_done));
     if is_done {
         note(finished(place, reference, verb).context(|| "it was said to be done"));
     }
@@ -50,11 +51,18 @@ pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
     let refusal = match verb {
         verb if is_rm(verb) => Some(NOT_FOUND),
         verb if verb.brings == Brings::Clone => Some(REFUSED),
+        verb if verb.name == "rollback" => Some(USAGE),
         _ => None,
     };
     let refusal = refusal.filter(|_| finished(place, reference, verb).is_ok());
     let result = run(&mut place.command(verb)).and_then(|outcome| match outcome.code {
         code if Some(code) == refusal => Ok(outcome),
+        // Where a command was cut off nobody knows how far it came, and a person decides.
+        HALTED if outcome.said().contains("nobody knows") => {
+            run(&mut place.gdo(&["resume", "--done"]))?.exits(0)?;
+            run(&mut place.command(verb))
+                .and_then(|outcome| if Some(outcome.code) == refusal { Ok(outcome) } else { outcome.exits(0) })
+        }
         _ => outcome.exits(0),
     });
     if let Err(why) = result {
@@ -65,12 +73,17 @@ pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
     note(fsck(place));
     note(check(place));
     note(finished(place, reference, verb));
+    note(verbs::must_have_run_once(place, verb, true));
     note(leftovers(place));
     problems
 }
 
 /// The exit code for: there is no such thing.
 const NOT_FOUND: i32 = 9;
+/// The exit code for: wrong usage; a rollback to where the host is.
+const USAGE: i32 = 2;
+/// The exit code for: a person decides.
+const HALTED: i32 = 12;
 /// The exit code for: refused.
 const REFUSED: i32 = 65;
 

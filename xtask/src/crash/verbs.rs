@@ -63,6 +63,8 @@ pub const VERBS: &[Verb] = &[
     Verb::local("check-repair", &["check", "--data", "--repair"], rotted_garbage),
     Verb::local("gc", &["gc", "--prune", "now"], garbage),
     Verb::local("gc-again", &["gc", "--prune", "now"], marked_garbage),
+    Verb::local("up", &["up", "--offline", "--to", "o/main"], released),
+    Verb::local("rollback", &["rollback", "o/first"], applied),
     Verb { name: "fetch", args: &["fetch"], prepare: more_from_a_holder, brings: Brings::Branches },
     Verb { name: "get", args: &["get", "--source", "origin/main"], prepare: fetched, brings: Brings::Chunks },
     Verb {
@@ -223,6 +225,10 @@ fn one_commit(place: &Place) -> Result {
 /// Every way in which an entry can change: content, each kind of metadata, type, and coming and going.
 fn changed(place: &Place) -> Result {
     one_commit(place)?;
+    change_all(place)
+}
+
+fn change_all(place: &Place) -> Result {
     sh(
         &place.work(),
         "echo PLAIN >plain; setfattr -n user.colour -v red plain; chmod 0600 dir/other; chown 0:0 dir/other
@@ -315,6 +321,54 @@ fn rotted_garbage(place: &Place) -> Result {
     // Whichever of the two files came first, the middle is in the larger one.
     let middle = std::fs::metadata(&packs)?.len() / 2;
     fixtures::edit_4k(Path::new(&packs), middle)
+}
+
+/// Another host has a second commit with every way in which an entry can change, and a command and a handler after it; here is its first one.
+fn released(place: &Place) -> Result {
+    let origin = Place::new(&place.gdo, &place.top.join("origin"), place.n_threads).with_store(place.store.clone());
+    std::fs::create_dir_all(&origin.top)?;
+    one_commit(&origin)?;
+    std::fs::create_dir_all(place.work())?;
+    place.does(&["init"])?;
+    succeed(&mut place.git(&["config", "devops.threads", &place.n_threads.to_string()]))?;
+    let bring = |from: &str, to: &str| {
+        let refspec = format!("+{from}:refs/remotes/o/{to}");
+        succeed(&mut place.git(&["fetch", "--quiet", &origin.git_dir().display().to_string(), &refspec]))
+    };
+    bring("refs/heads/main", "first")?;
+    place.does(&["up", "--offline", "--to", "o/first"])?;
+    change_all(&origin)?;
+    origin.does(&["handler", "reload", "--", "sh", "-c", "echo x >>../handled"])?;
+    origin.does(&["attributes", "fresh", "handler=reload"])?;
+    origin.does(&["snap", "-m", "second", "."])?;
+    origin.does(&["exec", "--undo", "sh -c echo x >>../undone", "--", "sh", "-c", "echo x >>../ran"])?;
+    origin.does(&["ci"])?;
+    bring("refs/heads/main", "main")?;
+    Ok(())
+}
+
+/// The same, applied here.
+fn applied(place: &Place) -> Result {
+    released(place)?;
+    place.does(&["up", "--offline", "--to", "o/main"]).map(drop)
+}
+
+/// Fails if a command ran twice, or what is owed was not done; `is_over`: nothing is left to do.
+pub fn must_have_run_once(place: &Place, verb: &Verb, is_over: bool) -> Result {
+    let lines = |name: &str| std::fs::read_to_string(place.top.join(name)).unwrap_or_default().lines().count();
+    if verb.name == "up" {
+        ensure!(lines("ran") <= 1, "the command ran {} times", lines("ran"));
+        ensure!(!is_over || lines("handled") >= 1, "the handler did not run");
+    }
+    if verb.name == "rollback" {
+        ensure!(
+            lines("ran") <= 1 && lines("undone") <= 1,
+            "a command ran {} times, its undoing {} times",
+            lines("ran"),
+            lines("undone")
+        );
+    }
+    Ok(())
 }
 
 /// The repository of a clone, in the work tree.
