@@ -8,6 +8,7 @@ pub mod env;
 pub mod facts;
 pub mod halt;
 pub mod history;
+mod laying;
 pub mod origin;
 pub mod plan;
 pub mod rendering;

@@ -160,8 +160,8 @@ impl Replay<'_, '_> {
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
         let laid = plan.laid();
         let paths = [parents(self.host.repo, (plan.before, plan.tree), &laid)?, laid].concat();
-        exchange(self.host.repo, (plan.before, plan.tree), &paths, &*self.host.repo.laying, how, self.progress).map_err(
-            |error| match error.kind() {
+        exchange(self.host.repo, (plan.before, plan.tree), &paths, &self.host.laying(), how, self.progress).map_err(|error| {
+            match error.kind() {
                 Kind::Halted => {
                     let ways = [
                         ("gdo revert COMMIT", "on the origin: takes the change back"),
@@ -170,8 +170,8 @@ impl Replay<'_, '_> {
                     Stop::Halt(Halt::new(Why::Invalid, format!("a file did not pass its check: {error:#}"), &ways))
                 }
                 _ => Stop::Error(error.wrap(format!("cannot lay down the files of commit {}", plan.commit))),
-            },
-        )?;
+            }
+        })?;
         self.host.note("content", &[("commit", &plan.commit.to_string())])?;
         Ok(())
     }
