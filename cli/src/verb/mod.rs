@@ -19,6 +19,7 @@ mod drop;
 mod env;
 mod exec;
 mod fetch;
+mod fix;
 mod gc;
 mod git;
 mod host;
@@ -81,6 +82,7 @@ pub enum Verb {
     Up(up::UpArgs),
     Resume(up::ResumeArgs),
     Skip(up::SkipArgs),
+    Fix(fix::FixArgs),
     Rollback(rollback::RollbackArgs),
     Hold(rollback::HoldArgs),
     Unhold(rollback::UnholdArgs),
@@ -133,6 +135,7 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Up(args) => up::run_up(ui, global, args),
         Verb::Resume(args) => up::run_resume(ui, global, args),
         Verb::Skip(args) => up::run_skip(ui, global, args),
+        Verb::Fix(args) => fix::run(ui, global, args),
         Verb::Rollback(args) => rollback::run_rollback(ui, global, args),
         Verb::Hold(args) => rollback::run_hold(ui, global, args),
         Verb::Unhold(args) => rollback::run_unhold(ui, global, args),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Host;
 use super::halt::{Halt, Why};
 use super::history::Progress as Far;
-use super::plan::{CommitPlan, Step, Stop, check_drift, files, first, line_to, parents, read_handler};
+use super::plan::{CommitPlan, Step, Stop, check_drift, files, first, line_to, parents};
 use super::run::{Ended, Ground, Job, boot_id};
 use super::supply;
 use crate::durable;
@@ -284,32 +284,9 @@ impl Replay<'_, '_> {
         makers.all(|(id, _)| self.host.history.entry(id) == Some(&Far::Spared))
     }
 
-    /// Runs what is owed; an owed handler that a tree does not have any more is owed to nobody.
     fn handlers(&mut self, tree: Oid) -> Step<()> {
-        for name in self.host.history.owed.clone() {
-            let Some(handler) = read_handler(self.host.repo, tree, &name)? else {
-                let ways = [("gdo handler NAME -- COMMAND", "on the origin: says what it is"), ("gdo up", "goes on then")];
-                return Err(Halt::new(Why::Handler, format!("there is no handler '{name}'"), &ways).into());
-            };
-            (self.tell)(Event::Handler(&name, &handler))?;
-            let sequence = self.host.note("handle", &[("handler", &name)])?;
-            let nowhere = self.host.state();
-            let job = handler_job(&self.ground, &handler, &nowhere);
-            let (ended, said) = self.ground.run(&job)?;
-            self.host.keep_output(sequence, &said)?;
-            let is_done = is_ok(&handler, ended);
-            let word = if is_done { "yes" } else { "no" };
-            self.host.note("handled", &[("handler", &name), ("ok", word), ("how", &ended.told())])?;
-            if !is_done {
-                let ways = [
-                    (&*format!("gdo log --output {sequence}"), "shows what it said"),
-                    ("gdo up", "runs it again, and goes on: it is owed until it succeeds"),
-                ];
-                let what = format!("handler '{name}' failed: {}", ended.told());
-                return Err(Halt::new(Why::Handler, what, &ways).with(self.host.last_words(sequence)).into());
-            }
-        }
-        Ok(())
+        let tell = &mut self.tell;
+        self.host.run_handlers(tree, &mut |name, handler| tell(Event::Handler(name, handler)))
     }
 
     fn verify(&mut self, plan: &CommitPlan) -> Step<()> {
@@ -384,12 +361,6 @@ pub(super) fn job<'e>(ground: &Ground, entry: &'e Entry, words: &Words, id: &Ent
         env,
         timeout: Duration::from_secs(entry.timeout.into()),
     }
-}
-
-fn handler_job<'e>(ground: &Ground, handler: &'e Entry, nowhere: &Path) -> Job<'e> {
-    let mut job = job(ground, handler, &handler.run, &EntryId::new(0, [0; 10]), nowhere);
-    job.env.retain(|(name, _)| name != "GIT_DEVOPS_ENTRY");
-    job
 }
 
 fn replaced(word: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
