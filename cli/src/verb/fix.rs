@@ -76,9 +76,11 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &FixArgs) -> Result<()> {
     }
     match (changes.len(), undo) {
         (0, _) => ui.note("nothing differs"),
-        (n, None) => ui.note(format_args!("would lay down {n} files and directories")),
-        (n, Some(number)) => {
-            ui.note(format_args!("laid down {n} files and directories; 'gdo fix --undo {number}' takes that back"))
-        }
+        (n, None) => ui.note(format_args!("would lay down {}", counted(n))),
+        (n, Some(number)) => ui.note(format_args!("laid down {}; 'gdo fix --undo {number}' takes that back", counted(n))),
     }
+}
+
+fn counted(n: usize) -> String {
+    if n == 1 { "1 path".to_owned() } else { format!("{n} paths") }
 }

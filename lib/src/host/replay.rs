@@ -320,7 +320,8 @@ fn reboot_halt(id: &EntryId) -> Halt {
     Halt::new(Why::Reboot, "this machine must start anew before anything else is applied", &ways).with([format!("entry {id}")])
 }
 
-fn has_guard(entry: &Entry) -> bool {
+/// Says whether an entry has a guard.
+pub(super) fn has_guard(entry: &Entry) -> bool {
     entry.unless.is_some() || entry.onlyif.is_some() || entry.creates.is_some()
 }
 
