@@ -51,7 +51,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AdoptArgs) -> Result<()> {
         "of {} owned files and directories {n_same} are the same, {metadata} differ in metadata, {content} in content, {missing} are missing",
         adoption.n_owned
     ))?;
-    ui.note(format_args!("{} more are not owned, in directories that are owned as a whole", adoption.n_unowned))?;
+    ui.note(format_args!("not owned: {}, in directories that are owned as a whole", adoption.n_unowned))?;
     if adoption.is_partial {
         ui.exit_with(exit::PARTIAL);
     }

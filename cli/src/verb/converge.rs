@@ -108,7 +108,7 @@ fn report(ui: &mut Ui, done: &Converged, handlers: &[String], dry_run: bool) -> 
         ui.note(format_args!("promises: {} kept, {} {would}repaired, {} not kept", counts[0], counts[1], counts[2]))?;
     }
     ui.note(format_args!(
-        "{} files are not owned, in directories that are owned as a whole; nothing is said of what lies elsewhere",
+        "not owned: {}, in directories that are owned as a whole; nothing is said of what lies elsewhere",
         done.n_unowned
     ))?;
     if let Some(number) = done.undo {

@@ -62,7 +62,9 @@ impl Promise {
             durable::publish(&copy, &self.program, 0o700)?;
         }
         let program = ground.inner(&copy).into_os_string().into_encoded_bytes();
-        ground.run(&Job::of(vec![program, word.as_bytes().to_vec()]))
+        let ran = ground.run(&Job::of(vec![program, word.as_bytes().to_vec()]));
+        // One that cannot be started stops no other.
+        ran.or_else(|error| Ok((Ended::Code(126), format!("{error:#}\n").into_bytes())))
     }
 }
 
