@@ -441,3 +441,20 @@ fn a_commit_made_by_hand_or_a_changed_entry_is_not_passed_over() {
     let refused = pair.up(65);
     assert!(refused.err.contains("fork"), "{}", refused.err);
 }
+
+#[test]
+fn a_file_that_does_not_pass_its_check_keeps_all_of_its_commit_away() {
+    let pair = Pair::new();
+    pair.origin.ok(&["attributes", "etc/conf", "validate=sh -c grep -q good %s || { echo no good in it; false; }"]);
+    pair.origin.write("etc/conf", "bad\n");
+    pair.origin.write("etc/other", "changed\n");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    let halted = pair.up(12);
+    assert!(halted.err.contains("invalid") && halted.err.contains("no good in it"), "{}", halted.err);
+    assert_eq!((pair.target.read("etc/conf"), pair.target.read("etc/other")), ("old\n".into(), "other\n".into()));
+    // Who only restores runs nothing out of the repository.
+    pair.origin.sh("rm etc/conf");
+    pair.origin.ok(&["restore"]);
+    assert_eq!(pair.origin.read("etc/conf"), "bad\n");
+}

@@ -6,6 +6,7 @@ use crate::places::GlobalArgs;
 use crate::ui::Ui;
 
 mod add;
+mod adopt;
 mod attributes;
 mod cat;
 mod changes;
@@ -14,11 +15,13 @@ mod chunk;
 mod clone;
 mod commit;
 mod completions;
+mod converge;
 mod diff;
 mod drop;
 mod env;
 mod exec;
 mod fetch;
+mod fix;
 mod gc;
 mod git;
 mod host;
@@ -27,6 +30,7 @@ mod log;
 mod ls;
 mod man;
 mod merge_metadata;
+mod promise;
 mod release;
 mod remote;
 mod restore;
@@ -81,6 +85,10 @@ pub enum Verb {
     Up(up::UpArgs),
     Resume(up::ResumeArgs),
     Skip(up::SkipArgs),
+    Adopt(adopt::AdoptArgs),
+    Converge(converge::ConvergeArgs),
+    Promise(promise::PromiseArgs),
+    Fix(fix::FixArgs),
     Rollback(rollback::RollbackArgs),
     Hold(rollback::HoldArgs),
     Unhold(rollback::UnholdArgs),
@@ -133,6 +141,10 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Up(args) => up::run_up(ui, global, args),
         Verb::Resume(args) => up::run_resume(ui, global, args),
         Verb::Skip(args) => up::run_skip(ui, global, args),
+        Verb::Adopt(args) => adopt::run(ui, global, args),
+        Verb::Converge(args) => converge::run(ui, global, args),
+        Verb::Promise(args) => promise::run(ui, global, args),
+        Verb::Fix(args) => fix::run(ui, global, args),
         Verb::Rollback(args) => rollback::run_rollback(ui, global, args),
         Verb::Hold(args) => rollback::run_hold(ui, global, args),
         Verb::Unhold(args) => rollback::run_unhold(ui, global, args),

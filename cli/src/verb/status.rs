@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 
 use git_devops::error::Result;
+use git_devops::host::{self, History};
 use git_devops::repo::scan::Change;
 use git_devops::repo::status::status;
-use serde_json::json;
+use git_devops::repo::{Repo, releases};
+use serde_json::{Value, json};
 
 use super::changes::{letter, to_json};
 use super::scan_args::{ScanArgs, scope};
 use crate::exit;
 use crate::places::GlobalArgs;
-use crate::ui::{Ui, shown_path};
+use crate::ui::{Ui, shown, shown_path};
 
 /// Show what differs from the last commit, in content and metadata
 ///
@@ -44,8 +46,10 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
     progress.stage("status", 0, 0);
     let status = status(&repo, &options, &progress)?;
     let warnings = ui.warnings();
+    let standing = standing(&repo)?;
     ui.json(|| {
         json!({
+            "host": standing.as_ref().map_or(Value::Null, Standing::to_json),
             "branch": status.branch,
             "commit": status.head.map(|head| head.to_string()),
             "staged": to_json(&status.staged),
@@ -63,6 +67,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
         match status.head {
             Some(head) => ui.note(format_args!("on {branch} at {}", head.to_hex_with_len(12)))?,
             None => ui.note(format_args!("on {branch}, no commit yet"))?,
+        }
+        if let Some(standing) = &standing {
+            ui.note(standing.told())?;
         }
         print(ui, "staged for the next commit:", &status.staged)?;
         print(ui, "not staged ('gdo snapshot' takes all of it):", &status.found.changes)?;
@@ -92,4 +99,58 @@ fn print_nul(ui: &mut Ui, changes: &[Change], stage: &[u8]) -> Result<()> {
         ui.raw().write_all(&[stage, &[letter, b' '], &change.path, b"\0"].concat())?;
     }
     Ok(())
+}
+
+/// How this host stands to its type.
+struct Standing {
+    history: History,
+    accepted: Option<(String, String)>,
+    n_owned: usize,
+}
+
+/// Returns that of a host that has a log.
+fn standing(repo: &Repo) -> Result<Option<Standing>> {
+    let history = host::history(&repo.places.state)?;
+    let Some(begun) = &history.begun else { return Ok(None) };
+    let accepted = releases::accepted(repo, &begun.kind.parse()?)?;
+    let accepted = accepted.map(|accepted| (format!("release {}", accepted.seq), accepted.commit.to_string()));
+    Ok(Some(Standing { n_owned: host::adopt::n_owned(&repo.index()?), history, accepted }))
+}
+
+impl Standing {
+    fn told(&self) -> String {
+        let History { begun, applied, owed, hold, stopped, n_skipped, .. } = &self.history;
+        let (model, kind) = begun.as_ref().map_or(("", ""), |begun| (begun.model.name(), &begun.kind));
+        let mut told = vec![format!("{model} host of type {kind}")];
+        told.push(applied.map_or_else(|| "nothing applied".to_owned(), |at| format!("applied {}", at.to_hex_with_len(12))));
+        if let Some((release, commit)) = &self.accepted {
+            let is_here = applied.is_some_and(|at| at.to_string() == *commit);
+            told.push(format!("{release} accepted{}", if is_here { " and applied" } else { ", not applied yet" }));
+        }
+        told.extend(stopped.as_ref().map(|stopped| format!("halted: {}: {}", stopped.why, shown(stopped.what.as_bytes()))));
+        if !owed.is_empty() {
+            told.push(format!("handlers owed: {}", owed.iter().map(String::as_str).collect::<Vec<_>>().join(", ")));
+        }
+        told.extend(hold.as_ref().map(|_| "held".to_owned()));
+        if *n_skipped > 0 {
+            told.push(format!("{n_skipped} entries skipped: no more like the others"));
+        }
+        told.push(format!("covers {} files and directories", self.n_owned));
+        told.join("; ")
+    }
+
+    fn to_json(&self) -> Value {
+        let History { begun, applied, owed, hold, stopped, n_skipped, .. } = &self.history;
+        json!({
+            "model": begun.as_ref().map(|begun| begun.model.name()),
+            "type": begun.as_ref().map(|begun| &begun.kind),
+            "applied": applied.map(|at| at.to_string()),
+            "accepted": self.accepted.as_ref().map(|(_, commit)| commit),
+            "halted": stopped.as_ref().map(|stopped| json!({"why": stopped.why, "what": stopped.what, "time": stopped.time})),
+            "handlers_owed": owed,
+            "hold": hold,
+            "skipped": n_skipped,
+            "covered": self.n_owned,
+        })
+    }
 }

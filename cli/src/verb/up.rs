@@ -66,7 +66,8 @@ pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
     Ok(())
 }
 
-fn fetch(ui: &mut Ui, repo: &Repo) -> Result<()> {
+/// Brings commits and releases from all remotes.
+pub fn fetch(ui: &mut Ui, repo: &Repo) -> Result<()> {
     let all = remotes::list(repo)?;
     if all.is_empty() {
         return Ok(());
@@ -96,7 +97,7 @@ fn get(ui: &mut Ui, host: &Host<'_>, target: Oid) -> Result<()> {
 }
 
 /// Returns the commit that this host is to have.
-fn target(host: &Host<'_>, to: Option<&str>) -> Result<Oid> {
+pub fn target(host: &Host<'_>, to: Option<&str>) -> Result<Oid> {
     let repo = host.repo;
     let kind = host.kind()?;
     let asked = to.map(|rev| repo.git.resolve(rev)).transpose()?;

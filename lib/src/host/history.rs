@@ -146,6 +146,10 @@ impl History {
         matches!(self.entry(id), Some(Progress::Over | Progress::Spared))
     }
 
+    fn owes(&mut self, handlers: &str) {
+        self.owed.extend(handlers.split(',').filter(|name| !name.is_empty()).map(str::to_owned));
+    }
+
     fn belongs(&mut self, id: EntryId) {
         self.pending.iter_mut().for_each(|pending| pending.entries.extend([id.clone()]));
     }
@@ -174,7 +178,7 @@ impl History {
             "intent" => {
                 let (commit, target) = (commit("commit")?, commit("to")?);
                 self.pending = Some(Pending { commit, target, entries: HashSet::new(), has_content: false });
-                self.owed.extend(line.get("handlers").split(',').filter(|name| !name.is_empty()).map(str::to_owned));
+                self.owes(line.get("handlers"));
             }
             "content" => self.pending.iter_mut().for_each(|pending| pending.has_content = true),
             "run" => {
@@ -240,7 +244,7 @@ impl History {
                 self.entries.remove(&entry()?);
             }
             "converged" => self.applied = Some(commit("commit")?),
-            "fixed" => (),
+            "fixed" => self.owes(line.get("handlers")),
             _ => return Err(unknown("an unknown kind")),
         }
         Ok(())

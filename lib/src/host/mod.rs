@@ -3,13 +3,20 @@
 //! [`history`] is what its log says, [`plan`] what a commit would do, [`replay`] does it, [`run`] starts commands, [`origin`] records changes that are
 //! made here first.
 
+pub mod adopt;
 pub mod back;
+pub mod converge;
 pub mod env;
 pub mod facts;
 pub mod halt;
+pub mod handlers;
 pub mod history;
+mod laying;
+mod merge;
 pub mod origin;
 pub mod plan;
+pub mod preimage;
+pub mod promise;
 pub mod rendering;
 pub mod replay;
 pub mod run;
@@ -118,6 +125,11 @@ impl<'a> Host<'a> {
     fn state(&self) -> PathBuf {
         self.repo.places.state.clone()
     }
+}
+
+/// Returns what the log in the state directory `state` says; takes no lock.
+pub fn history(state: &Path) -> Result<History> {
+    History::of(HostLog::open(state)?.lines())
 }
 
 /// Returns what tells this machine from others: 16 digits out of its machine-id, or nothing.

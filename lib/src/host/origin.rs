@@ -54,7 +54,7 @@ impl Host<'_> {
         Ok(ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false })
     }
 
-    fn info(&self, message: String) -> CommitInfo {
+    pub(super) fn info(&self, message: String) -> CommitInfo {
         let message = format!("{}\n", message.trim_end());
         CommitInfo { identity: self.call.identity.clone(), time: self.call.now as i64, offset: self.call.offset, message }
     }
@@ -229,7 +229,7 @@ impl Host<'_> {
         Ok(EntryId::new(millis, random))
     }
 
-    fn nothing(&self) -> Result<ScanOptions> {
+    pub(super) fn nothing(&self) -> Result<ScanOptions> {
         Ok(ScanOptions { scope: Scope::Paths(Vec::new()), ..self.owned()? })
     }
 

@@ -435,7 +435,7 @@ pub fn handlers(repo: &Repo, tree: Oid) -> Result<BTreeMap<String, Entry>> {
 }
 
 /// Returns what lies in a directory of ours of a tree.
-fn names_in(repo: &Repo, tree: Oid, dir: &[u8]) -> Result<Vec<(Vec<u8>, Oid)>> {
+pub(super) fn names_in(repo: &Repo, tree: Oid, dir: &[u8]) -> Result<Vec<(Vec<u8>, Oid)>> {
     let mut at = tree;
     for component in dir.split(|&b| b == b'/').filter(|component| !component.is_empty()) {
         match repo.objects.tree(&at)?.into_iter().find(|entry| entry.name == component && entry.is_dir()) {

@@ -94,7 +94,7 @@ impl Laying for Rendering {
         }
     }
 
-    fn validate(&self, _path: &[u8], _dir: &Dir, _temp: &[u8]) -> Result<()> {
+    fn validate(&self, _path: &[u8], _command: &str, _dir: &Dir, _temp: &[u8]) -> Result<()> {
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Host;
 use super::halt::{Halt, Why};
 use super::history::Progress as Far;
-use super::plan::{CommitPlan, Step, Stop, check_drift, files, first, line_to, parents, read_handler};
+use super::plan::{CommitPlan, Step, Stop, check_drift, files, first, line_to, parents};
 use super::run::{Ended, Ground, Job, boot_id};
 use super::supply;
 use crate::durable;
@@ -161,8 +161,8 @@ impl Replay<'_, '_> {
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
         let laid = plan.laid();
         let paths = [parents(self.host.repo, (plan.before, plan.tree), &laid)?, laid].concat();
-        exchange(self.host.repo, (plan.before, plan.tree), &paths, &*self.host.repo.laying, how, self.progress).map_err(
-            |error| match error.kind() {
+        exchange(self.host.repo, (plan.before, plan.tree), &paths, &self.host.laying(), how, self.progress).map_err(|error| {
+            match error.kind() {
                 Kind::Halted => {
                     let ways = [
                         ("gdo revert COMMIT", "on the origin: takes the change back"),
@@ -171,8 +171,8 @@ impl Replay<'_, '_> {
                     Stop::Halt(Halt::new(Why::Invalid, format!("a file did not pass its check: {error:#}"), &ways))
                 }
                 _ => Stop::Error(error.wrap(format!("cannot lay down the files of commit {}", plan.commit))),
-            },
-        )?;
+            }
+        })?;
         self.host.note("content", &[("commit", &plan.commit.to_string())])?;
         Ok(())
     }
@@ -285,33 +285,9 @@ impl Replay<'_, '_> {
         makers.all(|(id, _)| self.host.history.entry(id) == Some(&Far::Spared))
     }
 
-    /// Runs what is owed; an owed handler that a tree does not have any more is owed to nobody.
     fn handlers(&mut self, tree: Oid) -> Step<()> {
-        for name in self.host.history.owed.clone() {
-            let Some(handler) = read_handler(self.host.repo, tree, &name)? else {
-                let ways = [("gdo handler NAME -- COMMAND", "on the origin: says what it is"), ("gdo up", "goes on then")];
-                return Err(Halt::new(Why::Handler, format!("there is no handler '{name}'"), &ways).into());
-            };
-            (self.tell)(Event::Handler(&name, &handler))?;
-            let sequence = self.host.note("handle", &[("handler", &name)])?;
-            let nowhere = self.host.state();
-            let job = handler_job(&self.ground, &handler, &nowhere);
-            let (ended, said) = self.ground.run(&job)?;
-            self.host.keep_output(sequence, &said)?;
-            durable::sync_all();
-            let is_done = is_ok(&handler, ended);
-            let word = if is_done { "yes" } else { "no" };
-            self.host.note("handled", &[("handler", &name), ("ok", word), ("how", &ended.told())])?;
-            if !is_done {
-                let ways = [
-                    (&*format!("gdo log --output {sequence}"), "shows what it said"),
-                    ("gdo up", "runs it again, and goes on: it is owed until it succeeds"),
-                ];
-                let what = format!("handler '{name}' failed: {}", ended.told());
-                return Err(Halt::new(Why::Handler, what, &ways).with(self.host.last_words(sequence)).into());
-            }
-        }
-        Ok(())
+        let tell = &mut self.tell;
+        self.host.run_handlers(tree, &mut |name, handler| tell(Event::Handler(name, handler)))
     }
 
     fn verify(&mut self, plan: &CommitPlan) -> Step<()> {
@@ -345,7 +321,8 @@ fn reboot_halt(id: &EntryId) -> Halt {
     Halt::new(Why::Reboot, "this machine must start anew before anything else is applied", &ways).with([format!("entry {id}")])
 }
 
-fn has_guard(entry: &Entry) -> bool {
+/// Says whether an entry has a guard.
+pub(super) fn has_guard(entry: &Entry) -> bool {
     entry.unless.is_some() || entry.onlyif.is_some() || entry.creates.is_some()
 }
 
@@ -386,12 +363,6 @@ pub(super) fn job<'e>(ground: &Ground, entry: &'e Entry, words: &Words, id: &Ent
         env,
         timeout: Duration::from_secs(entry.timeout.into()),
     }
-}
-
-fn handler_job<'e>(ground: &Ground, handler: &'e Entry, nowhere: &Path) -> Job<'e> {
-    let mut job = job(ground, handler, &handler.run, &EntryId::new(0, [0; 10]), nowhere);
-    job.env.retain(|(name, _)| name != "GIT_DEVOPS_ENTRY");
-    job
 }
 
 fn replaced(word: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {

@@ -17,6 +17,7 @@ mod laid;
 mod lifted;
 pub mod mend;
 mod pathset;
+pub mod preimage;
 pub mod releases;
 pub mod remotes;
 pub mod remove;
@@ -399,7 +400,7 @@ impl Repo {
         self.noted_index().is_some_and(|noted| noted.mtime == now.mtime && noted.checksum != now.checksum)
     }
 
-    fn index_of(&self, tree: &Oid) -> Result<Index> {
+    pub(crate) fn index_of(&self, tree: &Oid) -> Result<Index> {
         let mut index = IndexBuilder::default();
         self.add_tree(tree, b"", &mut index)?;
         Ok(index.build())

@@ -58,8 +58,9 @@ pub trait Laying: Sync {
     /// small files are asked about.
     fn content(&self, path: &[u8], ownership: Ownership, stored: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// Fails unless the file that lies complete in `dir` as `temp` may become the one at `path`.
-    fn validate(&self, path: &[u8], dir: &Dir, temp: &[u8]) -> Result<()>;
+    /// Fails unless the file that lies complete in `dir` as `temp` may become the one at `path`, for which the attributes of the source demand that
+    /// `command` succeeds.
+    fn validate(&self, path: &[u8], command: &str, dir: &Dir, temp: &[u8]) -> Result<()>;
 }
 
 /// Every file as it is stored.
@@ -70,7 +71,7 @@ impl Laying for AsStored {
         Ok(None)
     }
 
-    fn validate(&self, _path: &[u8], _dir: &Dir, _temp: &[u8]) -> Result<()> {
+    fn validate(&self, _path: &[u8], _command: &str, _dir: &Dir, _temp: &[u8]) -> Result<()> {
         Ok(())
     }
 }
@@ -770,7 +771,9 @@ impl Run<'_> {
         let filled = self.fill(&file, item, stored, old).and_then(|n_bytes| {
             self.skipped(spot.path, metadata::apply_to_file(&file, &item.metadata, ids)?);
             self.set_early_flags(&file, spot.path, item.metadata.flags)?;
-            self.laying.validate(spot.path, spot.dir, &temp)?;
+            if let Some(command) = self.attributes.policy(spot.path).validate {
+                self.laying.validate(spot.path, &command, spot.dir, &temp)?;
+            }
             Ok(n_bytes)
         });
         match filled {

@@ -1007,7 +1007,7 @@ fn is_racy(stat: &Stat, began: i128) -> bool {
 }
 
 /// Returns the work-tree path of a stored file; metadata and what else is ours has none.
-pub(super) fn file_path(stored: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn file_path(stored: &[u8]) -> Option<Vec<u8>> {
     match name::work_path(stored) {
         Stored::File(path) => Some(path.to_vec()),
         Stored::Alt(path) => Some(path),

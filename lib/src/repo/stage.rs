@@ -223,6 +223,14 @@ pub fn commit_on(repo: &Repo, lock: &Lock, line: &Line, info: &CommitInfo) -> Re
     Ok(Some(commit))
 }
 
+/// Commits on a line of commits of its own, by who holds the lock, that nothing is stored at the path `stored` of a commit any more.
+pub fn remove_on(repo: &Repo, lock: &Lock, line: &Line, stored: &[u8], info: &CommitInfo) -> Result<Option<Oid>> {
+    let index = repo.index()?;
+    let position = index.lookup(stored).ok_or_else(|| Error::new(Kind::NotFound, "it is not there"))?;
+    repo.write_index(&merged(&index, Vec::new(), &[position])?)?;
+    commit_on(repo, lock, line, info)
+}
+
 fn commit_if_new(repo: &Repo, pack: &PackWriter, index: &Index, head: Option<Oid>, info: &CommitInfo) -> Result<Option<Oid>> {
     let before = head.map(|head| repo.objects.commit(&head).map(|commit| commit.tree)).transpose()?;
     let tree = write_tree_after(entries_of(index), pack, before)?;
