@@ -47,7 +47,7 @@ impl Git {
     }
 
     /// Takes a repository whose configuration we wrote a moment ago, or that is about to be checked.
-    pub(super) fn at(git_dir: &Path) -> Self {
+    pub(crate) fn at(git_dir: &Path) -> Self {
         Self { git_dir: git_dir.to_owned(), work_tree: None, identity: None, program: None }
     }
 

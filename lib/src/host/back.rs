@@ -65,6 +65,12 @@ impl Host<'_> {
         wip::must_not_be(self.repo)?;
         self.follow(Model::Congruent)?;
         let plan = self.plan_back(to)?;
+        if plan.from == to && self.history().backing.is_some() {
+            // Killed just before its end.
+            self.repo.note_refs(&self.lock)?;
+            self.end_back(plan.from, to, progress)?;
+            return Ok(plan);
+        }
         if plan.from == to {
             return Err(Error::new(Kind::Usage, "this host is there already"));
         }
@@ -84,13 +90,33 @@ impl Host<'_> {
             self.note("hold", &[("at", at), ("by", &by)])?;
         }
         let content = if content_only { "only" } else { "and-commands" };
-        self.note("backing", &[("to", &to.to_string()), ("content", content)])?;
+        let handlers = self.handlers_of(new, &plan.changes)?.join(",");
+        let (branch, commit) = (self.kind()?, to.to_string());
+        self.note("backing", &[("branch", &branch), ("to", &commit), ("content", content), ("handlers", &handlers)])?;
         self.undo(Some(to), &line, content_only)?;
         self.lay_back(old, new, progress)?;
         self.move_to(to, old, new, Some(plan.from))?;
-        self.note("back", &[("from", &plan.from.to_string()), ("to", &to.to_string())])?;
-        status::refresh(self.repo, progress)?;
+        self.end_back(plan.from, to, progress)?;
         Ok(plan)
+    }
+
+    fn end_back(&mut self, from: Oid, to: Oid, progress: &progress::Progress) -> Result<()> {
+        self.note("back", &[("from", &from.to_string()), ("to", &to.to_string())])?;
+        status::refresh(self.repo, progress)?;
+        let tree = self.repo.objects.commit(&to)?.tree;
+        self.run_handlers(tree, &mut |_, _| Ok(())).map_err(super::plan::Stop::into_error)
+    }
+
+    /// Returns the handlers that changes to the files of `tree` ask for, as far as it has them.
+    fn handlers_of(&self, tree: Oid, changes: &[Change]) -> Result<Vec<String>> {
+        let attributes = super::plan::attributes_of(self.repo, tree)?;
+        let known = super::plan::handlers(self.repo, tree)?;
+        let asked: std::collections::BTreeSet<String> = changes
+            .iter()
+            .flat_map(|change| attributes.policy(&change.path).handlers)
+            .filter(|name| known.contains_key(name))
+            .collect();
+        Ok(asked.into_iter().collect())
     }
 
     /// Undoes the entries that `commits` added to `base` and that ran here, the last one first; returns those that cannot be.

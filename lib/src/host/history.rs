@@ -233,7 +233,10 @@ impl History {
             }
             "hold" => self.hold = Some(line.get("at").to_owned()),
             "unhold" => self.hold = None,
-            "backing" => self.backing = Some(Backing { to: commit("to")?, content_only: line.get("content") == "only" }),
+            "backing" => {
+                self.backing = Some(Backing { to: commit("to")?, content_only: line.get("content") == "only" });
+                self.owes(line.get("handlers"));
+            }
             "back" => {
                 self.applied = Some(commit("to")?);
                 (self.pending, self.backing) = (None, None);

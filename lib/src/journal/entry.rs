@@ -348,8 +348,18 @@ impl Entry {
     pub fn shown(&self) -> String {
         match self.kind {
             Kind::Reboot => "reboot".to_owned(),
-            _ => String::from_utf8_lossy(&joined(&self.run)).into_owned(),
+            _ => self.run.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
         }
+    }
+}
+
+/// Returns a word as one writes it in a shell.
+fn quoted(word: &[u8]) -> String {
+    let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_./:=,+@%${}".contains(b);
+    let text = String::from_utf8_lossy(word);
+    match !word.is_empty() && word.iter().all(is_plain) {
+        true => text.into_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 

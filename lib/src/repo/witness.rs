@@ -6,8 +6,9 @@ use std::path::Path;
 use super::{Places, Repo};
 use crate::durable::{self, Lock};
 use crate::error::{Error, Kind, Result};
-use crate::git::mirror::{self, HEALED};
-use crate::git::{Deviation, Git, Mirror, Objects};
+use crate::git::mirror::{self, HEALED, Mtime};
+use crate::git::{Deviation, Git, Mirror, Objects, Oid};
+use crate::journal::HostLog;
 
 /// What was found when the repository was opened.
 #[derive(Clone, Debug, Default)]
@@ -63,13 +64,13 @@ pub(super) fn heal_files(places: &Places) -> Result<Witnessed> {
 pub(super) fn heal_refs(places: &Places, objects: &Objects, witnessed: &mut Witnessed) -> Result<()> {
     let mirror = Mirror::read(&places.state).ok().flatten();
     let noted_at = Mirror::noted_at(&places.state)?;
-    let found = mirror::examine_refs(&places.git_dir, objects, mirror.as_ref(), noted_at)?;
+    let found = examine_refs(places, objects, mirror.as_ref(), noted_at)?;
     if !found.iter().any(Deviation::is_curable) {
         witnessed.open.extend(found);
         return Ok(());
     }
     let lock = lock(places)?;
-    let found = mirror::examine_refs(&places.git_dir, objects, mirror.as_ref(), noted_at)?;
+    let found = examine_refs(places, objects, mirror.as_ref(), noted_at)?;
     let (curable, rest): (Vec<_>, Vec<_>) = found.into_iter().partition(Deviation::is_curable);
     Git::put_back(&places.git_dir, &places.state, &curable, mirror.as_ref())?;
     if mirror.is_some() {
@@ -82,8 +83,30 @@ pub(super) fn heal_refs(places: &Places, objects: &Objects, witnessed: &mut Witn
 }
 
 fn lock(places: &Places) -> Result<Lock> {
-    Lock::exclusive(&places.state.join("lock"))
-        .map_err(|error| error.wrap("HEAD, the configuration or a ref is damaged and cannot be put back now"))
+    let lock = Lock::exclusive(&places.state.join("lock"))
+        .map_err(|error| error.wrap("HEAD, the configuration or a ref is damaged and cannot be put back now"))?;
+    // Whoever was killed while it moved a ref left git's lock on it.
+    Git::at(&places.git_dir).heal_stale_locks(&lock)?;
+    Ok(lock)
+}
+
+/// Finds refs that are not as they were left, but for the one that the log of this host says it was about to move back.
+fn examine_refs(places: &Places, objects: &Objects, mirror: Option<&Mirror>, noted_at: Option<Mtime>) -> Result<Vec<Deviation>> {
+    let mut found = mirror::examine_refs(&places.git_dir, objects, mirror, noted_at)?;
+    if let Some((name, oid)) = announced(places).filter(|_| !found.is_empty()) {
+        let path = places.git_dir.join(&name);
+        let is_there = Git::at(&places.git_dir).read_ref(&name)? == Some(oid);
+        found.retain(|found| found.path != path || !is_there);
+    }
+    Ok(found)
+}
+
+/// Returns the branch that a rollback was about to move, and where to, if it did not come to its end.
+fn announced(places: &Places) -> Option<(String, Oid)> {
+    let log = HostLog::open(&places.state).ok()?;
+    let last = log.lines().iter().rev().find(|line| matches!(line.kind.as_str(), "backing" | "back"))?;
+    let oid = Oid::from_hex(last.get("to").as_bytes()).ok().filter(|_| last.kind == "backing")?;
+    Some((format!("refs/heads/{}", last.get("branch")), oid))
 }
 
 /// Writes a mirror of what is there now, but for what is `doubtful` in addition to what `objects` shows to be.
@@ -93,7 +116,7 @@ fn renew(places: &Places, objects: Option<&Objects>, doubtful: &[Deviation], _he
     let mut doubtful = doubtful.to_vec();
     if let Some(objects) = objects {
         doubtful.extend(mirror::examine_files(&places.git_dir, &old)?);
-        doubtful.extend(mirror::examine_refs(&places.git_dir, objects, Some(&old), Mirror::noted_at(&places.state)?)?);
+        doubtful.extend(examine_refs(places, objects, Some(&old), Mirror::noted_at(&places.state)?)?);
     }
     let new = old.advanced(now, &doubtful, &places.git_dir);
     if new == old { Ok(()) } else { new.write(&places.state) }

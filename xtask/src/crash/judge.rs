@@ -63,6 +63,8 @@ pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
             run(&mut place.command(verb))
                 .and_then(|outcome| if Some(outcome.code) == refusal { Ok(outcome) } else { outcome.exits(0) })
         }
+        // One that failed is tried again when a person says so.
+        HALTED if outcome.said().contains("command-failed") => run(&mut place.gdo(&["resume"]))?.exits(0),
         _ => outcome.exits(0),
     });
     if let Err(why) = result {
