@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use git_devops::error::Result;
+use git_devops::git::Oid;
 use git_devops::host::{self, History};
 use git_devops::repo::scan::Change;
 use git_devops::repo::status::status;
@@ -104,7 +105,7 @@ fn print_nul(ui: &mut Ui, changes: &[Change], stage: &[u8]) -> Result<()> {
 /// How this host stands to its type.
 struct Standing {
     history: History,
-    accepted: Option<(String, String)>,
+    accepted: Option<(String, Oid)>,
     n_owned: usize,
 }
 
@@ -113,7 +114,7 @@ fn standing(repo: &Repo) -> Result<Option<Standing>> {
     let history = host::history(&repo.places.state)?;
     let Some(begun) = &history.begun else { return Ok(None) };
     let accepted = releases::accepted(repo, &begun.kind.parse()?)?;
-    let accepted = accepted.map(|accepted| (format!("release {}", accepted.seq), accepted.commit.to_string()));
+    let accepted = accepted.map(|accepted| (format!("release {}", accepted.seq), accepted.commit));
     Ok(Some(Standing { n_owned: host::adopt::n_owned(&repo.index()?), history, accepted }))
 }
 
@@ -124,7 +125,7 @@ impl Standing {
         let mut told = vec![format!("{model} host of type {kind}")];
         told.push(applied.map_or_else(|| "nothing applied".to_owned(), |at| format!("applied {}", at.to_hex_with_len(12))));
         if let Some((release, commit)) = &self.accepted {
-            let is_here = applied.is_some_and(|at| at.to_string() == *commit);
+            let is_here = *applied == Some(*commit);
             told.push(format!("{release} accepted{}", if is_here { " and applied" } else { ", not applied yet" }));
         }
         told.extend(stopped.as_ref().map(|stopped| format!("halted: {}: {}", stopped.why, shown(stopped.what.as_bytes()))));
@@ -145,7 +146,7 @@ impl Standing {
             "model": begun.as_ref().map(|begun| begun.model.name()),
             "type": begun.as_ref().map(|begun| &begun.kind),
             "applied": applied.map(|at| at.to_string()),
-            "accepted": self.accepted.as_ref().map(|(_, commit)| commit),
+            "accepted": self.accepted.as_ref().map(|(_, commit)| commit.to_string()),
             "halted": stopped.as_ref().map(|stopped| json!({"why": stopped.why, "what": stopped.what, "time": stopped.time})),
             "handlers_owed": owed,
             "hold": hold,
