@@ -169,7 +169,7 @@ impl CommitPlan {
         if hurt.is_empty() {
             return Ok(());
         }
-        let what = format!("{} are protected, and would go, become empty, or change their type", files(hurt.len()));
+        let what = format!("{} protected, and would go, become empty, or change type", are(hurt.len()));
         let ways = [
             ("gdo revert COMMIT", "on the origin: releases the change taken back"),
             ("gdo attributes PATTERN -protect", "on the origin, in an earlier release: lifts the protection"),
@@ -200,7 +200,7 @@ impl CommitPlan {
             let (parent, name) = split(path);
             by_parent.entry(parent).or_default().push(name);
         }
-        let mut needs: BTreeMap<(u32, u32), (Vec<u8>, Room, u64, u64)> = BTreeMap::new();
+        let mut needs: BTreeMap<(u32, u32), RoomNeeded> = BTreeMap::new();
         let mut problems = Vec::new();
         for (parent, names) in by_parent {
             let (dir, at) = nearest(&root, parent)?;
@@ -211,13 +211,14 @@ impl CommitPlan {
                 }
             }
             let room = dir.room()?;
-            let need = needs.entry(dir.stat_self()?.dev).or_insert_with(|| (at.to_vec(), room, 0, 0));
+            let need =
+                needs.entry(dir.stat_self()?.dev).or_insert_with(|| RoomNeeded { at: at.to_vec(), room, bytes: 0, inodes: 0 });
             for name in names {
-                need.2 += after.size(&join(parent, name))?.unwrap_or(0).next_multiple_of(4096);
-                need.3 += 1;
+                need.bytes += after.size(&join(parent, name))?.unwrap_or(0).next_multiple_of(4096);
+                need.inodes += 1;
             }
         }
-        for (at, room, bytes, inodes) in needs.into_values() {
+        for RoomNeeded { at, room, bytes, inodes } in needs.into_values() {
             let reserve = (room.size / RESERVE.0).min(RESERVE.1);
             let at = if at.is_empty() { ".".to_owned() } else { shown(&at).to_string() };
             if room.is_read_only {
@@ -263,7 +264,7 @@ pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Ch
     let owned: Vec<Vec<u8>> =
         changes.iter().filter(|change| change.what != What::Added).map(|change| change.path.clone()).collect();
     let all: Vec<Vec<u8>> = changes.iter().map(|change| change.path.clone()).collect();
-    let look = |(from, to), paths: &[Vec<u8>]| -> Result<(HashMap<Vec<u8>, Action>, BTreeMap<Vec<u8>, String>)> {
+    let look = |(from, to), paths: &[Vec<u8>]| -> Result<Differences> {
         let progress = Progress::default();
         let found = exchange(repo, (from, to), paths, &*repo.laying, how, &progress)?;
         let steps = found.steps.into_iter().map(|step| (step.path, step.action)).collect();
@@ -290,12 +291,12 @@ pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Ch
         }
     }
     if !drift.is_empty() {
-        let what = format!("{} differ from what was applied last, and this commit changes them", files(drift.len()));
+        let what = format!("{} not as applied last, and this commit changes them", are(drift.len()));
         let ways = [("gdo diff PATH", "shows how"), ("gdo fix PATH", "brings back what was applied"), ("gdo up", "goes on then")];
         return Err(Halt::new(Why::Drift, what, &ways).with(first(drift)).into());
     }
     if !collisions.is_empty() {
-        let what = format!("{} are in the place of new ones, and are not owned", files(collisions.len()));
+        let what = format!("{} in the place of new ones, and not owned", are(collisions.len()));
         let ways = [
             ("mv PATH ELSEWHERE", "moves one out of the way"),
             ("gdo up", "goes on then; a file that has the very content and metadata is taken over"),
@@ -304,6 +305,18 @@ pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Ch
     }
     Ok(writes)
 }
+
+/// What is to be written to one filesystem.
+struct RoomNeeded {
+    /// A directory on it.
+    at: Vec<u8>,
+    room: Room,
+    bytes: u64,
+    inodes: u64,
+}
+
+/// What differs on the disk, by path, and what could not be looked at.
+type Differences = (HashMap<Vec<u8>, Action>, BTreeMap<Vec<u8>, String>);
 
 /// Returns the deepest directory on the way to `path` that is there, and its path.
 fn nearest<'p>(root: &Dir, path: &'p [u8]) -> Result<(Dir, &'p [u8])> {
@@ -327,6 +340,11 @@ fn named(path: &[u8], why: Option<&String>) -> String {
 /// Says how many.
 pub(super) fn files(n: usize) -> String {
     if n == 1 { "1 file".to_owned() } else { format!("{n} files") }
+}
+
+/// Says how many, as the beginning of a sentence about them.
+pub(super) fn are(n: usize) -> String {
+    if n == 1 { "1 file is".to_owned() } else { format!("{n} files are") }
 }
 
 /// Says how many entries.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Host;
 use super::halt::{Halt, Why};
 use super::history::Progress as Far;
-use super::plan::{CommitPlan, Step, Stop, check_drift, files, first, line_to, parents};
+use super::plan::{CommitPlan, Step, Stop, are, check_drift, first, line_to, parents};
 use super::run::{Ended, Ground, Job, boot_id};
 use super::supply;
 use crate::durable;
@@ -266,7 +266,7 @@ impl Replay<'_, '_> {
         let found = exchange(self.host.repo, both, &made, &*self.host.repo.laying, how, &Progress::default())?;
         if !found.steps.is_empty() {
             let differ: Vec<String> = found.steps.iter().map(|step| format!("'{}'", shown(&step.path))).collect();
-            let what = format!("after the commands of this commit, {} are not what the commit says", files(differ.len()));
+            let what = format!("after the commands of this commit, {} not what the commit says", are(differ.len()));
             let ways = [
                 ("gdo fix PATH", "takes the content of the commit"),
                 ("gdo attributes PATTERN derived", "on the origin: says that such a file differs from host to host"),
@@ -304,8 +304,8 @@ impl Replay<'_, '_> {
             return Ok(());
         }
         let what = format!(
-            "after all of this commit was done, {} are not what it says: a command or a handler changes them",
-            files(differ.len())
+            "after all of this commit was done, {} not what it says: a command or a handler changes that",
+            are(differ.len())
         );
         let ways =
             [("gdo diff PATH", "shows how"), ("gdo fix PATH", "takes the content of the commit"), ("gdo up", "goes on then")];
