@@ -1,5 +1,7 @@
 //! What the verbs that change hosts share: who calls, and how a halt is told.
 
+use std::io::Write;
+
 use git_devops::error::Result;
 use git_devops::host::{Call, Halt};
 use git_devops::repo::Repo;
@@ -20,6 +22,8 @@ pub fn call(repo: &Repo) -> Call {
 /// Says where and why it stopped, and what goes on from there.
 pub fn tell_halt(ui: &mut Ui, halt: &Halt) -> Result<()> {
     ui.exit_with(if halt.why.id() == "reboot" { exit::REBOOT } else { exit::HALTED });
+    // What was done stands before what was not.
+    let _ = ui.raw().flush();
     complain(format_args!("halted: {}: {}", halt.why.id(), shown(halt.what.as_bytes())));
     halt.details.iter().for_each(|line| complain(format_args!("  {}", shown(line.as_bytes()))));
     let width = halt.ways.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
