@@ -467,3 +467,41 @@ fn a_file_that_does_not_pass_its_check_keeps_all_of_its_commit_away() {
     pair.origin.ok(&["restore"]);
     assert_eq!(pair.origin.read("etc/conf"), "bad\n");
 }
+
+#[test]
+fn what_fills_a_template_changes_without_a_commit() {
+    let pair = Pair::new();
+    let fact =
+        |rack: &str| pair.target.sh(&format!("mkdir -p .git/devops/state/facts; echo {rack} >.git/devops/state/facts/rack"));
+    fact("7");
+    pair.origin.sh(
+        "mkdir -p .git/devops/state/facts; echo 1 >.git/devops/state/facts/rack; echo 'in ${fact.rack}' > ../template; : > ../main
+        gdo handler reload -- sh -c 'echo reload >> ../ran'; gdo attributes etc/where env handler=reload
+        gdo env keys main ../main; gdo env template etc/where ../template; gdo restore -q; gdo snap -q",
+    );
+    pair.release();
+    pair.up(0);
+    assert_eq!((pair.target.read("etc/where"), pair.note("ran")), ("in 7\n".into(), "reload\n".into()));
+    fact("8");
+    let planned = pair.run(&["up", "-n", "--offline", "--to", "o/main"], 0);
+    assert!(planned.out.contains("rendered etc/where"), "{}", planned.out);
+    assert_eq!(pair.target.read("etc/where"), "in 7\n");
+    for _ in 0..2 {
+        pair.up(0);
+        assert_eq!((pair.target.read("etc/where"), pair.note("ran")), ("in 8\n".into(), "reload\nreload\n".into()));
+    }
+    // A new template and another fact at once are no change by hand.
+    fact("9");
+    pair.origin
+        .sh("echo 'now in ${fact.rack}' > ../template; gdo env template etc/where ../template; gdo restore -q; gdo snap -q");
+    pair.release();
+    pair.up(0);
+    assert_eq!(pair.target.read("etc/where"), "now in 9\n");
+    pair.target.write("etc/where", "mine\n");
+    let halted = pair.up(12);
+    assert!(halted.err.contains("drift") && halted.err.contains("'etc/where'"), "{}", halted.err);
+    assert_eq!(pair.target.read("etc/where"), "mine\n");
+    pair.run(&["fix", "etc/where"], 0);
+    pair.up(0);
+    assert_eq!(pair.target.read("etc/where"), "now in 9\n");
+}

@@ -172,6 +172,10 @@ fn tell(ui: &mut Ui, dry_run: bool, event: Event<'_>, steps: &mut Vec<Value>) ->
             steps.push(json!({"spared": id.to_string()}));
             ui.line(format_args!("  not needed {id} {}", entry.shown()))
         }
+        Event::Rendered(path) => {
+            steps.push(json!({"rendered": crate::ui::json_path(path)}));
+            ui.line(format_args!("rendered {}", shown_path(path)))
+        }
         Event::Handler(name, handler) => {
             steps.push(json!({"handler": name}));
             ui.line(format_args!("  handler {name}: {}", handler.shown()))

@@ -17,6 +17,7 @@ pub mod origin;
 pub mod plan;
 pub mod preimage;
 pub mod promise;
+mod rendered;
 pub mod rendering;
 pub mod replay;
 pub mod run;

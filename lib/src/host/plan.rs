@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::halt::{Halt, Why};
 use super::history::History;
+use super::rendered;
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::{ObjectKind, Oid, empty_tree};
 use crate::journal::{Entry, EntryId, HANDLER, JOURNAL, MAX_ENTRY, When};
@@ -284,7 +285,8 @@ pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Ch
             _ => !not_old.contains_key(path),
         };
         let is_half = is_begun && [not_old.get(path), not_new.get(path)].contains(&Some(&Action::Metadata));
-        match ((is_old || is_half) && why.is_none(), what) {
+        let is_expected = is_old || is_half || rendered::is_untouched(repo, path)?;
+        match (is_expected && why.is_none(), what) {
             (true, _) => writes.push(path.clone()),
             (false, What::Added) => collisions.push(named(path, why)),
             (false, _) => drift.push(named(path, why)),

@@ -42,6 +42,8 @@ pub enum Event<'a> {
     Spared(&'a EntryId, &'a Entry),
     /// A handler is started.
     Handler(&'a str, &'a Entry),
+    /// A file is rendered anew, because what fills its template changed.
+    Rendered(&'a [u8]),
 }
 
 /// Who is told.
@@ -122,6 +124,15 @@ impl Replay<'_, '_> {
             }
             applied.push(*commit);
             last = Some(*commit);
+        }
+        let dry_run = self.options.dry_run;
+        if let (Some(last), false) = (last, dry_run && !applied.is_empty()) {
+            let tree = self.host.repo.objects.commit(&last)?.tree;
+            let rendered = self.host.render_anew(tree, dry_run, self.progress)?;
+            rendered.iter().try_for_each(|path| (self.tell)(Event::Rendered(path)))?;
+            if !dry_run {
+                self.handlers(tree)?;
+            }
         }
         if !applied.is_empty() && !self.options.dry_run {
             status::refresh(self.host.repo, self.progress)?;
