@@ -445,6 +445,11 @@ fn a_commit_made_by_hand_or_a_changed_entry_is_not_passed_over() {
     pair.target.sh(&format!("git -C .git fetch -q '{}' +refs/heads/evil:refs/remotes/o/evil", from.display()));
     let halted = pair.run(&["up", "--offline", "--to", "o/evil"], 12);
     assert!(halted.err.contains("journal"), "{}", halted.err);
+    // A log that is gone: nobody knows what ran here.
+    pair.target.sh("mv .git/devops/state/log ../log");
+    let lost = pair.up(8);
+    assert!(lost.err.contains("gdo adopt"), "{}", lost.err);
+    pair.target.sh("mv ../log .git/devops/state/log");
     pair.target.write("etc/conf", "mine\n");
     pair.target.snapshot();
     let refused = pair.up(65);

@@ -135,10 +135,21 @@ impl History {
         self.entries.get(id)
     }
 
-    /// Returns the entry that failed or was interrupted: there is one at most.
+    /// Returns the entry that failed or was interrupted in what is being applied, or else the last that was interrupted.
+    ///
+    /// One that failed where it was made first is in no commit, and waits for nobody.
     pub fn stuck(&self) -> Option<&EntryId> {
-        let is_stuck = |far: &Progress| matches!(far, Progress::Failed { .. } | Progress::Started { .. });
-        self.undoing.as_ref().or_else(|| self.entries.iter().find(|(_, far)| is_stuck(far)).map(|(id, _)| id))
+        let sequence = |(id, far): (_, &Progress)| {
+            let is_here = |id: &EntryId| self.pending.as_ref().is_none_or(|pending| pending.entries.contains(id));
+            match far {
+                Progress::Started { sequence, .. } if is_here(id) => Some((*sequence, id)),
+                Progress::Failed { sequence, .. } if self.pending.is_some() && is_here(id) => Some((*sequence, id)),
+                _ => None,
+            }
+        };
+        self.undoing
+            .as_ref()
+            .or_else(|| self.entries.iter().filter_map(sequence).max_by_key(|(sequence, _)| *sequence).map(|(_, id)| id))
     }
 
     /// Says whether nothing is to be done for an entry any more.

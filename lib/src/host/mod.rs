@@ -1,6 +1,6 @@
 //! A host: what is applied to it, in which order, and what it says of that. Design: `docs/replay.md`.
 //!
-//! [`history`] is what its log says, [`plan`] what a commit would do, [`replay`] does it, [`run`] starts commands, [`origin`] records changes that are
+//! [`mod@history`] is what its log says, [`plan`] what a commit would do, [`replay`] does it, [`run`] starts commands, [`origin`] records changes that are
 //! made here first.
 
 pub mod adopt;
@@ -114,12 +114,23 @@ impl<'a> Host<'a> {
                 Err(Error::new(Kind::Refused, message))
             }
             Some(begun) if begun.kind == kind => Ok(()),
+            None if self.has_entries()? => {
+                let message = "HEAD has commands, and the log that says which of them ran here is missing: install this host anew, or let it follow \
+                               by 'gdo adopt --begin'";
+                Err(Error::new(Kind::Corrupt, message))
+            }
             _ => {
                 let by = self.call.by.clone();
                 self.note("begin", &[("model", model.name()), ("type", &kind), ("machine", &machine), ("by", &by)])?;
                 Ok(())
             }
         }
+    }
+
+    /// Says whether HEAD has entries.
+    fn has_entries(&self) -> Result<bool> {
+        let Some(head) = self.repo.head()? else { return Ok(false) };
+        Ok(!plan::journal_of(self.repo, self.repo.objects.commit(&head)?.tree)?.is_empty())
     }
 
     /// Returns where the files of this host's log and commands lie.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Host;
 use super::halt::{Halt, Why};
 use super::history::{Model, Progress as Far};
-use super::plan::{journal_of, line_to, parents};
+use super::plan::{Stop, check_drift, journal_of, line_to, parents};
 use super::replay::{guarded, is_ok};
 use super::run::{Ground, Job, boot_id};
 use crate::durable;
@@ -194,10 +194,13 @@ impl Host<'_> {
         let tip = wip::tip(self.repo)?.ok_or_else(nothing)?;
         let head = self.repo.head()?;
         let commits = line_to(self.repo, head, tip)?.unwrap_or_default();
-        let left = self.undo(head, &commits, content_only)?;
         let base = head.map(|head| self.repo.objects.commit(&head).map(|data| data.tree)).transpose()?;
         let base = base.unwrap_or_else(crate::git::empty_tree);
         let tree = self.repo.objects.commit(&tip)?.tree;
+        // What an abort that was killed took back already is no obstacle; what somebody changed since is.
+        let changes = status::compare_work_trees(self.repo, tree, base)?;
+        check_drift(self.repo, (tree, base), &changes, true).map_err(Stop::into_error)?;
+        let left = self.undo(head, &commits, content_only)?;
         self.lay_back(tree, base, progress)?;
         let index = status::index_after(self.repo, &self.repo.index()?, tree, base)?;
         self.repo.write_index(&index)?;
@@ -212,7 +215,7 @@ impl Host<'_> {
         let changes = status::compare_work_trees(self.repo, from, to)?;
         let paths: Vec<Vec<u8>> = changes.into_iter().map(|change| change.path).collect();
         let paths = [parents(self.repo, (from, to), &paths)?, paths].concat();
-        let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
+        let how = ExchangeOptions::default();
         exchange(self.repo, (from, to), &paths, &*self.repo.laying, how, progress).map(drop)
     }
 

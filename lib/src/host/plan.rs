@@ -267,6 +267,8 @@ pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Ch
     let all: Vec<Vec<u8>> = changes.iter().map(|change| change.path.clone()).collect();
     let look = |(from, to), paths: &[Vec<u8>]| -> Result<Differences> {
         let progress = Progress::default();
+        // A directory that is to take the place of '/bin' is refused here, before anything is begun.
+        let how = ExchangeOptions { allow_type_change: from == to, ..how };
         let found = exchange(repo, (from, to), paths, &*repo.laying, how, &progress)?;
         let steps = found.steps.into_iter().map(|step| (step.path, step.action)).collect();
         Ok((steps, progress.take_warnings().into_iter().map(|warning| (warning.path, warning.message)).collect()))

@@ -169,7 +169,7 @@ impl Replay<'_, '_> {
     }
 
     fn content(&mut self, plan: &CommitPlan) -> Step<()> {
-        let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
+        let how = ExchangeOptions::default();
         let laid = plan.laid();
         let paths = [parents(self.host.repo, (plan.before, plan.tree), &laid)?, laid].concat();
         exchange(self.host.repo, (plan.before, plan.tree), &paths, &self.host.laying(), how, self.progress).map_err(|error| {
@@ -266,7 +266,7 @@ impl Replay<'_, '_> {
         let (spared, made): (Vec<_>, Vec<_>) = plan.made().into_iter().partition(|path| self.is_spared(plan, path));
         let changes: Vec<_> = plan.changes.iter().filter(|change| spared.contains(&change.path)).cloned().collect();
         check_drift(self.host.repo, both, &changes, true)?;
-        let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
+        let how = ExchangeOptions::default();
         if !spared.is_empty() {
             exchange(self.host.repo, both, &spared, &*self.host.repo.laying, how, self.progress)?;
         }
@@ -285,7 +285,7 @@ impl Replay<'_, '_> {
             ];
             return Err(Halt::new(Why::Effect, what, &ways).with(first(differ)).into());
         }
-        let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
+        let how = ExchangeOptions::default();
         exchange(self.host.repo, both, &made, &*self.host.repo.laying, how, self.progress)?;
         Ok(())
     }

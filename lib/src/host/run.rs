@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -171,16 +171,22 @@ fn wait(child: &mut Child, timeout: Duration, said: &mpsc::Receiver<Vec<u8>>, he
     let mut kill_at = None;
     let mut pause = Duration::from_millis(1);
     loop {
-        if let Some(status) = child.try_wait().context(|| "cannot wait for a command")? {
+        // It is reaped only after its group was killed: until then the number of the group can be no other's.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        if waitid(WaitId::Pid(group), look).context(|| "cannot wait for a command")?.is_some() {
+            if kill_at.is_some() {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let status = child.wait().context(|| "cannot wait for a command")?;
             return Ok(if kill_at.is_some() { Ended::Timeout } else { how(status) });
         }
         let now = Instant::now();
         match kill_at {
             None if now >= end => {
-                let _ = rustix::process::kill_process_group(group, Signal::TERM);
+                let _ = kill_process_group(group, Signal::TERM);
                 kill_at = Some(now + GRACE);
             }
-            Some(at) if now >= at => drop(rustix::process::kill_process_group(group, Signal::KILL)),
+            Some(at) if now >= at => drop(kill_process_group(group, Signal::KILL)),
             _ => (),
         }
         match said.recv_timeout(pause) {
