@@ -10,6 +10,8 @@ pub const DIFFERENCES: u8 = 1;
 pub const PARTIAL: u8 = 3;
 /// Stored data is damaged.
 pub const INTEGRITY: u8 = 8;
+/// Two changes of the same thing, and a person decides.
+pub const CONFLICT: u8 = 10;
 /// What is applied to this host in order stopped, and a person decides.
 pub const HALTED: u8 = 12;
 /// This machine must start anew before anything else is applied.
@@ -34,7 +36,7 @@ pub fn code(kind: Kind) -> u8 {
         Kind::Locked => 7,
         Kind::Corrupt => INTEGRITY,
         Kind::NotFound => 9,
-        Kind::Conflict => 10,
+        Kind::Conflict => CONFLICT,
         Kind::Unsupported => 11,
         Kind::Halted => HALTED,
         Kind::Reboot => REBOOT,

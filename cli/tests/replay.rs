@@ -353,7 +353,7 @@ fn work_in_progress_is_taken_back_or_checked_in() {
     let origin = &pair.origin;
     origin.write("etc/conf", "new\n");
     origin.ok(&["snap"]);
-    origin.ok(&["exec", "--undo", "sh -c echo undone >> ../ran", "--", "sh", "-c", "echo a >> ../ran; echo m > made"]);
+    origin.ok(&["exec", "--undo", "echo undone >> ../ran", "--", "sh", "-c", "echo a >> ../ran; echo m > made"]);
     for refused in [&["commit", "-m", "x"][..], &["snapshot"], &["up", "--offline", "--to", "main"], &["rollback"]] {
         let run = origin.gdo(refused);
         assert!(run.code == 10 && run.err.contains("gdo ci"), "{refused:?}: {} {}", run.code, run.err);
@@ -386,7 +386,7 @@ fn a_rollback_goes_back_exactly_and_holds() {
     for (word, undo) in [("a", true), ("b", true), ("c", false)] {
         pair.origin.write("etc/conf", &format!("{word}\n"));
         pair.origin.ok(&["snap"]);
-        let undo = if undo { vec!["--undo", "sh -c echo undo >> ../ran"] } else { vec![] };
+        let undo = if undo { vec!["--undo", "echo undo >> ../ran"] } else { vec![] };
         pair.exec(&[&undo[..], &echo(word)].concat());
     }
     pair.release();

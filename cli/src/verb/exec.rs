@@ -51,10 +51,10 @@ pub struct How {
     /// An environment variable for it; may be given several times
     #[arg(long = "env", value_name = "NAME=VALUE")]
     env: Vec<OsString>,
-    /// Needless if this command succeeds (words separated by spaces)
+    /// Needless if this command, which the shell runs, succeeds
     #[arg(long, value_name = "COMMAND")]
     unless: Option<OsString>,
-    /// Needless if this command fails (words separated by spaces)
+    /// Needless if this command, which the shell runs, fails
     #[arg(long, value_name = "COMMAND")]
     onlyif: Option<OsString>,
     /// Needless if this is there
@@ -69,7 +69,7 @@ pub struct How {
     /// Exit codes that count as success
     #[arg(long, value_name = "CODE", value_delimiter = ',', default_value = "0")]
     ok: Vec<u8>,
-    /// What takes it back: a command (words separated by spaces; 'sh -c' takes the rest as one word)
+    /// What takes it back: a command, which the shell runs
     #[arg(long, value_name = "COMMAND")]
     undo: Option<OsString>,
 }
@@ -92,25 +92,21 @@ impl How {
             cwd: self.cwd.as_bytes().to_vec(),
             user: self.user.clone(),
             env,
-            unless: self.unless.as_ref().map(words_of),
-            onlyif: self.onlyif.as_ref().map(words_of),
+            unless: self.unless.as_ref().map(shell),
+            onlyif: self.onlyif.as_ref().map(shell),
             creates: self.creates.as_ref().map(|path| path.as_bytes().to_vec()),
             is_idempotent: self.idempotent,
             timeout: self.timeout,
             ok,
-            undo: self.undo.as_ref().map(words_of),
+            undo: self.undo.as_ref().map(shell),
             ..Entry::new(kind, words.iter().map(|word| word.as_bytes().to_vec()).collect())
         })
     }
 }
 
-/// Splits a command at its spaces; what follows 'sh -c' is one word.
-fn words_of(command: &OsString) -> Vec<Vec<u8>> {
-    let bytes = command.as_bytes().trim_ascii();
-    if let Some(script) = bytes.strip_prefix(b"sh -c ") {
-        return vec![b"sh".to_vec(), b"-c".to_vec(), script.trim_ascii().to_vec()];
-    }
-    bytes.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).map(<[u8]>::to_vec).collect()
+/// Returns the words that let the shell run `command`, as it does with a line of a script.
+fn shell(command: &OsString) -> Vec<Vec<u8>> {
+    vec![b"sh".to_vec(), b"-c".to_vec(), command.as_bytes().to_vec()]
 }
 
 pub fn run_exec(ui: &mut Ui, global: &GlobalArgs, args: &ExecArgs) -> Result<()> {

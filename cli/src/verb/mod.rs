@@ -29,6 +29,7 @@ mod init;
 mod log;
 mod ls;
 mod man;
+mod merge;
 mod merge_metadata;
 mod promise;
 mod release;
@@ -45,6 +46,7 @@ mod status;
 mod sync;
 mod tour;
 mod trust;
+mod types;
 mod up;
 mod verify;
 mod whereis;
@@ -82,6 +84,11 @@ pub enum Verb {
     Reboot(exec::RebootArgs),
     Ci(exec::CiArgs),
     Abort(exec::AbortArgs),
+    Branch(types::BranchArgs),
+    Fork(types::ForkArgs),
+    Switch(types::SwitchArgs),
+    Merge(merge::MergeArgs),
+    Revert(merge::RevertArgs),
     Up(up::UpArgs),
     Resume(up::ResumeArgs),
     Skip(up::SkipArgs),
@@ -138,6 +145,11 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Reboot(args) => exec::run_reboot(ui, global, args),
         Verb::Ci(args) => exec::run_ci(ui, global, args),
         Verb::Abort(args) => exec::run_abort(ui, global, args),
+        Verb::Branch(args) => types::run_branch(ui, global, args),
+        Verb::Fork(args) => types::run_fork(ui, global, args),
+        Verb::Switch(args) => types::run_switch(ui, global, args),
+        Verb::Merge(args) => merge::run_merge(ui, global, args),
+        Verb::Revert(args) => merge::run_revert(ui, global, args),
         Verb::Up(args) => up::run_up(ui, global, args),
         Verb::Resume(args) => up::run_resume(ui, global, args),
         Verb::Skip(args) => up::run_skip(ui, global, args),

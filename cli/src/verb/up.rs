@@ -7,7 +7,7 @@ use git_devops::git::Oid;
 use git_devops::host::rendering::Rendering;
 use git_devops::host::replay::{self, Event, Replayed, UpOptions};
 use git_devops::host::{Host, plan, supply};
-use git_devops::repo::{Policy, Repo, releases, remotes};
+use git_devops::repo::{Policy, Repo, next, releases, remotes};
 use serde_json::{Value, json};
 
 use super::fetch::{fetch_all, finish, repo_within_reach};
@@ -40,15 +40,14 @@ pub struct UpArgs {
 }
 
 pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
-    let mut repo = if args.offline { global.repo()? } else { repo_within_reach(global, true)? };
+    let repo = if args.offline { global.repo()? } else { repo_within_reach(global, true)? };
     if !args.offline {
         fetch(ui, &repo)?;
     }
-    let target = target(&Host::open(&repo, call(&repo))?, args.to.as_deref())?;
-    // Environmental data is always that of the newest commit that this host is to have.
-    repo.laying = Arc::new(Rendering::of_tree(&repo, &repo.objects.commit(&target)?.tree)?);
     let mut host = Host::open(&repo, call(&repo))?;
-    if args.to.is_none() && host.history().hold.is_some() {
+    let target = target(&host, args.to.as_deref())?;
+    let is_made_here = next::tip(&repo)? == Some(target);
+    if args.to.is_none() && !is_made_here && host.history().hold.is_some() {
         let accepted = releases::accepted(&repo, &host.kind()?.parse()?)?;
         let hold = host.history().hold.clone().unwrap_or_default();
         if accepted.is_none_or(|accepted| is_held(&hold, accepted.epoch.into(), accepted.seq)) {
@@ -57,11 +56,20 @@ pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
         }
         host.unhold()?;
     }
-    if !args.offline && !args.dry_run {
+    drop(host);
+    let options = UpOptions { dry_run: args.dry_run, may_reboot: args.reboot, yes_delete: args.yes_delete };
+    lead_to(ui, repo, target, &options, args.offline)
+}
+
+/// Brings what is missing here, and replays what leads to `target`.
+pub fn lead_to(ui: &mut Ui, mut repo: Repo, target: Oid, options: &UpOptions, offline: bool) -> Result<()> {
+    // Environmental data is always that of the newest commit that this host is to have.
+    repo.laying = Arc::new(Rendering::of_tree(&repo, &repo.objects.commit(&target)?.tree)?);
+    let mut host = Host::open(&repo, call(&repo))?;
+    if !offline && !options.dry_run {
         get(ui, &host, target)?;
     }
-    let options = UpOptions { dry_run: args.dry_run, may_reboot: args.reboot, yes_delete: args.yes_delete };
-    replay(ui, &mut host, target, &options)?;
+    replay(ui, &mut host, target, options)?;
     finish(&repo);
     Ok(())
 }
@@ -100,6 +108,9 @@ fn get(ui: &mut Ui, host: &Host<'_>, target: Oid) -> Result<()> {
 pub fn target(host: &Host<'_>, to: Option<&str>) -> Result<Oid> {
     let repo = host.repo;
     let kind = host.kind()?;
+    if let (None, Some(next)) = (to, next::tip(repo)?) {
+        return Ok(next);
+    }
     let asked = to.map(|rev| repo.git.resolve(rev)).transpose()?;
     let is_trusting = releases::trust(repo)?.is_some();
     if !is_trusting {

@@ -12,6 +12,7 @@ pub mod index;
 mod inflate;
 mod init;
 mod loose;
+pub mod merge;
 pub mod mirror;
 pub mod name;
 pub mod object;

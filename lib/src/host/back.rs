@@ -13,7 +13,7 @@ use crate::git::Oid;
 use crate::journal::{Entry, EntryId, Kind as EntryKind};
 use crate::progress;
 use crate::repo::scan::Change;
-use crate::repo::{status, wip};
+use crate::repo::{next, status, wip};
 
 /// What a rollback does, or would do.
 #[derive(Debug)]
@@ -102,6 +102,8 @@ impl Host<'_> {
 
     fn end_back(&mut self, from: Oid, to: Oid, progress: &progress::Progress) -> Result<()> {
         self.note("back", &[("from", &from.to_string()), ("to", &to.to_string())])?;
+        // A merge or revert that this took back by half is not to be applied any more.
+        next::remove(self.repo, &self.lock)?;
         status::refresh(self.repo, progress)?;
         let tree = self.repo.objects.commit(&to)?.tree;
         self.run_handlers(tree, &mut |_, _| Ok(())).map_err(super::plan::Stop::into_error)

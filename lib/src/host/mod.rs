@@ -23,6 +23,7 @@ pub mod replay;
 pub mod run;
 pub mod secret;
 pub mod supply;
+pub mod types;
 
 use std::path::{Path, PathBuf};
 

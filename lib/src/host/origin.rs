@@ -20,7 +20,7 @@ use crate::repo::exclude::{ExcludeOptions, Excludes};
 use crate::repo::restore::{ExchangeOptions, exchange};
 use crate::repo::scan::{Change, ScanOptions, Scope, Sink, Staged, scan, shown};
 use crate::repo::stage::{CommitInfo, Recorded, nothing_else, record_on};
-use crate::repo::{status, wip};
+use crate::repo::{next, status, wip};
 use crate::safepath::stat_fd;
 use crate::store::Writer;
 
@@ -191,6 +191,15 @@ impl Host<'_> {
     /// Takes the work in progress back: what can be undone is undone in reverse, then the files; returns what could not be undone.
     pub fn abort(&mut self, content_only: bool, progress: &Progress) -> Result<Vec<String>> {
         let nothing = || Error::new(Kind::NotFound, "there is no work in progress");
+        if let Some(tip) = next::tip(self.repo)? {
+            if self.history().pending.is_some() {
+                let message =
+                    format!("commit {tip} is applied by half; 'gdo up' goes on with it, and then 'gdo rollback' takes it back");
+                return Err(Error::new(Kind::Halted, message));
+            }
+            next::remove(self.repo, &self.lock)?;
+            return Ok(Vec::new());
+        }
         let tip = wip::tip(self.repo)?.ok_or_else(nothing)?;
         let head = self.repo.head()?;
         let commits = line_to(self.repo, head, tip)?.unwrap_or_default();
@@ -220,15 +229,16 @@ impl Host<'_> {
     }
 
     fn new_id(&self) -> Result<EntryId> {
+        let tip = wip::line(self.repo)?.tip;
+        let known = tip.map(|tip| journal_of(self.repo, self.repo.objects.commit(&tip)?.tree)).transpose()?;
+        self.new_id_after(known.unwrap_or_default().keys().next_back())
+    }
+
+    /// Returns the id of an entry that is made now, and follows `last`: the clock may stand still, or be set back.
+    pub(super) fn new_id_after(&self, last: Option<&EntryId>) -> Result<EntryId> {
         let mut random = [0; 10];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context(|| "cannot get random bytes")?;
-        // The clock may stand still, or be set back: a new entry still follows those that are there.
-        let mut millis = self.call.now.saturating_mul(1000);
-        if let Some(tip) = wip::line(self.repo)?.tip
-            && let Some(last) = journal_of(self.repo, self.repo.objects.commit(&tip)?.tree)?.into_keys().next_back()
-        {
-            millis = millis.max(last.millis() + 1);
-        }
+        let millis = self.call.now.saturating_mul(1000).max(last.map_or(0, |last| last.millis() + 1));
         Ok(EntryId::new(millis, random))
     }
 

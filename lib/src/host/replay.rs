@@ -18,7 +18,7 @@ use crate::journal::{Entry, EntryId, IN, Kind as EntryKind, When, Words};
 use crate::progress::Progress;
 use crate::repo::restore::{ExchangeOptions, exchange};
 use crate::repo::scan::{shown, split};
-use crate::repo::{Repo, status, wip};
+use crate::repo::{Repo, next, status, wip};
 use crate::safepath::Dir;
 
 /// How to go on.
@@ -76,7 +76,8 @@ pub fn up(host: &mut Host<'_>, target: Oid, options: &UpOptions, progress: &Prog
     let mut replay = Replay { ground: Ground::of(&host.repo.places), target, host, options, progress, tell };
     let mut replayed = Replayed::default();
     match replay.all(head, &line, &mut replayed.applied) {
-        Ok(()) => (),
+        Ok(()) if options.dry_run => (),
+        Ok(()) => replay.host.end_next()?,
         Err(Stop::Error(error)) => return Err(error),
         Err(Stop::Halt(halt)) => {
             if !options.dry_run {
@@ -388,6 +389,14 @@ fn replaced(word: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
 }
 
 impl Host<'_> {
+    /// Forgets what was to be applied next, once it is.
+    fn end_next(&self) -> Result<()> {
+        match next::tip(self.repo)? {
+            Some(tip) if self.repo.head()? == Some(tip) => next::remove(self.repo, &self.lock),
+            _ => Ok(()),
+        }
+    }
+
     /// Adds what a run that was killed just before its end did not write: HEAD is where the pending commit is.
     fn repair_head(&mut self, head: Option<Oid>) -> Result<()> {
         self.follow(super::Model::Congruent)?;

@@ -4,6 +4,7 @@
 //! and [`gc`] cleans up.
 
 pub mod attributes;
+pub mod branch;
 pub mod check;
 mod content;
 pub mod diff;
@@ -17,6 +18,7 @@ mod laid;
 mod lifted;
 pub mod mend;
 mod pathset;
+pub mod next;
 pub mod preimage;
 pub mod releases;
 pub mod remotes;

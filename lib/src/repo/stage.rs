@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use super::scan::{self, Found, ScanOptions, Sink, Staged};
-use super::{Repo, enrolled, wip};
+use super::{Repo, enrolled, next, wip};
 use crate::durable::Lock;
 use crate::error::{Error, Kind, Result};
 use crate::file::index::ChunkIndex;
@@ -51,6 +51,7 @@ pub struct Recorded {
 pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, progress: &Progress) -> Result<Recorded> {
     let lock = repo.lock()?;
     wip::must_not_be(repo)?;
+    next::must_not_be(repo)?;
     record_on(repo, &lock, &Line::of_head(repo)?, options, commit, &nothing_else, progress)
 }
 
@@ -210,6 +211,7 @@ fn put_with(repo: &Repo, stored: &[u8], content: &[u8], also: Also<'_>) -> Resul
 pub fn commit(repo: &Repo, info: &CommitInfo) -> Result<Option<Oid>> {
     let lock = repo.lock()?;
     wip::must_not_be(repo)?;
+    next::must_not_be(repo)?;
     commit_on(repo, &lock, &Line::of_head(repo)?, info)
 }
 

@@ -1,7 +1,7 @@
 //! Work in progress: commits that were made and applied on this host, and are not on its branch yet. Design: `docs/replay.md`.
 
-use super::Repo;
 use super::stage::Line;
+use super::{Repo, next};
 use crate::durable::Lock;
 use crate::error::{Error, Kind, Result};
 use crate::git::Oid;
@@ -24,6 +24,7 @@ pub fn must_not_be(repo: &Repo) -> Result<()> {
 
 /// Returns where the next commit of the work in progress goes.
 pub fn line(repo: &Repo) -> Result<Line> {
+    next::must_not_be(repo)?;
     let at = tip(repo)?;
     let tip = at.map_or_else(|| repo.head(), |at| Ok(Some(at)))?;
     Ok(Line { name: WIP.to_owned(), at, tip })

@@ -341,7 +341,7 @@ fn released(place: &Place) -> Result {
     origin.does(&["handler", "reload", "--", "sh", "-c", "echo x >>../handled"])?;
     origin.does(&["attributes", "fresh", "handler=reload"])?;
     origin.does(&["snap", "-m", "second", "."])?;
-    origin.does(&["exec", "--undo", "sh -c echo x >>../undone", "--", "sh", "-c", "echo x >>../ran"])?;
+    origin.does(&["exec", "--undo", "echo x >>../undone", "--", "sh", "-c", "echo x >>../ran"])?;
     origin.does(&["ci"])?;
     bring("refs/heads/main", "main")?;
     Ok(())
