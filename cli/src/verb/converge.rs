@@ -55,6 +55,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &ConvergeArgs) -> Result<()> 
     let done = done?;
     ui.json(|| to_json_all(&done, &handlers, args.dry_run))?;
     report(ui, &done, &handlers, args.dry_run)?;
+    if !args.dry_run {
+        super::host::report(ui, &host);
+    }
     if args.exit_code && done.is_whole() && done.has_news() {
         ui.exit_with(exit::DIFFERENCES);
     }

@@ -51,6 +51,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &FixArgs) -> Result<()> {
         None => host.fix(&paths, args.dry_run, &progress, &mut tell),
     };
     finish(&repo);
+    if !args.dry_run {
+        super::host::report(ui, &host);
+    }
     let (fixed, halt) = match done {
         Ok(fixed) => (fixed, None),
         Err(Stop::Halt(halt)) => (Fixed::default(), Some(halt)),

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use git_devops::error::Result;
-use git_devops::host::{Call, Halt};
+use git_devops::host::{Call, Halt, Host};
 use git_devops::repo::Repo;
 use serde_json::{Value, json};
 
@@ -17,6 +17,22 @@ pub fn call(repo: &Repo) -> Call {
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty()).unwrap_or_else(|| "root".to_owned());
     let offset = jiff::Zoned::now().offset().seconds() / 60;
     Call { now: moment().wall, offset, identity: identity(repo), by: format!("{user}@{}", hostname()) }
+}
+
+/// Returns what this host calls itself to others: `devops.name`, or its host name.
+pub fn name(repo: &Repo) -> String {
+    let named = repo.config.get("devops.name").map(|name| String::from_utf8_lossy(name).into_owned());
+    named.unwrap_or_else(hostname)
+}
+
+/// Tells others what this host is like now. What was done stands, whether that works or not.
+pub fn report(ui: &mut Ui, host: &Host<'_>) {
+    let progress = ui.progress();
+    progress.stage("reporting", 0, 0);
+    if let Err(error) = host.report(&name(host.repo), &progress) {
+        complain(format_args!("warning: cannot report what this host is like: {error:#}"));
+    }
+    ui.warnings();
 }
 
 /// Says where and why it stopped, and what goes on from there.

@@ -22,6 +22,7 @@ mod env;
 mod exec;
 mod fetch;
 mod fix;
+mod fleet;
 mod gc;
 mod git;
 mod host;
@@ -32,6 +33,7 @@ mod man;
 mod merge;
 mod merge_metadata;
 mod promise;
+mod proof;
 mod release;
 mod remote;
 mod restore;
@@ -97,6 +99,9 @@ pub enum Verb {
     Promise(promise::PromiseArgs),
     Fix(fix::FixArgs),
     Rollback(rollback::RollbackArgs),
+    Fingerprint(proof::FingerprintArgs),
+    Compare(proof::CompareArgs),
+    Fleet(fleet::FleetArgs),
     Hold(rollback::HoldArgs),
     Unhold(rollback::UnholdArgs),
     Gc(gc::GcArgs),
@@ -157,6 +162,9 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Converge(args) => converge::run(ui, global, args),
         Verb::Promise(args) => promise::run(ui, global, args),
         Verb::Fix(args) => fix::run(ui, global, args),
+        Verb::Fingerprint(args) => proof::run_fingerprint(ui, global, args),
+        Verb::Compare(args) => proof::run_compare(ui, global, args),
+        Verb::Fleet(args) => fleet::run(ui, global, args),
         Verb::Rollback(args) => rollback::run_rollback(ui, global, args),
         Verb::Hold(args) => rollback::run_hold(ui, global, args),
         Verb::Unhold(args) => rollback::run_unhold(ui, global, args),

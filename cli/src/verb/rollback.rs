@@ -42,7 +42,9 @@ pub fn run_rollback(ui: &mut Ui, global: &GlobalArgs, args: &RollbackArgs) -> Re
         true => host.plan_back(to)?,
         false => {
             let at = newest(&host)?;
-            host.back(to, content_only, Some(&at), &progress)?
+            let back = host.back(to, content_only, Some(&at), &progress)?;
+            super::host::report(ui, &host);
+            back
         }
     };
     ui.json(|| {

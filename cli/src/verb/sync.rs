@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use git_devops::error::{Kind, Result};
-use git_devops::repo::Repo;
 use git_devops::repo::remotes;
 use git_devops::repo::sync::{Caller, Synced, sync};
 use serde_json::json;
 
 use super::fetch::{connect, fetch_all, hosts_json, tell_failure, tell_failures, tell_hosts};
 use crate::exit;
-use crate::places::{GlobalArgs, hostname, moment};
+use crate::places::{GlobalArgs, moment};
 use crate::ui::{Ui, bytes, complain, time};
 
 /// Hold this host's share of all large files, and promise to keep it
@@ -54,18 +53,12 @@ fn once(ui: &mut Ui, global: &GlobalArgs, args: &SyncArgs) -> Result<()> {
     };
     let mut hosts = connect(ui, &repo, &remotes);
     fetch_all(ui, &repo, &hosts);
-    let name = holder_name(&repo);
+    let name = super::host::name(&repo);
     let progress = ui.progress();
     progress.stage("getting this host's share", 0, 0);
     let synced = sync(&repo, Caller { name: &name, now: moment().wall }, &mut hosts, &progress)?;
     ui.warnings();
     tell(ui, &synced)
-}
-
-/// Returns what this host calls itself among holders: `devops.name`, or its host name.
-fn holder_name(repo: &Repo) -> String {
-    let named = repo.config.get("devops.name").map(|name| String::from_utf8_lossy(name).into_owned());
-    named.unwrap_or_else(hostname)
 }
 
 fn tell(ui: &mut Ui, synced: &Synced) -> Result<()> {

@@ -11,7 +11,7 @@ use git_devops::repo::{Policy, Repo, next, releases, remotes};
 use serde_json::{Value, json};
 
 use super::fetch::{fetch_all, finish, repo_within_reach};
-use super::host::{call, halt_json, tell_halt};
+use super::host::{call, halt_json, report, tell_halt};
 use super::rollback::is_held;
 use crate::places::GlobalArgs;
 use crate::ui::{Ui, shown_path};
@@ -70,6 +70,9 @@ pub fn lead_to(ui: &mut Ui, mut repo: Repo, target: Oid, options: &UpOptions, of
         get(ui, &host, target)?;
     }
     replay(ui, &mut host, target, options)?;
+    if !options.dry_run {
+        report(ui, &host);
+    }
     finish(&repo);
     Ok(())
 }
@@ -228,10 +231,13 @@ fn go_on(ui: &mut Ui, host: &mut Host<'_>, may_reboot: bool) -> Result<()> {
     if let Some(backing) = host.history().backing {
         ui.note(format_args!("a rollback to commit {} was interrupted; 'gdo rollback' goes on with it", backing.to))?;
     }
-    let Some(pending) = &host.history().pending else { return Ok(()) };
-    let target = pending.target;
-    let options = UpOptions { may_reboot, ..UpOptions::default() };
-    replay(ui, host, target, &options)
+    if let Some(pending) = &host.history().pending {
+        let target = pending.target;
+        let options = UpOptions { may_reboot, ..UpOptions::default() };
+        replay(ui, host, target, &options)?;
+    }
+    report(ui, host);
+    Ok(())
 }
 
 /// Go on without a command; this host is then no more like the others, and says so

@@ -23,6 +23,8 @@ const MAX_BLOB: u64 = 128 << 20;
 /// Where the records of holders are, under the holders' ids.
 pub const HOLDERS: &str = "refs/devops/holders/";
 const BRANCHES: &str = "refs/heads/";
+/// Where the reports of hosts stand.
+pub const REPORTS: &str = "refs/devops/reports/";
 /// Where the tags of releases are.
 pub const RELEASES: &str = "refs/tags/release/";
 /// Where root documents are, under their versions.
@@ -98,6 +100,7 @@ impl Quarantine {
             url,
             "+refs/heads/*:refs/heads/*",
             "+refs/devops/holders/*:refs/devops/holders/*",
+            "+refs/devops/reports/*:refs/devops/reports/*",
             "+refs/devops/trust/*:refs/devops/trust/*",
             "+refs/tags/release/*:refs/tags/release/*",
         ]);
@@ -174,6 +177,11 @@ impl Quarantine {
         self.refs(HOLDERS)
     }
 
+    /// Returns the reports of hosts that came, by what should be the hosts' ids.
+    pub fn reports(&self) -> Result<BTreeMap<String, Oid>> {
+        self.refs(REPORTS)
+    }
+
     /// Returns the tags of releases that came, by their names below `refs/tags/release/`.
     pub fn releases(&self) -> Result<BTreeMap<String, Oid>> {
         self.refs(RELEASES)
@@ -190,7 +198,7 @@ impl Quarantine {
         for (at, line) in String::from_utf8_lossy(&listed).lines().enumerate() {
             let (oid, name) = line.split_once(' ').unwrap_or_default();
             check_ref_name(name)?;
-            let is_asked = [BRANCHES, HOLDERS, RELEASES, ROOTS].iter().any(|asked| name.starts_with(asked));
+            let is_asked = [BRANCHES, HOLDERS, RELEASES, REPORTS, ROOTS].iter().any(|asked| name.starts_with(asked));
             let (true, Ok(oid)) = (is_asked, Oid::from_hex(oid.as_bytes())) else {
                 return Err(Error::refused(
                     Reason::RefName,

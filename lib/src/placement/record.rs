@@ -122,8 +122,14 @@ pub fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
-/// 51 bytes are 68 digits of base64 without a bit to spare: one key has one text.
-fn is_key(key: &str) -> bool {
+/// Returns `name` as far as it can be that of a holder, or else `other`.
+pub fn tidied(name: &str, other: &str) -> String {
+    let tidy: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(MAX_NAME).collect();
+    if is_name(&tidy) { tidy } else { other.to_owned() }
+}
+
+/// Says whether `key` is the text of an ed25519 key. 51 bytes are 68 digits of base64 without a bit to spare: one key has one text.
+pub fn is_key(key: &str) -> bool {
     let digits = key.strip_prefix(KEY_TYPE).unwrap_or_default();
     digits.len() == KEY_LEN && digits.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
 }

@@ -1,6 +1,6 @@
-//! Signatures of holders, by `ssh-keygen`: the only place that starts it.
+//! Signatures of holders and hosts, by `ssh-keygen`: the only place that starts it.
 //!
-//! What is signed, and by whom: `docs/formats/holders.md`.
+//! What is signed, and by whom: `docs/formats/holders.md`, `docs/formats/report.md`.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -10,8 +10,24 @@ use std::process::{Command, Output, Stdio};
 use crate::durable::{self, Scratch};
 use crate::error::{Context, Error, Kind, Result};
 
-/// Keeps a signature from counting for anything else that the key signs.
-const NAMESPACE: &str = "git-devops-holder";
+/// For what a key signs: a signature counts for nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// What a holder promises.
+    Holder,
+    /// What a host tells of itself.
+    Report,
+}
+
+impl Purpose {
+    fn namespace(self) -> &'static str {
+        match self {
+            Self::Holder => "git-devops-holder",
+            Self::Report => "git-devops-report",
+        }
+    }
+}
+
 /// Longest signature that is looked at; those of ed25519 keys have some 300 bytes.
 pub const MAX_SIGNATURE: usize = 4096;
 const WHO: &str = "holder";
@@ -58,22 +74,22 @@ pub fn public_key(path: &Path) -> Result<String> {
 }
 
 /// Signs `text` with the key in `path`.
-pub fn sign(path: &Path, text: &[u8]) -> Result<Vec<u8>> {
-    let args = ["-Y", "sign", "-q", "-n", NAMESPACE, "-f"];
+pub fn sign(path: &Path, purpose: Purpose, text: &[u8]) -> Result<Vec<u8>> {
+    let args = ["-Y", "sign", "-q", "-n", purpose.namespace(), "-f"];
     let output = ssh_keygen(args.iter().map(OsStr::new).chain([path.as_os_str()]), text);
     Ok(output.context(|| format!("cannot sign with '{}'", path.display()))?.stdout)
 }
 
 /// Fails unless `signature` is one of `text` by the owner of `public_key`. Uses files in the directory `scratch`, which is ours alone.
-pub fn verify(scratch: &Path, public_key: &str, text: &[u8], signature: &[u8]) -> Result<()> {
+pub fn verify(scratch: &Path, purpose: Purpose, public_key: &str, text: &[u8], signature: &[u8]) -> Result<()> {
     let what = || "the signature is not good";
     if signature.len() > MAX_SIGNATURE {
         return Err(Error::new(Kind::Refused, format!("it has {} bytes", signature.len()))).context(what);
     }
     let (allowed, signed) = (scratch.join("allowed"), scratch.join("signature"));
-    durable::publish(&allowed, format!("{WHO} namespaces=\"{NAMESPACE}\" {public_key}\n").as_bytes(), 0o600)?;
+    durable::publish(&allowed, format!("{WHO} namespaces=\"{}\" {public_key}\n", purpose.namespace()).as_bytes(), 0o600)?;
     durable::publish(&signed, signature, 0o600)?;
-    let args = ["-Y", "verify", "-q", "-n", NAMESPACE, "-I", WHO, "-f"].map(OsStr::new);
+    let args = ["-Y", "verify", "-q", "-n", purpose.namespace(), "-I", WHO, "-f"].map(OsStr::new);
     let paths = [allowed.as_os_str(), OsStr::new("-s"), signed.as_os_str()];
     ssh_keygen(args.into_iter().chain(paths), text).map(drop).map_err(|error| error.with_kind(Kind::Refused)).context(what)
 }
@@ -112,15 +128,19 @@ mod tests {
         let (key, other_key) = (public_key(&ours).unwrap(), public_key(&theirs).unwrap());
         make_key(&ours).unwrap();
         assert_eq!(public_key(&ours).unwrap(), key, "a key that is there stays");
-        let signature = sign(&ours, b"text").unwrap();
-        verify(dir.path(), &key, b"text", &signature).unwrap();
-        let check = |key: &str, text: &[u8], signature: &[u8]| verify(dir.path(), key, text, signature).unwrap_err().kind();
+        let signature = sign(&ours, Purpose::Holder, b"text").unwrap();
+        verify(dir.path(), Purpose::Holder, &key, b"text", &signature).unwrap();
+        let check = |key: &str, text: &[u8], signature: &[u8]| {
+            verify(dir.path(), Purpose::Holder, key, text, signature).unwrap_err().kind()
+        };
         assert_eq!(check(&other_key, b"text", &signature), Kind::Refused);
         assert_eq!(check(&key, b"texts", &signature), Kind::Refused);
         assert_eq!(check(&key, b"text", b""), Kind::Refused);
         assert_eq!(check(&key, b"text", &signature[..signature.len() / 2]), Kind::Refused);
         assert_eq!(check(&key, b"text", &[b'x'; MAX_SIGNATURE + 1]), Kind::Refused);
         // The same key for another purpose.
+        let report = sign(&ours, Purpose::Report, b"text").unwrap();
+        assert_eq!(check(&key, b"text", &report), Kind::Refused);
         let args = ["-Y", "sign", "-q", "-n", "file", "-f"].map(OsStr::new);
         let other = ssh_keygen(args.into_iter().chain([ours.as_os_str()]), b"text").unwrap().stdout;
         assert_eq!(check(&key, b"text", &other), Kind::Refused);

@@ -15,10 +15,10 @@ use crate::id::ChunkId;
 use crate::placement::inquiry::Terms;
 use crate::placement::ledger::Ledger;
 use crate::placement::record::{
-    self, Holdings, ListLine, MAX_LIST, MAX_RECORD, Record, decode_list, encode_list, is_name, prefix, refused,
+    self, Holdings, ListLine, MAX_LIST, MAX_RECORD, Record, decode_list, encode_list, prefix, refused, tidied,
 };
 use crate::placement::{Holder, HolderId};
-use crate::remote::sign;
+use crate::remote::sign::{self, Purpose};
 
 const KEY: &str = "holder-key";
 const FILE: u32 = 0o100_644;
@@ -217,7 +217,8 @@ fn is_news(
         }
         _ => (),
     }
-    sign::verify(quarantine.dir(), &new.record.key, &text, &signature).map_err(|error| refused(format!("{error:#}")))?;
+    sign::verify(quarantine.dir(), Purpose::Holder, &new.record.key, &text, &signature)
+        .map_err(|error| refused(format!("{error:#}")))?;
     for (line, oid) in new.record.lists.iter().zip(&new.lists) {
         list(objects, line, oid).map_err(|error| error.with_kind(Kind::Refused))?;
     }
@@ -287,7 +288,7 @@ impl Own {
         let lists = self.lists(repo, before.as_ref(), &pack)?;
         let record = Record {
             key: sign::public_key(&self.key)?,
-            name: tidy_name(name),
+            name: tidied(name, "holder"),
             generation: self.ledger.generation,
             issued: now,
             until: self.ledger.until(),
@@ -295,7 +296,7 @@ impl Own {
             lists: lists.iter().map(|(line, _)| *line).collect(),
         };
         let text = record.encode();
-        let signature = sign::sign(&self.key, text.as_bytes())?;
+        let signature = sign::sign(&self.key, Purpose::Holder, text.as_bytes())?;
         let commit = write_record(&pack, &text, &signature, &lists, now)?;
         let kept = pack.finish()?;
         let name = format!("{HOLDERS}{}", self.ledger.holder);
@@ -462,11 +463,6 @@ fn capacity(repo: &Repo) -> Result<u64> {
 /// Says whether this repository's store is to hold a share: `devops.policy`.
 pub fn is_holder(repo: &Repo) -> bool {
     repo.config.get("devops.policy").is_none_or(|policy| policy == b"holder")
-}
-
-fn tidy_name(name: &str) -> String {
-    let tidy: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(64).collect();
-    if is_name(&tidy) { tidy } else { "holder".into() }
 }
 
 /// Returns the holders that count at `now`: those whose promise is not over, and `own` if this host is one.

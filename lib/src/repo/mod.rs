@@ -23,6 +23,7 @@ pub mod preimage;
 pub mod releases;
 pub mod remotes;
 pub mod remove;
+pub mod reports;
 pub mod restore;
 pub mod roots;
 pub mod scan;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::holders::Came;
 use super::releases::Incoming;
 use super::tree::StoredDir;
-use super::{Policy, Repo};
+use super::{Policy, Repo, reports};
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::{Entry, MAX_DEPTH, MAX_LIST_LEN, decode_list};
@@ -239,7 +239,7 @@ impl Moved {
 pub struct News {
     /// Branches that are elsewhere than they were.
     pub moved: Vec<Moved>,
-    /// What is wrong with records of holders that are not taken over.
+    /// What is wrong with records of holders and reports of hosts that are not taken over.
     pub refused: Vec<Error>,
     /// Releases and root documents: what is accepted, what is refused.
     pub releases: Incoming,
@@ -258,10 +258,12 @@ pub fn fetch_branches(repo: &Repo, connection: &Connection, now: u64) -> Result<
     let (command, _) = wire::GIT_COMMAND.split_once(' ').expect("BUG: the command has an argument");
     quarantine.fetch(&remote.address.git_url(), command, &connection.git_ssh_command()).context(what)?;
     let lock = repo.lock()?;
-    let came = Came::look(repo, &quarantine)?;
+    let mut came = Came::look(repo, &quarantine)?;
+    let reports = reports::Came::look(repo, &quarantine)?;
     let mut releases = Incoming::look(repo, &quarantine, now).context(what)?;
-    let moved = take_branches(repo, &remote.name, &quarantine, (&came, &releases), &lock).context(what)?;
+    let moved = take_branches(repo, &remote.name, &quarantine, (&came, &releases, &reports), &lock).context(what)?;
     releases.accept()?;
+    came.refused.extend(reports.refused);
     Ok(News { moved, refused: came.refused, releases })
 }
 
@@ -298,18 +300,18 @@ fn take_branches(
     repo: &Repo,
     name: &str,
     quarantine: &Quarantine,
-    (came, releases): (&Came, &Incoming),
+    (came, releases, reports): (&Came, &Incoming, &reports::Came),
     lock: &Lock,
 ) -> Result<Vec<Moved>> {
     let (old, new) = (branches(repo, name)?, quarantine.branches()?);
-    let more: Vec<Oid> = came.commits().into_iter().chain(releases.objects()).collect();
+    let more: Vec<Oid> = came.commits().into_iter().chain(releases.objects()).chain(reports.commits()).collect();
     let kept = quarantine.take_over(&repo.git, &repo.objects, &more)?;
     let gone = old.iter().filter(|(branch, _)| !new.contains_key(*branch));
     let gone = gone.map(|(branch, oid)| Moved { branch: branch.clone(), old: Some(*oid), new: None });
     let here = new.iter().map(|(branch, oid)| Moved { branch: branch.clone(), old: old.get(branch).copied(), new: Some(*oid) });
     let moved: Vec<Moved> = gone.chain(here.filter(|moved| moved.old != moved.new)).collect();
     let branches = moved.iter().map(|moved| moved.clone().of_remote(name));
-    let moves: Vec<RefMove> = branches.chain(came.moves()).chain(releases.moves(repo)?).collect();
+    let moves: Vec<RefMove> = branches.chain(came.moves()).chain(releases.moves(repo)?).chain(reports.moves()).collect();
     repo.git.move_refs(&moves, "fetch")?;
     repo.note_refs(lock)?;
     kept.map_or(Ok(()), Kept::release)?;
