@@ -510,3 +510,63 @@ fn what_fills_a_template_changes_without_a_commit() {
     pair.up(0);
     assert_eq!(pair.target.read("etc/where"), "now in 9\n");
 }
+
+#[test]
+fn a_commit_that_is_applied_by_half_is_taken_back() {
+    let pair = Pair::new();
+    pair.origin.sh("touch ../ok");
+    pair.origin.ok(&["handler", "reload", "--", "sh", "-c", "cat etc/conf >> ../ran; test -e ../ok"]);
+    pair.origin.ok(&["attributes", "/etc/conf", "handler=reload"]);
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    pair.up(0);
+    pair.origin.write("etc/conf", "bad\n");
+    pair.origin.write("etc/added", "added\n");
+    pair.origin.sh("rm etc/other");
+    pair.origin.ok(&["snap", "etc"]);
+    pair.release();
+    // The files are in place when the handler fails: without a way back, the host would stay with them.
+    assert!(pair.up(12).err.contains("handler"));
+    assert_eq!(pair.target.read("etc/conf"), "bad\n");
+    let planned = pair.run(&["rollback", "-n"], 0);
+    assert!(planned.out.contains("M etc/conf") && planned.out.contains("D etc/added"), "{}", planned.out);
+    pair.target.sh("touch ../ok");
+    pair.run(&["rollback"], 0);
+    assert_eq!((pair.target.read("etc/conf"), pair.target.exists("etc/added")), ("old\n".to_owned(), false));
+    assert_eq!(pair.note("ran"), "bad\nold\n", "the handler runs for what is there now");
+    let status = pair.target.ok(&["status"]);
+    assert!(status.contains("nothing differs") && status.contains("held") && !status.contains("halted"), "{status}");
+    // Together with the commits before it, where both changed the same file.
+    pair.run(&["unhold"], 0);
+    pair.target.sh("rm ../ok");
+    pair.up(12);
+    let base = pair.target.ok(&["git", "rev-list", "--max-parents=0", "HEAD"]).trim().to_owned();
+    pair.target.sh("touch ../ok");
+    pair.run(&["rollback", &base], 0);
+    assert_eq!(pair.target.read("etc/conf"), "old\n");
+    assert!(pair.target.ok(&["status"]).contains("nothing differs"));
+    // A command that failed is named, and begun anew when its commit comes again.
+    pair.run(&["unhold"], 0);
+    pair.origin.ok(&["exec", "--", "test", "-e", "../ok"]);
+    pair.release();
+    pair.target.sh("mv ../ok ../later");
+    pair.origin.sh("touch ../ok");
+    assert_eq!(pair.up(12).code, 12);
+    pair.target.sh("mv ../later ../ok");
+    pair.run(&["rollback"], 0);
+    pair.run(&["unhold"], 0);
+    pair.up(0);
+    assert_eq!(pair.target.read("etc/conf"), "bad\n");
+}
+
+#[test]
+fn a_handler_that_comes_after_the_file_that_asks_for_it_is_found() {
+    let pair = Pair::new();
+    pair.origin.ok(&["attributes", "/etc/conf", "handler=reload"]);
+    pair.origin.write("etc/conf", "new\n");
+    pair.origin.ok(&["snap"]);
+    pair.origin.ok(&["handler", "reload", "--", "sh", "-c", "cat etc/conf >> ../ran"]);
+    pair.release();
+    pair.up(0);
+    assert_eq!(pair.note("ran"), "new\n");
+}

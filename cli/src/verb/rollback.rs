@@ -15,7 +15,7 @@ use crate::ui::{Ui, json_path, shown_path};
 /// change back for all.
 #[derive(clap::Args)]
 pub struct RollbackArgs {
-    /// How many commits, or to which one
+    /// How many commits, or to which one; one that is applied by half counts
     #[arg(value_name = "N|REV", default_value = "1")]
     to: String,
     /// Bring back the files, and leave what commands did
@@ -48,7 +48,7 @@ pub fn run_rollback(ui: &mut Ui, global: &GlobalArgs, args: &RollbackArgs) -> Re
         }
     };
     ui.json(|| {
-        json!({"from": back.from.to_string(), "to": back.to.to_string(), "dry_run": args.dry_run, "not_undone": back.stuck,
+        json!({"from": back.from.to_string(), "to": back.to.to_string(), "dry_run": args.dry_run, "not_undone": back.stuck, "failed": back.failed,
             "undone": back.undone.iter().map(ToString::to_string).collect::<Value>(),
             "files": back.changes.iter().map(|change| json_path(&change.path)).collect::<Value>()})
     })?;
@@ -60,6 +60,9 @@ pub fn run_rollback(ui: &mut Ui, global: &GlobalArgs, args: &RollbackArgs) -> Re
     }
     for entry in &back.stuck {
         ui.line(format_args!("  cannot be undone: {entry}"))?;
+    }
+    for entry in &back.failed {
+        ui.line(format_args!("  had not succeeded, what it did stays: {entry}"))?;
     }
     match args.dry_run {
         true => ui.note(format_args!("would go back to commit {to}")),

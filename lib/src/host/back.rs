@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Host;
 use super::history::{Model, Progress};
-use super::plan::{check_drift, entries, journal_of, line_to, read_entry};
+use super::plan::{Stop, check_drift, entries, journal_of, line_to, read_entry};
 use super::replay::{is_ok, job};
 use super::run::Ground;
 use crate::durable;
@@ -26,36 +26,45 @@ pub struct Back {
     pub undone: Vec<EntryId>,
     /// Entries that cannot be: what they did stays.
     pub stuck: Vec<String>,
+    /// Entries that failed or were interrupted: whatever they did stays.
+    pub failed: Vec<String>,
     /// Files that differ between the two.
     pub changes: Vec<Change>,
 }
 
 impl Host<'_> {
-    /// Returns the commit `n` commits before the one that is applied.
+    /// Returns the commit `n` commits before the one that is applied; one that is applied by half counts.
     pub fn earlier(&self, n: u64) -> Result<Oid> {
         wip::must_not_be(self.repo)?;
         let nothing = || Error::new(Kind::NotFound, "so many commits were not applied here; 'gdo log' shows those that were");
-        let mut at = self.repo.head()?.ok_or_else(nothing)?;
+        let mut at = self.half().map_or_else(|| self.repo.head(), |half| Ok(Some(half)))?.ok_or_else(nothing)?;
         for _ in 0..n {
             at = self.repo.objects.commit(&at)?.parents.first().copied().ok_or_else(nothing)?;
         }
         Ok(at)
     }
 
+    /// Returns the commit that is applied by half.
+    fn half(&self) -> Option<Oid> {
+        self.history().pending.as_ref().map(|pending| pending.commit)
+    }
+
     /// Looks what a rollback to `to` would do; changes nothing.
     pub fn plan_back(&self, to: Oid) -> Result<Back> {
-        let from = self.repo.head()?.ok_or_else(|| Error::new(Kind::NotFound, "nothing is applied here"))?;
+        let head = self.repo.head()?.ok_or_else(|| Error::new(Kind::NotFound, "nothing is applied here"))?;
+        let from = self.half().unwrap_or(head);
         let line = line_to(self.repo, Some(to), from)?;
         let line = line.ok_or_else(|| {
             Error::refused(Reason::Fork, format!("the first parents of what is applied here do not lead to commit {to}"))
         })?;
         let ran = self.ran_since(Some(to), &line)?;
-        let stuck = stuck(&ran);
+        let (ran, failed): (Vec<Ran>, Vec<Ran>) = ran.into_iter().partition(|ran| self.is_done(ran));
+        let (stuck, failed) = (stuck(&ran), failed.iter().map(Ran::told).collect());
         let undone = ran.into_iter().rev().filter(|ran| ran.entry.undo.is_some()).map(|ran| ran.id).collect();
         let trees = [from, to].map(|commit| self.repo.objects.commit(&commit).map(|data| data.tree));
         let [old, new] = trees;
         let changes = status::compare_work_trees(self.repo, old?, new?)?;
-        Ok(Back { from, to, undone, stuck, changes })
+        Ok(Back { from, to, undone, stuck, failed, changes })
     }
 
     /// Takes the content of the commit `to`, which was applied before, again, after undoing what ran since; and holds this host there.
@@ -65,23 +74,31 @@ impl Host<'_> {
         wip::must_not_be(self.repo)?;
         self.follow(Model::Congruent)?;
         let plan = self.plan_back(to)?;
-        if plan.from == to && self.history().backing.is_some() {
+        let head = self.repo.head()?.unwrap_or(plan.from);
+        if head == to && self.half().is_none() && self.history().backing.is_some() {
             // Killed just before its end.
             self.repo.note_refs(&self.lock)?;
-            self.end_back(plan.from, to, progress)?;
+            self.end_back(head, to, progress)?;
             return Ok(plan);
         }
         if plan.from == to {
             return Err(Error::new(Kind::Usage, "this host is there already"));
         }
         let tree = |commit| self.repo.objects.commit(&commit).map(|data| data.tree);
-        let (old, new) = (tree(plan.from)?, tree(to)?);
+        let (half, old, new) = (tree(plan.from)?, tree(head)?, tree(to)?);
         if !plan.stuck.is_empty() && !content_only {
             return Err(stuck_error(&plan.stuck));
         }
-        // What a killed rollback did already is no obstacle.
-        if let Err(stop) = check_drift(self.repo, (old, new), &plan.changes, self.history().backing.is_some()) {
-            return Err(stop.into_error());
+        // What a killed rollback, or a replay that halted, did already is no obstacle.
+        let is_begun = self.history().backing.is_some() || self.half().is_some();
+        for (from, to) in [(half, old), (old, new)] {
+            let changes = status::compare_work_trees(self.repo, from, to)?;
+            // What the half commit changed, too, is looked at in its own step.
+            let both = status::compare_work_trees(self.repo, half, old)?;
+            let is_first = (from, to) == (half, old);
+            let is_looked_at = |path: &Vec<u8>| !is_first && both.iter().any(|change| change.path == *path);
+            let changes: Vec<Change> = changes.into_iter().filter(|change| !is_looked_at(&change.path)).collect();
+            check_drift(self.repo, (from, to), &changes, is_begun).map_err(Stop::into_error)?;
         }
         let line = line_to(self.repo, Some(to), plan.from)?.unwrap_or_default();
         // First, so that nothing applies it anew, whatever happens from here on.
@@ -94,9 +111,15 @@ impl Host<'_> {
         let (branch, commit) = (self.kind()?, to.to_string());
         self.note("backing", &[("branch", &branch), ("to", &commit), ("content", content), ("handlers", &handlers)])?;
         self.undo(Some(to), &line, content_only)?;
-        self.lay_back(old, new, progress)?;
-        self.move_to(to, old, new, Some(plan.from))?;
-        self.end_back(plan.from, to, progress)?;
+        if let Some(half) = self.half() {
+            self.lay_back(tree(half)?, old, progress)?;
+            self.note("given-up", &[("commit", &half.to_string())])?;
+        }
+        if head != to {
+            self.lay_back(old, new, progress)?;
+            self.move_to(to, old, new, Some(head))?;
+        }
+        self.end_back(head, to, progress)?;
         Ok(plan)
     }
 
@@ -106,7 +129,11 @@ impl Host<'_> {
         next::remove(self.repo, &self.lock)?;
         status::refresh(self.repo, progress)?;
         let tree = self.repo.objects.commit(&to)?.tree;
-        self.run_handlers(tree, &mut |_, _| Ok(())).map_err(super::plan::Stop::into_error)
+        let known = super::plan::handlers(self.repo, tree)?;
+        for name in self.history().owed.clone().into_iter().filter(|name| !known.contains_key(name)) {
+            self.note("handled", &[("handler", &name), ("ok", "yes"), ("how", "not in this commit")])?;
+        }
+        self.run_handlers(&[tree], &mut |_, _| Ok(())).map_err(Stop::into_error)
     }
 
     /// Returns the handlers that changes to the files of `tree` ask for, as far as it has them.
@@ -132,7 +159,8 @@ impl Host<'_> {
             );
             return Err(Error::new(Kind::Halted, message));
         }
-        let ran = self.ran_since(base, commits)?;
+        let mut ran = self.ran_since(base, commits)?;
+        ran.retain(|ran| self.is_done(ran));
         let stuck = stuck(&ran);
         if content_only {
             return Ok(stuck);
@@ -162,7 +190,12 @@ impl Host<'_> {
         Ok(Vec::new())
     }
 
-    /// Returns the entries that `commits` added to `base` and whose commands ran here, in that order.
+    /// Says whether an entry that ran came to its end, and did what it should.
+    fn is_done(&self, ran: &Ran) -> bool {
+        self.history().entry(&ran.id) == Some(&Progress::Over)
+    }
+
+    /// Returns the entries that `commits` added to `base` and whose commands were begun here, in that order.
     fn ran_since(&self, base: Option<Oid>, commits: &[Oid]) -> Result<Vec<Ran>> {
         let mut ran = Vec::new();
         let mut old = match base {
@@ -173,7 +206,7 @@ impl Host<'_> {
             let tree = self.repo.objects.commit(commit)?.tree;
             let new = journal_of(self.repo, tree)?;
             for (id, oid) in new.iter().filter(|(id, _)| !old.contains_key(*id)) {
-                if self.history().entry(id) == Some(&Progress::Over) {
+                if !matches!(self.history().entry(id), None | Some(Progress::Spared)) {
                     ran.push(Ran { entry: read_entry(self.repo, oid, id)?, id: id.clone(), tree });
                 }
             }
@@ -206,10 +239,16 @@ struct Ran {
     tree: Oid,
 }
 
+impl Ran {
+    fn told(&self) -> String {
+        format!("{} {}", self.id, self.entry.shown())
+    }
+}
+
 /// Names the commands that cannot be undone.
 fn stuck(ran: &[Ran]) -> Vec<String> {
     let is_stuck = |ran: &&Ran| ran.entry.undo.is_none() && ran.entry.kind == EntryKind::Exec;
-    ran.iter().filter(is_stuck).map(|ran| format!("{} {}", ran.id, ran.entry.shown())).collect()
+    ran.iter().filter(is_stuck).map(Ran::told).collect()
 }
 
 fn stuck_error(stuck: &[String]) -> Error {

@@ -158,7 +158,7 @@ impl Host<'_> {
         if is_moved || !done.repaired.is_empty() {
             status::refresh(self.repo, progress)?;
         }
-        match self.run_handlers(tree, tell) {
+        match self.run_handlers(&[tree], tell) {
             Ok(()) => (),
             Err(Stop::Halt(halt)) => done.halt = Some(halt),
             Err(Stop::Error(error)) => return Err(error),

@@ -14,11 +14,15 @@ use crate::journal::{Entry, EntryId};
 pub type Tell<'a> = &'a mut dyn FnMut(&str, &Entry) -> Result<()>;
 
 impl Host<'_> {
-    /// Runs what is owed, as `tree` says what that is; the first that fails ends it, and stays owed.
-    pub(super) fn run_handlers(&mut self, tree: Oid, tell: Tell<'_>) -> Step<()> {
+    /// Runs what is owed, as the first of `trees` that has it says what that is; the first that fails ends it, and stays owed.
+    pub(super) fn run_handlers(&mut self, trees: &[Oid], tell: Tell<'_>) -> Step<()> {
         let ground = Ground::of(&self.repo.places);
         for name in self.history.owed.clone() {
-            let Some(handler) = read_handler(self.repo, tree, &name)? else {
+            let mut found = None;
+            for tree in trees {
+                found = if found.is_none() { read_handler(self.repo, *tree, &name)? } else { found };
+            }
+            let Some(handler) = found else {
                 let ways = [("gdo handler NAME -- COMMAND", "on the origin: says what it is"), ("gdo up", "goes on then")];
                 return Err(Halt::new(Why::Handler, format!("there is no handler '{name}'"), &ways).into());
             };

@@ -252,6 +252,11 @@ impl History {
                 self.applied = Some(commit("to")?);
                 (self.pending, self.backing) = (None, None);
             }
+            "given-up" => {
+                // What failed is begun anew if the commit comes again; what was interrupted is still for a person to decide.
+                let gone = self.pending.take().map(|pending| pending.entries).unwrap_or_default();
+                self.entries.retain(|id, far| !(gone.contains(id) && matches!(far, Progress::Failed { .. } | Progress::Again)));
+            }
             "undo" => self.undoing = Some(entry()?),
             "undone" => {
                 self.undoing = None;

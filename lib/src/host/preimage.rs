@@ -69,7 +69,7 @@ impl Host<'_> {
         fixed.undo = Some(self.keep(&Over { commit, trees: (tree, tree), paths: paths.clone(), handlers }, "fix", progress)?);
         self.lay((tree, tree), &paths, &self.laying(), progress)?;
         status::refresh(self.repo, progress)?;
-        self.run_handlers(tree, tell)?;
+        self.run_handlers(&[tree], tell)?;
         Ok(fixed)
     }
 
@@ -99,7 +99,7 @@ impl Host<'_> {
         fixed.undo = Some(self.keep(&over, &format!("undo {n}"), progress)?);
         self.lay(trees, &paths, &AsStored, progress)?;
         let head = self.repo.head()?.map(|head| self.repo.objects.commit(&head).map(|data| data.tree)).transpose()?;
-        self.run_handlers(head.unwrap_or(owned), tell)?;
+        self.run_handlers(&[head.unwrap_or(owned)], tell)?;
         Ok(fixed)
     }
 

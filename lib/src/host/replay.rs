@@ -298,8 +298,10 @@ impl Replay<'_, '_> {
     }
 
     fn handlers(&mut self, tree: Oid) -> Step<()> {
+        // One that came later than the file that asks for it is taken from there.
+        let newest = self.host.repo.objects.commit(&self.target)?.tree;
         let tell = &mut self.tell;
-        self.host.run_handlers(tree, &mut |name, handler| tell(Event::Handler(name, handler)))
+        self.host.run_handlers(&[tree, newest], &mut |name, handler| tell(Event::Handler(name, handler)))
     }
 
     fn verify(&mut self, plan: &CommitPlan) -> Step<()> {
