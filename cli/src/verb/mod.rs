@@ -40,6 +40,7 @@ mod restore;
 mod rm;
 mod rollback;
 mod scan_args;
+mod schedule;
 mod secret;
 mod serve;
 mod show;
@@ -47,6 +48,7 @@ mod snapshot;
 mod status;
 mod sync;
 mod tour;
+mod trial;
 mod trust;
 mod types;
 mod up;
@@ -92,12 +94,14 @@ pub enum Verb {
     Merge(merge::MergeArgs),
     Revert(merge::RevertArgs),
     Up(up::UpArgs),
+    Confirm(trial::ConfirmArgs),
     Resume(up::ResumeArgs),
     Skip(up::SkipArgs),
     Adopt(adopt::AdoptArgs),
     Converge(converge::ConvergeArgs),
     Promise(promise::PromiseArgs),
     Fix(fix::FixArgs),
+    Schedule(schedule::ScheduleArgs),
     Rollback(rollback::RollbackArgs),
     Fingerprint(proof::FingerprintArgs),
     Compare(proof::CompareArgs),
@@ -156,6 +160,7 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Merge(args) => merge::run_merge(ui, global, args),
         Verb::Revert(args) => merge::run_revert(ui, global, args),
         Verb::Up(args) => up::run_up(ui, global, args),
+        Verb::Confirm(args) => trial::run_confirm(ui, global, args),
         Verb::Resume(args) => up::run_resume(ui, global, args),
         Verb::Skip(args) => up::run_skip(ui, global, args),
         Verb::Adopt(args) => adopt::run(ui, global, args),
@@ -165,6 +170,7 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Fingerprint(args) => proof::run_fingerprint(ui, global, args),
         Verb::Compare(args) => proof::run_compare(ui, global, args),
         Verb::Fleet(args) => fleet::run(ui, global, args),
+        Verb::Schedule(args) => schedule::run(ui, global, args),
         Verb::Rollback(args) => rollback::run_rollback(ui, global, args),
         Verb::Hold(args) => rollback::run_hold(ui, global, args),
         Verb::Unhold(args) => rollback::run_unhold(ui, global, args),

@@ -93,7 +93,7 @@ pub fn run_unhold(ui: &mut Ui, global: &GlobalArgs, _: &UnholdArgs) -> Result<()
 }
 
 /// Returns the newest release that is accepted here, as a hold names it: epoch and number.
-fn newest(host: &Host<'_>) -> Result<String> {
+pub fn newest(host: &Host<'_>) -> Result<String> {
     let accepted = releases::accepted(host.repo, &host.kind()?.parse()?)?;
     Ok(accepted.map_or_else(|| "0/0".to_owned(), |accepted| format!("{}/{}", accepted.epoch, accepted.seq)))
 }

@@ -133,6 +133,7 @@ impl Standing {
             told.push(format!("handlers owed: {}", owed.iter().map(String::as_str).collect::<Vec<_>>().join(", ")));
         }
         told.extend(hold.as_ref().map(|_| "held".to_owned()));
+        told.extend(self.history.trial.map(|_| "on trial, not confirmed".to_owned()));
         if *n_skipped > 0 {
             told.push(format!("{n_skipped} entries skipped: no more like the others"));
         }
@@ -150,6 +151,7 @@ impl Standing {
             "halted": stopped.as_ref().map(|stopped| json!({"why": stopped.why, "what": stopped.what, "time": stopped.time})),
             "handlers_owed": owed,
             "hold": hold,
+            "trial": self.history.trial.map(|trial| json!({"back_to": trial.to.to_string(), "until": trial.until})),
             "skipped": n_skipped,
             "covered": self.n_owned,
         })

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::fetch::{fetch_all, finish, repo_within_reach};
 use super::host::{call, halt_json, report, tell_halt};
 use super::rollback::is_held;
+use super::trial;
 use crate::places::GlobalArgs;
 use crate::ui::{Ui, shown_path};
 
@@ -37,10 +38,25 @@ pub struct UpArgs {
     /// So many removals in one commit are meant
     #[arg(long, value_name = "N", default_value_t = 0)]
     yes_delete: usize,
+    /// Go back by yourself unless 'gdo confirm' is said within so many seconds after it
+    #[arg(long = "try", value_name = "SECONDS", conflicts_with = "dry_run", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    trial: Option<u64>,
+    /// Go back in the files alone, where commands cannot be undone
+    #[arg(long, requires = "trial")]
+    content_only: bool,
+    /// Do the work of a trial
+    #[arg(long, hide = true, requires = "trial")]
+    detached: bool,
 }
 
 pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
     let repo = if args.offline { global.repo()? } else { repo_within_reach(global, true)? };
+    if args.trial.is_some() && !args.detached {
+        return trial::attend(ui, &repo);
+    }
+    if !args.dry_run && args.trial.is_none() {
+        trial::end_lost(ui, &repo)?;
+    }
     if !args.offline {
         fetch(ui, &repo)?;
     }
@@ -58,7 +74,13 @@ pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
     }
     drop(host);
     let options = UpOptions { dry_run: args.dry_run, may_reboot: args.reboot, yes_delete: args.yes_delete };
-    lead_to(ui, repo, target, &options, args.offline)
+    match args.trial {
+        Some(seconds) => {
+            let apply = |ui: &mut Ui| lead_to(ui, repo, target, &options, args.offline);
+            trial::run(ui, global, (target, seconds, args.content_only), apply)
+        }
+        None => lead_to(ui, repo, target, &options, args.offline),
+    }
 }
 
 /// Brings what is missing here, and replays what leads to `target`.

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::quarantine::{HOLDERS, REPORTS};
 use super::reflog::{Log, log_path};
 use super::refs::check_ref_name;
 use super::{Git, Identity, Objects, Oid};
@@ -439,7 +440,7 @@ fn settle_forward(found: &mut Vec<Deviation>, objects: &Objects, known: &Mirror,
     found.retain(|deviation| {
         let Some(name) = name_in(git_dir, &deviation.path) else { return true };
         let (Some(was), Some(Value::Direct(now))) = (known.refs.get(&name), seen.refs.get(&name)) else { return true };
-        taken.contains(now) || !descends(objects, now, &was.oid)
+        taken.contains(now) || !(descends(objects, now, &was.oid) || renews(objects, &name, now, &was.oid))
     });
 }
 
@@ -461,6 +462,13 @@ fn descends(objects: &Objects, from: &Oid, ancestor: &Oid) -> bool {
         }
     }
     false
+}
+
+/// Says whether a host may have written `now` instead of `was` as what it tells of itself: such a record has no history, and is not older.
+fn renews(objects: &Objects, name: &str, now: &Oid, was: &Oid) -> bool {
+    let (Ok(now), Ok(was)) = (objects.commit(now), objects.commit(was)) else { return false };
+    let is_record = [HOLDERS, REPORTS].iter().any(|records| name.starts_with(records));
+    is_record && now.parents.is_empty() && was.parents.is_empty() && now.committer.seconds >= was.committer.seconds
 }
 
 fn is_sound(objects: &Objects, name: &str, oid: &Oid) -> bool {
@@ -852,6 +860,36 @@ mod tests {
         assert!(found.len() == 1 && found[0].is_curable(), "{found:?}");
         Git::put_back(scratch.git.git_dir(), &scratch.state(), &found, None).unwrap();
         assert_eq!(scratch.read("refs/heads/main"), Some(two));
+    }
+
+    #[test]
+    fn a_record_ahead_of_its_log_is_a_power_cut_if_it_is_not_older() {
+        let scratch = Scratch::new();
+        let record = |seconds: i64| {
+            let who = crate::git::Signature::new(&Identity { name: "a".into(), email: "b".into() }, seconds, 0);
+            let data = crate::git::CommitData {
+                tree: crate::git::empty_tree(),
+                parents: Vec::new(),
+                author: who.clone(),
+                committer: who,
+                message: b"report\n".to_vec(),
+            };
+            let text = data.encode().unwrap();
+            let oid = scratch.git.run_with_input(&["hash-object", "-t", "commit", "-w", "--stdin"], &text).unwrap();
+            String::from_utf8(oid).unwrap().trim().to_owned()
+        };
+        let [old, middle, new] = [record(1), record(2), record(3)];
+        let records = "refs/devops/reports/0123";
+        for (name, to, is_let_through) in [(records, &new, true), (records, &old, false), ("refs/tags/record", &new, false)] {
+            scratch.git(&format!("update-ref {name} {middle}"));
+            Mirror::of(scratch.git.git_dir()).unwrap().write(&scratch.state()).unwrap();
+            let log = scratch.git.git_dir().join("logs").join(name);
+            let before = fs::read(&log).unwrap();
+            scratch.git(&format!("update-ref {name} {to}"));
+            fs::write(&log, before).unwrap();
+            assert_eq!(scratch.examine().is_empty(), is_let_through, "{name} {to}");
+            scratch.git(&format!("update-ref -d {name}"));
+        }
     }
 
     #[test]

@@ -58,6 +58,17 @@ pub struct Backing {
     pub content_only: bool,
 }
 
+/// A replay that is taken back unless somebody confirms it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// Where this host goes back to.
+    pub to: Oid,
+    /// Whether only the files go back.
+    pub content_only: bool,
+    /// Until when it can be confirmed, in seconds since 1970; `None` while it is applied.
+    pub until: Option<u64>,
+}
+
 /// How far an entry came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -107,6 +118,8 @@ pub struct History {
     pub owed: BTreeSet<String>,
     /// The rollback that was begun, and is to be ended before anything else.
     pub backing: Option<Backing>,
+    /// The trial that nobody confirmed yet.
+    pub trial: Option<Trial>,
     /// The entry whose undoing was begun, and of whose end nothing is known.
     pub undoing: Option<EntryId>,
     /// The handler that was started, and of whose end nothing is known.
@@ -250,8 +263,14 @@ impl History {
             }
             "back" => {
                 self.applied = Some(commit("to")?);
-                (self.pending, self.backing) = (None, None);
+                (self.pending, self.backing, self.trial) = (None, None, None);
             }
+            "trial" => {
+                let content_only = line.get("content") == "only";
+                self.trial = Some(Trial { to: commit("to")?, content_only, until: None });
+            }
+            "tried" => self.trial.iter_mut().for_each(|trial| trial.until = line.get("until").parse().ok()),
+            "confirmed" => self.trial = None,
             "given-up" => {
                 // What failed is begun anew if the commit comes again; what was interrupted is still for a person to decide.
                 let gone = self.pending.take().map(|pending| pending.entries).unwrap_or_default();

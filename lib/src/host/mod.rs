@@ -25,6 +25,7 @@ pub mod replay;
 pub mod run;
 pub mod secret;
 pub mod supply;
+pub mod trial;
 pub mod types;
 
 use std::path::{Path, PathBuf};

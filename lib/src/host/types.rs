@@ -24,7 +24,7 @@ pub enum Joined {
 
 impl Host<'_> {
     /// Fails where something is half done here.
-    fn must_be_settled(&self) -> Result<()> {
+    pub(super) fn must_be_settled(&self) -> Result<()> {
         wip::must_not_be(self.repo)?;
         if self.history.pending.is_some() || self.history.backing.is_some() {
             return Err(Error::new(Kind::Halted, "a commit is applied by half here; 'gdo up' or 'gdo rollback' ends that first"));
@@ -32,7 +32,7 @@ impl Host<'_> {
         next::must_not_be(self.repo)
     }
 
-    fn here(&self) -> Result<Oid> {
+    pub(super) fn here(&self) -> Result<Oid> {
         let nothing = || Error::new(Kind::NotFound, "nothing is applied here; 'gdo snapshot' or 'gdo up' begins");
         self.repo.head()?.ok_or_else(nothing)
     }

@@ -8,7 +8,7 @@ use crate::command::{Context, Outcome, Result, last_lines, run};
 use crate::compare::{Difference, Options, What, compare};
 use crate::ensure;
 
-use super::verbs::{self, Brings, Place, Verb};
+use super::verbs::{self, Brings, HALTED, Place, Verb};
 
 /// What an undisturbed run leaves, to compare with.
 pub struct Reference<'a> {
@@ -51,20 +51,23 @@ pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
     let refusal = match verb {
         verb if is_rm(verb) => Some(NOT_FOUND),
         verb if verb.brings == Brings::Clone => Some(REFUSED),
-        verb if verb.name == "rollback" => Some(USAGE),
+        verb if verb.name.starts_with("rollback") => Some(USAGE),
+        verb if verb.name == "resume" => Some(NOT_FOUND),
         _ => None,
     };
-    let refusal = refusal.filter(|_| finished(place, reference, verb).is_ok());
+    let is_refusal = |code: i32| Some(code) == refusal && finished(place, reference, verb).is_ok();
     let result = run(&mut place.command(verb)).and_then(|outcome| match outcome.code {
-        code if Some(code) == refusal => Ok(outcome),
+        code if is_refusal(code) => Ok(outcome),
         // Where a command was cut off nobody knows how far it came, and a person decides.
-        HALTED if outcome.said().contains("nobody knows") => {
+        HALTED | USAGE if outcome.said().contains("nobody knows") => {
             run(&mut place.gdo(&["resume", "--done"]))?.exits(0)?;
             run(&mut place.command(verb))
-                .and_then(|outcome| if Some(outcome.code) == refusal { Ok(outcome) } else { outcome.exits(0) })
+                .and_then(|outcome| if is_refusal(outcome.code) { Ok(outcome) } else { outcome.exits(0) })
         }
         // One that failed is tried again when a person says so.
         HALTED if outcome.said().contains("command-failed") => run(&mut place.gdo(&["resume"]))?.exits(0),
+        // It was decided already that it is run again.
+        NOT_FOUND if verb.name == "resume" => run(&mut place.gdo(&["up", "--offline", "--to", "o/main"]))?.exits(0),
         _ => outcome.exits(0),
     });
     if let Err(why) = result {
@@ -84,8 +87,6 @@ pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
 const NOT_FOUND: i32 = 9;
 /// The exit code for: wrong usage; a rollback to where the host is.
 const USAGE: i32 = 2;
-/// The exit code for: a person decides.
-const HALTED: i32 = 12;
 /// The exit code for: refused.
 const REFUSED: i32 = 65;
 
@@ -119,8 +120,9 @@ fn finished(place: &Place, reference: &Reference, verb: &Verb) -> Result {
         ensure!(refs == reference.refs, "the refs are {refs:?}, undisturbed {:?}", reference.refs);
     }
     let differences = compare(reference.new, &place.work(), &options())?;
-    // What is removed changes the time of its directory to now, whenever that is.
-    let counts = |found: &&Difference| !(is_rm(verb) && found.what == What::Mtime && is_dir(&place.work(), &found.path));
+    // What is removed changes the time of its directory to now, whenever that is; and a convergence does not begin anew for that time alone.
+    let leaves_times = is_rm(verb) || verb.name == "converge";
+    let counts = |found: &&Difference| !(leaves_times && found.what == What::Mtime && is_dir(&place.work(), &found.path));
     let shown: Vec<String> = differences.iter().filter(counts).take(5).map(ToString::to_string).collect();
     ensure!(shown.is_empty(), "the work tree differs from that of an undisturbed run: {}", shown.join("; "));
     verbs::must_have_come(place, verb)

@@ -65,6 +65,10 @@ pub const VERBS: &[Verb] = &[
     Verb::local("gc-again", &["gc", "--prune", "now"], marked_garbage),
     Verb::local("up", &["up", "--offline", "--to", "o/main"], released),
     Verb::local("rollback", &["rollback", "o/first"], applied),
+    Verb::local("rollback-half", &["rollback", "o/first"], halted),
+    Verb::local("resume", &["resume"], failed),
+    Verb::local("converge", &["converge", "--offline", "--to", "o/main"], adopted),
+    Verb::local("fix", &["fix", "--all"], drifted),
     Verb { name: "fetch", args: &["fetch"], prepare: more_from_a_holder, brings: Brings::Branches },
     Verb { name: "get", args: &["get", "--source", "origin/main"], prepare: fetched, brings: Brings::Chunks },
     Verb {
@@ -338,10 +342,10 @@ fn released(place: &Place) -> Result {
     bring("refs/heads/main", "first")?;
     place.does(&["up", "--offline", "--to", "o/first"])?;
     change_all(&origin)?;
-    origin.does(&["handler", "reload", "--", "sh", "-c", "echo x >>../handled"])?;
+    origin.does(&["handler", "reload", "--", "sh", "-c", "echo x >>../handled; ! test -e ../broken"])?;
     origin.does(&["attributes", "fresh", "handler=reload"])?;
     origin.does(&["snap", "-m", "second", "."])?;
-    origin.does(&["exec", "--undo", "echo x >>../undone", "--", "sh", "-c", "echo x >>../ran"])?;
+    origin.does(&["exec", "--undo", "echo x >>../undone", "--", "sh", "-c", "! test -e ../failing && echo x >>../ran"])?;
     origin.does(&["ci"])?;
     bring("refs/heads/main", "main")?;
     Ok(())
@@ -353,14 +357,50 @@ fn applied(place: &Place) -> Result {
     place.does(&["up", "--offline", "--to", "o/main"]).map(drop)
 }
 
+/// The same, applied by half: the files of the second commit are in place, its handler failed. Now it would succeed.
+fn halted(place: &Place) -> Result {
+    halted_by(place, "broken")
+}
+
+/// The same, but for the last command, which failed, and would succeed now.
+fn failed(place: &Place) -> Result {
+    halted_by(place, "failing")
+}
+
+fn halted_by(place: &Place, what: &str) -> Result {
+    released(place)?;
+    let flag = place.top.join(what);
+    std::fs::write(&flag, "")?;
+    let outcome = run(&mut place.gdo(&["up", "--offline", "--to", "o/main"]))?;
+    ensure!(outcome.code == HALTED, "'up' did not halt: {}", outcome.said());
+    Ok(std::fs::remove_file(flag)?)
+}
+
+/// A host that was made otherwise is to become what the other host's second commit is.
+fn adopted(place: &Place) -> Result {
+    released(place)?;
+    place.does(&["adopt", "o/first", "--begin"])?;
+    std::fs::write(place.work().join("by-hand"), "what is not owned stays\n")?;
+    sh(&place.work(), "echo by hand > plain; chmod 700 dir; rm link")
+}
+
+/// What was applied was changed by hand since, and some of it is gone.
+fn drifted(place: &Place) -> Result {
+    applied(place)?;
+    sh(&place.work(), "chmod 600 fresh; echo by hand > fresh; rm -f large; touch -d '2020-02-02 02:02:02' .")
+}
+
+/// The exit code for: a person decides.
+pub const HALTED: i32 = 12;
+
 /// Fails if a command ran twice, or what is owed was not done; `is_over`: nothing is left to do.
 pub fn must_have_run_once(place: &Place, verb: &Verb, is_over: bool) -> Result {
     let lines = |name: &str| std::fs::read_to_string(place.top.join(name)).unwrap_or_default().lines().count();
-    if verb.name == "up" {
+    if verb.name == "up" || verb.name == "resume" {
         ensure!(lines("ran") <= 1, "the command ran {} times", lines("ran"));
         ensure!(!is_over || lines("handled") >= 1, "the handler did not run");
     }
-    if verb.name == "rollback" {
+    if verb.name.starts_with("rollback") {
         ensure!(
             lines("ran") <= 1 && lines("undone") <= 1,
             "a command ran {} times, its undoing {} times",

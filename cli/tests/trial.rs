@@ -1,0 +1,128 @@
+//! A change on trial goes by itself unless somebody confirms it, whatever becomes of the session that began it.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::World;
+
+/// A host with a base applied, and a change of a file with a handler still to come.
+fn host() -> (World, World) {
+    let (origin, host) = (World::new(), World::new());
+    origin.ok(&["handler", "reload", "--", "sh", "-c", "cat etc/sshd >> ../loaded"]);
+    origin.ok(&["attributes", "/etc/sshd", "handler=reload"]);
+    origin.write("etc/sshd", "open\n");
+    origin.ok(&["snap", "."]);
+    origin.ok(&["ci"]);
+    send(&origin, &host);
+    host.ok(&["up", "--offline", "--to", "o/main"]);
+    origin.write("etc/sshd", "closed\n");
+    origin.ok(&["snap", "etc"]);
+    origin.ok(&["ci"]);
+    send(&origin, &host);
+    (origin, host)
+}
+
+fn send(from: &World, to: &World) {
+    to.sh(&format!("git -C .git fetch -q '{}' '+refs/heads/*:refs/remotes/o/*'", from.path(".git").display()));
+}
+
+fn loaded(host: &World) -> String {
+    std::fs::read_to_string(host.path("../loaded")).unwrap_or_default()
+}
+
+/// Waits until something is so.
+fn wait(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: it never came");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn what_nobody_confirms_goes_by_itself_and_does_not_come_again() {
+    let (_origin, host) = host();
+    let run = host.gdo(&["up", "--offline", "--to", "o/main", "--try", "1"]);
+    assert_eq!(run.code, 12, "{}{}", run.out, run.err);
+    assert!(run.err.contains("gdo confirm") && run.err.contains("went back to commit"), "{}", run.err);
+    assert_eq!((host.read("etc/sshd"), loaded(&host)), ("open\n".to_owned(), "open\nclosed\nopen\n".to_owned()));
+    let status = host.ok(&["status"]);
+    assert!(status.contains("held") && status.contains("nothing differs") && !status.contains("trial"), "{status}");
+    assert_eq!(host.gdo(&["confirm"]).code, 9);
+}
+
+#[test]
+fn what_is_confirmed_stays() {
+    let (_origin, host) = host();
+    std::thread::scope(|scope| {
+        let trial = scope.spawn(|| host.gdo(&["up", "--offline", "--to", "o/main", "--try", "60"]));
+        wait("the trial", || host.ok(&["status"]).contains("on trial"));
+        wait("the change", || host.read("etc/sshd") == "closed\n");
+        wait("the wait", || host.gdo(&["confirm"]).code == 0);
+        let run = trial.join().unwrap();
+        assert_eq!(run.code, 0, "{}{}", run.out, run.err);
+    });
+    assert_eq!(host.read("etc/sshd"), "closed\n");
+    assert!(!host.ok(&["status"]).contains("trial"));
+}
+
+#[test]
+fn a_session_that_ends_takes_nothing_with_it() {
+    let (_origin, host) = host();
+    // The session's processes are all killed as soon as the trial waits.
+    host.sh(
+        "setsid sh -c 'gdo up --offline --to o/main --try 2 > /dev/null 2>&1' & session=$!
+         for n in $(seq 200); do grep -q ' tried ' .git/devops/state/log/* .git/devops/state/log 2>/dev/null && break; sleep 0.1; done
+         pkill -KILL -s $session; true",
+    );
+    assert_eq!(host.read("etc/sshd"), "closed\n");
+    wait("the way back", || host.read("etc/sshd") == "open\n");
+    wait("the end", || host.ok(&["status"]).contains("held"));
+}
+
+#[test]
+fn a_trial_that_was_cut_off_is_ended_by_the_next_run() {
+    let (_origin, host) = host();
+    std::thread::scope(|scope| {
+        let trial = scope.spawn(|| host.gdo(&["up", "--offline", "--to", "o/main", "--try", "600"]));
+        wait("the change", || host.ok(&["log", "--host"]).contains(" tried "));
+        let busy = host.gdo(&["up", "--offline", "--to", "o/main"]);
+        assert!(busy.code == 7 && busy.err.contains("gdo confirm"), "{} {}", busy.code, busy.err);
+        // Whatever waits may be killed.
+        host.sh("pkill -KILL -f '[-]-try 600 --detached'");
+        assert_ne!(trial.join().unwrap().code, 0);
+    });
+    assert_eq!(host.read("etc/sshd"), "closed\n");
+    let next = host.gdo(&["up", "--offline", "--to", "o/main"]);
+    assert!(next.err.contains("was cut off") && next.err.contains("went back"), "{}", next.err);
+    assert!(host.ok(&["log", "--host"]).contains(" back "));
+}
+
+#[test]
+fn what_could_not_be_taken_back_is_not_tried() {
+    let (origin, host) = host();
+    origin.ok(&["exec", "--", "sh", "-c", "echo x >> ../ran"]);
+    origin.ok(&["ci"]);
+    send(&origin, &host);
+    let refused = host.gdo(&["up", "--offline", "--to", "o/main", "--try", "1"]);
+    assert!(refused.code == 65 && refused.err.contains("--content-only"), "{} {}", refused.code, refused.err);
+    assert_eq!((host.read("etc/sshd"), std::fs::exists(host.path("../ran")).unwrap()), ("open\n".to_owned(), false));
+    let run = host.gdo(&["up", "--offline", "--to", "o/main", "--try", "1", "--content-only"]);
+    assert_eq!(run.code, 12, "{}", run.err);
+    assert_eq!(host.read("etc/sshd"), "open\n");
+}
+
+#[test]
+fn a_trial_that_halts_goes_back_as_well() {
+    let (origin, host) = host();
+    origin.sh("touch ../ok");
+    origin.ok(&["exec", "--undo", "true", "--", "test", "-e", "../ok"]);
+    origin.ok(&["ci"]);
+    send(&origin, &host);
+    let run = host.gdo(&["up", "--offline", "--to", "o/main", "--try", "1"]);
+    assert_eq!(run.code, 12, "{}", run.err);
+    assert!(run.err.contains("command-failed") && run.err.contains("went back"), "{}", run.err);
+    assert_eq!(host.read("etc/sshd"), "open\n");
+    assert!(host.ok(&["status"]).contains("nothing differs"));
+}
