@@ -210,6 +210,11 @@ pub fn time(seconds: u64) -> String {
     moment.map_or_else(|| "the end of time".to_owned(), |moment| moment.to_string())
 }
 
+/// Returns a number of things as people say it.
+pub fn counted(n: usize, thing: &str) -> String {
+    if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
+}
+
 /// Returns a number of bytes as people read it.
 pub fn bytes(n: u64) -> String {
     HumanBytes(n).to_string()

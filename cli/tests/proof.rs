@@ -123,7 +123,7 @@ fn a_fleet_reports_and_is_compared_by_pull_alone() {
     let told = admin.world().gdo(&["fleet", "--exit-code"]);
     assert_eq!(told.code, 1);
     assert!(
-        told.out.contains("2 not as applied") && told.out.contains("behind") && told.out.contains("2 of them not in step"),
+        told.out.contains("2 not as applied") && told.out.contains("behind") && told.out.contains("2 hosts, 2 not in step"),
         "{}",
         told.out
     );

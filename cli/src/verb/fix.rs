@@ -13,7 +13,7 @@ use super::fetch::{finish, repo_within_reach};
 use super::host::{call, halt_json, tell_halt};
 use crate::exit;
 use crate::places::{GlobalArgs, render};
-use crate::ui::{Ui, complain, json_path, shown, shown_path};
+use crate::ui::{Ui, complain, counted, json_path, shown, shown_path};
 
 /// Bring owned files that were changed here back to what was applied last, and keep what lay there
 ///
@@ -79,11 +79,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &FixArgs) -> Result<()> {
     }
     match (changes.len(), undo) {
         (0, _) => ui.note("nothing differs"),
-        (n, None) => ui.note(format_args!("would lay down {}", counted(n))),
-        (n, Some(number)) => ui.note(format_args!("laid down {}; 'gdo fix --undo {number}' takes that back", counted(n))),
+        (n, None) => ui.note(format_args!("would lay down {}", counted(n, "path"))),
+        (n, Some(number)) => ui.note(format_args!("laid down {}; 'gdo fix --undo {number}' takes that back", counted(n, "path"))),
     }
-}
-
-fn counted(n: usize) -> String {
-    if n == 1 { "1 path".to_owned() } else { format!("{n} paths") }
 }

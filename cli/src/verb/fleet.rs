@@ -9,7 +9,7 @@ use super::proof::{find, hex};
 use super::up::fetch;
 use crate::exit;
 use crate::places::{GlobalArgs, moment};
-use crate::ui::{Ui, shown};
+use crate::ui::{Ui, counted, shown};
 
 /// Show how the hosts stand: what they applied, whether they halted, how far they are from that
 ///
@@ -76,8 +76,8 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &FleetArgs) -> Result<()> {
     match (rows.len(), n_off) {
         (0, _) => ui
             .note("no host has reported yet; 'gdo up' and 'gdo converge' report, 'gdo remote add' tells where to hear of others"),
-        (n, 0) => ui.note(format_args!("{n} hosts, all in step")),
-        (n, off) => ui.note(format_args!("{n} hosts, {off} of them not in step")),
+        (n, 0) => ui.note(format_args!("{}, all in step", counted(n, "host"))),
+        (n, off) => ui.note(format_args!("{}, {off} not in step", counted(n, "host"))),
     }
 }
 

@@ -17,7 +17,7 @@ use super::host::call;
 use super::up::lead_to;
 use crate::exit;
 use crate::places::GlobalArgs;
-use crate::ui::{Ui, complain, json_path, shown_path, usage};
+use crate::ui::{Ui, complain, counted, json_path, shown_path, usage};
 
 /// Merge another machine type, or any commit, into the type of this host, and apply that here
 ///
@@ -137,7 +137,10 @@ fn go_on(ui: &mut Ui, repo: Repo, joined: Joined, how: &How) -> Result<()> {
             for conflict in conflicts {
                 ui.line(format_args!("conflict in {}", shown_path(&conflict.path)))?;
             }
-            complain(format_args!("cannot merge {} by itself; nothing was changed. The files lie in", paths(conflicts.len())));
+            complain(format_args!(
+                "cannot merge {} by itself; nothing was changed. The files lie in",
+                counted(conflicts.len(), "path")
+            ));
             complain(format_args!("  {}", unsettled.files().display()));
             complain(
                 "edit them there ('gdo merge --take ours|theirs PATH' lays one side, a file that you remove is removed), then",
@@ -171,11 +174,7 @@ fn take(ui: &mut Ui, repo: &Repo, words: &[PathBuf]) -> Result<()> {
         _ => return Err(usage("say '--take ours PATH' or '--take theirs PATH'")),
     };
     taken.iter().try_for_each(|path| unsettled.take(repo, path.as_os_str().as_bytes(), is_theirs))?;
-    ui.note(format_args!("{} taken as on {} side", paths(taken.len()), if is_theirs { "their" } else { "our" }))
-}
-
-fn paths(n: usize) -> String {
-    if n == 1 { "1 path".to_owned() } else { format!("{n} paths") }
+    ui.note(format_args!("{} taken as on {} side", counted(taken.len(), "path"), if is_theirs { "their" } else { "our" }))
 }
 
 fn nothing() -> Error {

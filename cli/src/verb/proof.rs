@@ -10,8 +10,8 @@ use git_devops::repo::reports::{self, Told};
 use serde_json::{Value, json};
 
 use crate::exit;
-use crate::places::{GlobalArgs, hostname, render};
-use crate::ui::{Ui, complain, json_path, shown_path, time};
+use crate::places::{GlobalArgs, render};
+use crate::ui::{Ui, complain, counted, json_path, shown_path, time};
 
 /// Say in 64 digits what this host looks like, as far as its type decides that
 ///
@@ -96,7 +96,7 @@ pub fn run_compare(ui: &mut Ui, global: &GlobalArgs, args: &CompareArgs) -> Resu
     let told = b.told.map_or(String::new(), |told| format!(", as it reported at {}", time(told)));
     match is_same {
         true => ui.note(format_args!("'{}' and '{}'{told} are alike in what their type decides", a.name, b.name)),
-        false => ui.note(format_args!("'{}' and '{}'{told} differ in {} paths", a.name, b.name, differs.len())),
+        false => ui.note(format_args!("'{}' and '{}'{told} differ in {}", a.name, b.name, counted(differs.len(), "path"))),
     }
 }
 
@@ -117,7 +117,7 @@ struct Side {
 impl Side {
     fn here(repo: &Repo, here: &Here) -> Result<Self> {
         Ok(Self {
-            name: hostname(),
+            name: super::host::name(repo),
             hash: fingerprint(repo, here.tree)?.hash,
             tree: here.tree,
             differs: BTreeMap::new(),

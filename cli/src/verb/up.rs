@@ -15,7 +15,7 @@ use super::host::{call, halt_json, report, tell_halt};
 use super::rollback::is_held;
 use super::trial;
 use crate::places::GlobalArgs;
-use crate::ui::{Ui, shown_path};
+use crate::ui::{Ui, counted, shown_path};
 
 /// Bring this host to the newest release of its type, change by change, in order
 ///
@@ -172,14 +172,10 @@ fn replay(ui: &mut Ui, host: &mut Host<'_>, target: Oid, options: &UpOptions) ->
     })?;
     match (applied.len(), dry_run) {
         (0, _) if halt.is_none() => ui.note("up to date")?,
-        (n, true) => ui.note(format_args!("would apply {}", commits(n)))?,
-        (n, false) => ui.note(format_args!("applied {}", commits(n)))?,
+        (n, true) => ui.note(format_args!("would apply {}", counted(n, "commit")))?,
+        (n, false) => ui.note(format_args!("applied {}", counted(n, "commit")))?,
     }
     halt.map_or(Ok(()), |halt| tell_halt(ui, &halt))
-}
-
-fn commits(n: usize) -> String {
-    if n == 1 { "1 commit".to_owned() } else { format!("{n} commits") }
 }
 
 fn tell(ui: &mut Ui, dry_run: bool, event: Event<'_>, steps: &mut Vec<Value>) -> Result<()> {

@@ -2,7 +2,9 @@
 //!
 //! `git fsck` says which objects are missing or damaged, but seldom in which file, and it stops at some damage. Here each file is looked at by itself.
 
+use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use sha1dc::Hasher;
@@ -267,12 +269,14 @@ fn has_trailing_bytes(path: &Path) -> Result<bool> {
 
 /// Verifies the SHA-1 that all of git's binary files end with.
 fn check_sum(path: &Path, role: Role, found: &mut Vec<Damaged>) -> Result<()> {
-    let sum = match ends_in_its_sum(path) {
+    let what = || format!("cannot read '{}'", path.display());
+    // Opened once: a pack that git removes meanwhile is no damaged one.
+    let file = match durable::open(path) {
         Err(error) if error.kind() == Kind::NotFound => return Ok(()),
-        Err(error) => return Err(error.wrap(format!("cannot read '{}'", path.display()))),
-        Ok(sum) => sum,
+        opened => opened.context(what)?,
     };
-    let is_of_its_kind = magic_of(path).is_none_or(|magic| head(path, 0, magic.len()).is_ok_and(|start| start == magic));
+    let sum = ends_in_its_sum(&file).context(what)?;
+    let is_of_its_kind = magic_of(path).is_none_or(|magic| begins_with(&file, magic));
     if !sum || !is_of_its_kind {
         let problem = match sum {
             true => "it does not begin as a file of its kind",
@@ -300,12 +304,16 @@ fn magic_of(path: &Path) -> Option<&'static [u8]> {
     by_end.or_else(|| named.iter().find(|(whole, _)| name == *whole)).map(|(_, magic)| *magic)
 }
 
-fn ends_in_its_sum(path: &Path) -> Result<bool> {
-    let file = durable::open(path)?;
+fn begins_with(file: &File, magic: &[u8]) -> bool {
+    let mut start = vec![0; magic.len()];
+    file.read_exact_at(&mut start, 0).is_ok() && start == magic
+}
+
+fn ends_in_its_sum(mut file: &File) -> Result<bool> {
     let Some(body) = file.metadata()?.len().checked_sub(SUM_LEN as u64) else { return Ok(false) };
     let (mut hasher, mut buffer, mut left) = (Hasher::new(), vec![0; 1 << 16], body);
     while left > 0 {
-        let n = (&file).read(&mut buffer[..left.min(1 << 16) as usize])?;
+        let n = file.read(&mut buffer[..left.min(1 << 16) as usize])?;
         if n == 0 {
             return Ok(false);
         }
@@ -313,7 +321,7 @@ fn ends_in_its_sum(path: &Path) -> Result<bool> {
         left -= n as u64;
     }
     let mut sum = [0; SUM_LEN];
-    (&file).read_exact(&mut sum)?;
+    file.read_exact(&mut sum)?;
     Ok(hasher.finalize().is_ok_and(|digest| digest.to_bytes() == sum))
 }
 
@@ -322,7 +330,9 @@ const SUM_LEN: usize = 20;
 /// Says whether an index is of the pack beside it: both hold the pack's checksum.
 fn check_pair(path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
     let pack = path.with_extension("pack");
-    if tail(path, 2 * SUM_LEN as u64)? != tail(&pack, SUM_LEN as u64)? {
+    let is_other = tail(path, 2 * SUM_LEN as u64)? != tail(&pack, SUM_LEN as u64)?;
+    // What git removed meanwhile is told of where it is missed.
+    if is_other && durable::is_there(path) && durable::is_there(&pack) {
         let problem = "this index is of another pack, or one of both is damaged".to_owned();
         found.push(Damaged { path: path.to_owned(), offset: None, problem, role: Role::Index });
     }
@@ -354,7 +364,6 @@ fn tail(path: &Path, from_end: u64) -> Result<Vec<u8>> {
 }
 
 fn head(path: &Path, at: u64, len: usize) -> Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt;
     let mut bytes = vec![0; len];
     match durable::open(path).and_then(|file| Ok(file.read_exact_at(&mut bytes, at)?)) {
         // What is missing or too short is told of elsewhere, and equals nothing.
