@@ -15,7 +15,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps,
+    Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -243,6 +244,22 @@ impl Dir {
     /// Opens an existing regular file for reading and writing in place: only for files that nobody else can see.
     pub fn open_file_rw(&self, name: &[u8]) -> Result<File> {
         self.open_regular(name, OFlags::RDWR)
+    }
+
+    /// Takes the lock on the file `name` that other programs take by `fcntl`, and holds it until the file is closed; `None` if there is no such file.
+    ///
+    /// Fails as [`Kind::Locked`] while another process has it. A child does not inherit it, and closing any other handle of the file gives it up.
+    pub fn lock_record(&self, name: &[u8]) -> Result<Option<File>> {
+        if self.stat(name)?.is_none() {
+            return Ok(None);
+        }
+        let file = self.open_file_rw(name)?;
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN | Errno::ACCESS) => {
+                Err(Error::new(Kind::Locked, format!("'{}' is locked by another process", name.escape_ascii())))
+            }
+            other => other.map(|()| Some(file)).map_err(Error::from),
+        }
     }
 
     fn open_regular(&self, name: &[u8], access: OFlags) -> Result<File> {

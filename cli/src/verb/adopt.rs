@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use git_devops::error::{Error, Kind, Result};
 use git_devops::git::Oid;
+use git_devops::host::dpkg::Owner;
 use git_devops::host::rendering::Rendering;
 use git_devops::host::{Host, adopt};
 use git_devops::repo::scan::What;
@@ -14,7 +15,7 @@ use super::changes::{letter, to_json};
 use super::host::call;
 use crate::exit;
 use crate::places::GlobalArgs;
-use crate::ui::{Ui, shown_path};
+use crate::ui::{Ui, json_path, shown, shown_path};
 
 /// Tell how far this machine, which was not built from a type, is from it; with --begin, let it follow that type by convergence
 ///
@@ -39,13 +40,20 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AdoptArgs) -> Result<()> {
     let warnings = ui.warnings();
     let n_same = adoption.n_owned.saturating_sub(adoption.changes.len());
     let [missing, content, metadata] = [What::Deleted, What::Content, What::Metadata].map(|what| adoption.count(what));
+    let owner =
+        |(path, owner): (&Vec<u8>, &Owner)| json!({"path": json_path(path), "is": owner.id(), "package": owner.package()});
+    let packaged: Vec<_> = adoption.owners.iter().map(owner).collect();
     ui.json(|| {
         json!({"type": kind, "commit": commit.to_string(), "owned": adoption.n_owned, "same": n_same, "metadata": metadata, "content": content,
-            "missing": missing, "unowned": adoption.n_unowned, "changes": to_json(&adoption.changes), "begun": args.begin,
+            "missing": missing, "unowned": adoption.n_unowned, "changes": to_json(&adoption.changes), "packaged": packaged, "begun": args.begin,
             "partial": adoption.is_partial, "warnings": warnings})
     })?;
     for change in &adoption.changes {
-        ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path)))?;
+        let owner = adoption.owners.get(&change.path).map(|owner| {
+            let of = owner.package().map(|package| format!(" of {}", shown(package.as_bytes()))).unwrap_or_default();
+            format!(" ({}{of})", owner.id())
+        });
+        ui.line(format_args!("{} {}{}", letter(change.what), shown_path(&change.path), owner.unwrap_or_default()))?;
     }
     ui.note(format_args!(
         "of {} owned files and directories {n_same} are the same, {metadata} differ in metadata, {content} in content, {missing} are missing",

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use git_devops::error::Result;
 use git_devops::git::Oid;
+use git_devops::host::dpkg::{self, Finding};
 use git_devops::host::{self, History};
 use git_devops::repo::scan::Change;
 use git_devops::repo::status::status;
@@ -14,7 +15,7 @@ use super::changes::{letter, to_json};
 use super::scan_args::{ScanArgs, scope};
 use crate::exit;
 use crate::places::GlobalArgs;
-use crate::ui::{Ui, shown, shown_path};
+use crate::ui::{Ui, json_path, shown, shown_path};
 
 /// Show what differs from the last commit, in content and metadata
 ///
@@ -48,8 +49,11 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
     let status = status(&repo, &options, &progress)?;
     let warnings = ui.warnings();
     let standing = standing(&repo)?;
+    let head = status.head.map(|head| repo.objects.commit(&head)).transpose()?;
+    let packages = head.map(|head| dpkg::findings(&repo, head.tree)).transpose()?.unwrap_or_default();
     ui.json(|| {
         json!({
+            "packages": packages.iter().map(|found| json!({"what": found.what, "of": json_path(&found.of), "told": found.told})).collect::<Value>(),
             "host": standing.as_ref().map_or(Value::Null, Standing::to_json),
             "branch": status.branch,
             "commit": status.head.map(|head| head.to_string()),
@@ -74,6 +78,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
         }
         print(ui, "staged for the next commit:", &status.staged)?;
         print(ui, "not staged ('gdo snapshot' takes all of it):", &status.found.changes)?;
+        for Finding { what, of, told } in &packages {
+            ui.note(format_args!("packages: {what}: '{}': {}", shown_path(of), shown(told.as_bytes())))?;
+        }
         if status.staged.is_empty() && status.found.changes.is_empty() {
             ui.note(format_args!("nothing differs in {} files and directories", status.found.n_seen))?;
         }

@@ -15,7 +15,7 @@ use super::host::{call, halt_json, report, tell_halt};
 use super::rollback::is_held;
 use super::trial;
 use crate::places::GlobalArgs;
-use crate::ui::{Ui, counted, shown_path};
+use crate::ui::{Ui, counted, shown, shown_path};
 
 /// Bring this host to the newest release of its type, change by change, in order
 ///
@@ -207,6 +207,12 @@ fn tell(ui: &mut Ui, dry_run: bool, event: Event<'_>, steps: &mut Vec<Value>) ->
         Event::Rendered(path) => {
             steps.push(json!({"rendered": crate::ui::json_path(path)}));
             ui.line(format_args!("rendered {}", shown_path(path)))
+        }
+        Event::Unsettled(packages) => {
+            steps.push(json!({"unsettled": packages}));
+            packages
+                .iter()
+                .try_for_each(|package| ui.line(format_args!("package not installed in full: {}", shown(package.as_bytes()))))
         }
         Event::Handler(name, handler) => {
             steps.push(json!({"handler": name}));

@@ -1,5 +1,8 @@
 //! Takes over a machine that was not built by us: looks what it has of a commit, and lets its history begin there.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::dpkg::{Owner, Packages};
 use super::history::Model;
 use super::preimage::differing;
 use super::{Host, machine};
@@ -19,6 +22,8 @@ pub struct Adoption {
     pub n_owned: usize,
     /// Those that differ here.
     pub changes: Vec<Change>,
+    /// Whose those are that dpkg knows.
+    pub owners: BTreeMap<Vec<u8>, Owner>,
     /// What is there and not owned, in directories that are owned as a whole.
     pub n_unowned: usize,
     /// Whether something could not be looked at.
@@ -38,7 +43,10 @@ pub fn compare(repo: &Repo, commit: Oid, progress: &Progress) -> Result<Adoption
     let attributes = repo.attributes(&index)?;
     let found = differing(repo, &index, &attributes, progress)?;
     let (unowned, changes): (Vec<Change>, Vec<Change>) = found.changes.into_iter().partition(|change| change.what == What::Added);
-    Ok(Adoption { commit, n_owned: n_owned(&index), changes, n_unowned: unowned.len(), is_partial: found.is_partial })
+    let paths: BTreeSet<&[u8]> = changes.iter().map(|change| &*change.path).collect();
+    let packages = Packages::of(repo)?.filter(|_| !paths.is_empty());
+    let owners = packages.map(|packages| packages.owners(repo, &paths)).transpose()?.unwrap_or_default();
+    Ok(Adoption { commit, n_owned: n_owned(&index), changes, owners, n_unowned: unowned.len(), is_partial: found.is_partial })
 }
 
 /// Returns how many files and directories an index has.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::adopt::n_owned;
+use super::dpkg::Packages;
 use super::halt::Halt;
 use super::handlers::Tell;
 use super::history::Model;
@@ -214,6 +215,11 @@ impl Host<'_> {
         }
         changes.extend(dropped);
         plan.left.extend(blocked(self.repo, (before, tree), &changes)?);
+        if let Some(packages) = Packages::of(self.repo)? {
+            let theirs = changes.iter().filter(|change| packages.is_diverted_to(&change.path));
+            let why = "is a package's, which a diversion put there: lay the file down under the name that is diverted";
+            plan.left.extend(theirs.map(|change| (change.path.clone(), why.to_owned())));
+        }
         changes.retain(|change| !plan.left.iter().any(|(path, _)| *path == change.path));
         plan.only_times = self.only_times(tree, &changes)?;
         changes.retain(|change| !plan.only_times.contains(&change.path));

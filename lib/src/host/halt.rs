@@ -44,6 +44,8 @@ pub enum Why {
     Reboot,
     /// The commit changes what may not be changed.
     Journal,
+    /// dpkg has packages that are configured by half, or a package's file lies where one is to be laid down.
+    Packages,
 }
 
 impl Why {
@@ -63,6 +65,7 @@ impl Why {
             Self::Verify => "verify",
             Self::Reboot => "reboot",
             Self::Journal => "journal",
+            Self::Packages => "packages",
         }
     }
 }

@@ -6,6 +6,7 @@
 pub mod adopt;
 pub mod back;
 pub mod converge;
+pub mod dpkg;
 pub mod env;
 pub mod facts;
 pub mod fingerprint;

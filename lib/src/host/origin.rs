@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Host;
+use super::{Host, dpkg};
 use super::halt::{Halt, Why};
 use super::history::{Model, Progress as Far};
 use super::plan::{Stop, check_drift, journal_of, line_to, parents};
@@ -225,6 +225,7 @@ impl Host<'_> {
         let paths: Vec<Vec<u8>> = changes.into_iter().map(|change| change.path).collect();
         let paths = [parents(self.repo, (from, to), &paths)?, paths].concat();
         let how = ExchangeOptions::default();
+        let _held = dpkg::hold(self.repo, progress)?;
         exchange(self.repo, (from, to), &paths, &*self.repo.laying, how, progress).map(drop)
     }
 

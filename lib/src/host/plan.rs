@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::dpkg::Packages;
 use super::halt::{Halt, Why};
 use super::history::History;
 use super::rendered;
@@ -149,6 +150,7 @@ impl CommitPlan {
     /// interrupted run left half done, where one had begun.
     pub fn check(&self, repo: &Repo, yes_delete: usize, is_begun: bool) -> Step<()> {
         self.check_protected(repo)?;
+        self.check_diverted(repo)?;
         self.check_deletions(repo, yes_delete)?;
         let writes = check_drift(repo, (self.before, self.tree), &self.changes, is_begun)?;
         self.check_room(repo, &writes)
@@ -176,6 +178,22 @@ impl CommitPlan {
             ("gdo attributes PATTERN -protect", "on the origin, in an earlier release: lifts the protection"),
         ];
         Err(Halt::new(Why::Protected, what, &ways).with(first(hurt)).into())
+    }
+
+    fn check_diverted(&self, repo: &Repo) -> Step<()> {
+        let Some(packages) = Packages::of(repo)? else { return Ok(()) };
+        let laid = self.laid();
+        let theirs: Vec<String> =
+            laid.iter().filter(|path| packages.is_diverted_to(path)).map(|path| named(path, None)).collect();
+        if theirs.is_empty() {
+            return Ok(());
+        }
+        let what = format!("{} a package's, which a diversion put there", are(theirs.len()));
+        let ways = [
+            ("dpkg-divert --list", "shows the names that are diverted: lay the file down there"),
+            ("gdo revert COMMIT", "on the origin: releases the change taken back"),
+        ];
+        Err(Halt::new(Why::Packages, what, &ways).with(first(theirs)).into())
     }
 
     fn check_deletions(&self, repo: &Repo, yes_delete: usize) -> Step<()> {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::Host;
 use super::handlers::Tell;
 use super::plan::{Step, Stop, parents};
+use super::{Host, dpkg};
 use crate::error::{Error, Kind, Result};
 use crate::git::{Index, Oid};
 use crate::progress::Progress;
@@ -157,6 +157,7 @@ impl Host<'_> {
         let paths: Vec<Vec<u8>> = paths.iter().cloned().collect();
         let paths = [parents(self.repo, trees, &paths)?, paths].concat();
         let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
+        let _held = dpkg::hold(self.repo, progress)?;
         exchange(self.repo, trees, &paths, laying, how, progress).map(drop).map_err(Stop::Error)
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! The log is written before and after each step, and alone decides how an interrupted replay goes on: `docs/replay.md`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Host;
+use super::dpkg::{self, Packages};
 use super::halt::{Halt, Why};
 use super::history::Progress as Far;
 use super::plan::{CommitPlan, Step, Stop, are, check_drift, first, line_to, parents};
@@ -44,6 +46,8 @@ pub enum Event<'a> {
     Handler(&'a str, &'a Entry),
     /// A file is rendered anew, because what fills its template changed.
     Rendered(&'a [u8]),
+    /// Packages that dpkg has not configured in full, before anything is done.
+    Unsettled(&'a [String]),
 }
 
 /// Who is told.
@@ -110,6 +114,12 @@ impl Replay<'_, '_> {
             }
             supply::check(self.host.repo, &supply::needs(self.host.repo, head, line)?)?;
         }
+        if let (Some(packages), false) = (Packages::of(self.host.repo)?, line.is_empty()) {
+            let unsettled = packages.unsettled_since(&BTreeSet::new());
+            if !unsettled.is_empty() {
+                (self.tell)(Event::Unsettled(&unsettled))?;
+            }
+        }
         let mut last = head;
         for commit in line {
             let plan = CommitPlan::of(self.host.repo, &self.host.history, last, *commit)?;
@@ -143,7 +153,9 @@ impl Replay<'_, '_> {
 
     fn commit(&mut self, plan: &CommitPlan, last: Option<Oid>) -> Step<()> {
         let pending = self.host.history.pending.clone().filter(|pending| pending.commit == plan.commit);
+        let mut unsettled = BTreeSet::new();
         if pending.is_none() {
+            unsettled.extend(Packages::of(self.host.repo)?.into_iter().flat_map(|packages| packages.unsettled.into_keys()));
             // Nothing of an entry is written before the files can be.
             plan.check(self.host.repo, self.options.yes_delete, false)?;
             (self.tell)(Event::Commit(plan))?;
@@ -163,13 +175,31 @@ impl Replay<'_, '_> {
         self.entries(plan, When::After)?;
         self.effects(plan)?;
         self.handlers(plan.tree)?;
+        if !plan.entries.is_empty() {
+            self.must_be_settled(&unsettled)?;
+        }
         self.verify(plan)?;
         self.host.move_to(plan.commit, plan.before, plan.tree, last)?;
         self.host.note("done", &[("commit", &plan.commit.to_string())])?;
         Ok(())
     }
 
+    /// Halts if dpkg has packages that are not installed in full, and were not `before`.
+    fn must_be_settled(&self, before: &BTreeSet<String>) -> Step<()> {
+        // What another dpkg is about to do is not the doing of these commands.
+        let _held = dpkg::hold(self.host.repo, self.progress)?;
+        let fresh = Packages::of(self.host.repo)?.map(|packages| packages.unsettled_since(before)).unwrap_or_default();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let ways = [("dpkg --configure -a", "configures them"), ("gdo up", "goes on then")];
+        Err(Halt::new(Why::Packages, "after the commands of this commit, packages are not installed in full", &ways)
+            .with(fresh)
+            .into())
+    }
+
     fn content(&mut self, plan: &CommitPlan) -> Step<()> {
+        let _held = dpkg::hold(self.host.repo, self.progress)?;
         let how = ExchangeOptions::default();
         let laid = plan.laid();
         let paths = [parents(self.host.repo, (plan.before, plan.tree), &laid)?, laid].concat();
@@ -229,6 +259,8 @@ impl Replay<'_, '_> {
             self.host.note("spared", &[("entry", &name), ("guard", guard)])?;
             return Ok(());
         }
+        // A command may be apt: it finds the locks free, and takes them itself.
+        drop(dpkg::hold(self.host.repo, self.progress)?);
         (self.tell)(Event::Entry(id, entry))?;
         let (ended, sequence) = self.host.run_entry(&self.ground, id, entry, &inputs)?;
         durable::remove_dir_all(&inputs)?;

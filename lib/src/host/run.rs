@@ -97,7 +97,7 @@ impl Ground {
     /// Runs a command to its end, and returns what it said.
     pub fn run(&self, job: &Job<'_>) -> Result<(Ended, Vec<u8>)> {
         let (mut command, program) = self.command(job)?;
-        command.env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").env("HOME", "/root");
+        command.env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").env("HOME", "/root").envs(super::dpkg::ENVIRONMENT);
         command.envs(job.env.iter().map(|(name, value)| (name, OsStr::from_bytes(value))));
         let (mut output, input) = std::io::pipe().context(|| "cannot make a pipe")?;
         command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
@@ -260,7 +260,9 @@ mod tests {
         let said = String::from_utf8(said).unwrap();
         assert_eq!(ended, Ended::Code(3));
         let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
-        assert_eq!(lines, ["A=1", "HOME=/root", "LANG=C.UTF-8", &format!("PATH={PATH}"), "0027", "no"], "{said}");
+        let [frontend, force, ucf] = super::super::dpkg::ENVIRONMENT.map(|(name, value)| format!("{name}={value}"));
+        let path = format!("PATH={PATH}");
+        assert_eq!(lines, ["A=1", &frontend, &force, "HOME=/root", "LANG=C.UTF-8", &path, &ucf, "0027", "no"], "{said}");
     }
 
     #[test]
