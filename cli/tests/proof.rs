@@ -99,6 +99,23 @@ fn what_is_left_to_the_host_is_no_difference() {
 }
 
 #[test]
+fn what_is_not_owned_is_neither_told_nor_stored() {
+    let host = World::new();
+    host.write("etc/conf", "x\n");
+    host.ok(&["snap", "-q", "."]);
+    host.ok(&["ci", "-q"]);
+    let same = fingerprint(&host);
+    let n_packs = || host.sh("ls .git/objects/pack | wc -l; find .git/objects -type f | wc -l");
+    let before = n_packs();
+    host.sh("echo private > etc/mine; chmod 600 etc/mine; mkfifo etc/pipe; mkdir etc/dir; echo more > etc/dir/more; echo own >> etc/conf");
+    let other = fingerprint(&host);
+    assert_ne!(other, same, "what is owned counts");
+    host.sh("rm -r etc/mine etc/pipe etc/dir");
+    assert_eq!(fingerprint(&host), other);
+    assert_eq!(n_packs(), before, "a look writes nothing");
+}
+
+#[test]
 fn a_fleet_reports_and_is_compared_by_pull_alone() {
     let [admin, one, two] = ["admin", "one", "two"].map(Host::new);
     admin.world().write("etc/conf", "first\n");

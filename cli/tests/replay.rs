@@ -253,8 +253,54 @@ fn what_is_not_ours_stays_and_is_no_drift() {
     std::fs::remove_dir_all(pair.origin.path("etc")).unwrap();
     pair.origin.ok(&["snap"]);
     pair.release();
-    pair.target.ok(&["rm", "--cached", "-q", "etc/other"]);
-    pair.target.ok(&["restore", "-q"]);
+    pair.target.write("etc/mine", "mine\n");
+    for _ in 0..2 {
+        pair.up(0);
+        assert_eq!(pair.target.sh("find etc").trim(), "etc\netc/mine");
+    }
+}
+
+#[test]
+fn many_handlers_are_owed_whole() {
+    let pair = Pair::new();
+    for n in 0..60 {
+        let name = format!("reload-service-{n:03}");
+        pair.origin.ok(&["handler", &name, "--", "sh", "-c", "echo x >> ../ran"]);
+        pair.origin.ok(&["attributes", &format!("/etc/many/{n:03}"), &format!("handler={name}")]);
+        pair.origin.write(&format!("etc/many/{n:03}"), "x\n");
+    }
+    pair.origin.ok(&["snap", "etc"]);
+    pair.release();
+    pair.up(0);
+    assert_eq!(pair.note("ran").lines().count(), 60);
+}
+
+#[test]
+fn only_what_a_host_stopped_at_is_skipped() {
+    let pair = Pair::new();
+    pair.exec(&echo("a"));
+    pair.release();
+    let id = pair.origin.ok(&["git", "ls-tree", "--name-only", "HEAD:.git-devops/journal"]);
+    let id = id.trim().strip_suffix(".entry").unwrap().to_owned();
+    pair.run(&["skip", &id, "--reason", "a slip"], 9);
+    pair.up(0);
+    assert_eq!(pair.note("ran"), "a\n");
+    assert!(!pair.target.ok(&["status"]).contains("skipped"));
+}
+
+#[test]
+fn a_program_that_cannot_be_started_has_failed() {
+    let pair = Pair::new();
+    pair.origin.sh("printf '#!/bin/sh\\nexit 0\\n' > ../tool; chmod 755 ../tool");
+    pair.exec(&["--", "../tool"]);
+    pair.release();
+    pair.target.sh("echo no > ../tool; chmod 644 ../tool");
+    for _ in 0..2 {
+        let halted = pair.up(12);
+        assert!(halted.err.contains("command-failed") && halted.err.contains("exit code 126"), "{}", halted.err);
+    }
+    pair.target.sh("printf '#!/bin/sh\\nexit 0\\n' > ../tool; chmod 755 ../tool");
+    pair.run(&["resume"], 0);
 }
 
 #[test]

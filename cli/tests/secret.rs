@@ -61,3 +61,24 @@ fn a_secret_that_was_changed_is_never_stored_in_the_clear() {
     assert_eq!(host.gdo(&["restore", "plain"]).code, 3);
     assert_eq!(host.read("plain"), "y\n");
 }
+
+#[test]
+fn what_lay_in_the_place_of_a_new_secret_is_not_kept_in_git() {
+    let (origin, host) = (World::new(), World::new());
+    origin.sh("mkdir etc; echo 1 >etc/other; gdo snapshot -q .");
+    let from = origin.path(".git").display().to_string();
+    let pull = || host.sh(&format!("git -C .git fetch -q '{from}' +refs/heads/main:refs/remotes/o/main"));
+    let key = host.ok(&["secret", "key"]);
+    origin.write("../key", &key);
+    pull();
+    host.ok(&["adopt", "o/main", "--begin"]);
+    host.ok(&["converge", "--offline", "--to", "o/main"]);
+    // It was managed by hand until the type makes it a secret.
+    host.write("etc/token", "PLAINTEXTPW\n");
+    origin.sh(
+        "gdo attributes /etc/token secret; printf 'pass word\\n' | gdo secret add etc/token --to ../key; gdo commit -q -m token",
+    );
+    pull();
+    host.gdo(&["converge", "--offline", "--to", "o/main"]);
+    host.sh("for o in $(git -C .git cat-file --batch-all-objects --batch-check='%(objectname) %(objecttype)' | grep blob | cut -d' ' -f1); do git -C .git cat-file blob $o; done >../all; ! grep -a PLAINTEXTPW ../all");
+}

@@ -114,6 +114,20 @@ fn what_could_not_be_taken_back_is_not_tried() {
 }
 
 #[test]
+fn a_trial_goes_back_over_what_was_changed_meanwhile_and_keeps_that() {
+    let (_origin, host) = host();
+    std::thread::scope(|scope| {
+        let trial = scope.spawn(|| host.gdo(&["up", "--offline", "--to", "o/main", "--try", "3"]));
+        wait("the wait", || host.ok(&["log", "--host"]).contains(" tried "));
+        host.write("etc/sshd", "in despair\n");
+        assert_eq!(trial.join().unwrap().code, 12);
+    });
+    assert_eq!(host.read("etc/sshd"), "open\n");
+    host.ok(&["fix", "--undo"]);
+    assert_eq!(host.read("etc/sshd"), "in despair\n");
+}
+
+#[test]
 fn a_trial_that_halts_goes_back_as_well() {
     let (origin, host) = host();
     origin.sh("touch ../ok");

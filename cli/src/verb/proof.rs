@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use git_devops::error::{Error, Kind, Result};
-use git_devops::git::Oid;
-use git_devops::host::fingerprint::{self, Digests, Here, fingerprint};
+use git_devops::host::fingerprint::{Digests, Look};
 use git_devops::repo::Repo;
 use git_devops::repo::reports::{self, Told};
 use serde_json::{Value, json};
@@ -27,18 +26,15 @@ pub fn run_fingerprint(ui: &mut Ui, global: &GlobalArgs, args: &FingerprintArgs)
     render(&mut repo)?;
     let progress = ui.progress();
     progress.stage("looking", 0, 0);
-    let (tree, is_partial) = match &args.rev {
-        Some(rev) => (repo.tree_of(rev)?, false),
-        None => {
-            let here = Here::look(&repo, &progress)?;
-            (here.tree, here.is_partial)
-        }
+    let look = match &args.rev {
+        Some(rev) => Look::of_tree(&repo, repo.tree_of(rev)?)?,
+        None => Look::here(&repo, &progress)?,
     };
-    let found = fingerprint(&repo, tree)?;
+    let (hash, n_items) = look.fingerprint()?;
     let warnings = ui.warnings();
-    let hex = hex(&found.hash);
-    ui.json(|| json!({"fingerprint": hex, "items": found.n_items, "partial": is_partial, "warnings": warnings}))?;
-    if is_partial {
+    let hex = hex(&hash);
+    ui.json(|| json!({"fingerprint": hex, "items": n_items, "partial": look.is_partial, "warnings": warnings}))?;
+    if look.is_partial {
         ui.exit_with(exit::PARTIAL);
     }
     ui.line(hex)
@@ -63,11 +59,11 @@ pub fn run_compare(ui: &mut Ui, global: &GlobalArgs, args: &CompareArgs) -> Resu
         None => {
             let progress = ui.progress();
             progress.stage("looking", 0, 0);
-            (Side::here(&repo, &Here::look(&repo, &progress)?)?, Side::reported(&repo, &args.host)?)
+            (Side::here(&repo, Look::here(&repo, &progress)?)?, Side::reported(&repo, &args.host)?)
         }
     };
     let warnings = ui.warnings();
-    let differs = differing(&repo, &a, &b)?;
+    let differs = differing(&a, &b)?;
     let is_same = a.hash == b.hash;
     ui.json(|| {
         json!({"hosts": [a.to_json(), b.to_json()], "same": is_same, "warnings": warnings,
@@ -101,11 +97,11 @@ pub fn run_compare(ui: &mut Ui, global: &GlobalArgs, args: &CompareArgs) -> Resu
 }
 
 /// One of two hosts.
-struct Side {
+struct Side<'a> {
     name: String,
     hash: [u8; 32],
     /// What it has, but for what differs from that.
-    tree: Oid,
+    look: Look<'a>,
     differs: BTreeMap<Vec<u8>, Option<[u8; 32]>>,
     /// Paths that differ and are not named.
     n_more: u64,
@@ -114,20 +110,20 @@ struct Side {
     told: Option<u64>,
 }
 
-impl Side {
-    fn here(repo: &Repo, here: &Here) -> Result<Self> {
+impl<'a> Side<'a> {
+    fn here(repo: &'a Repo, look: Look<'a>) -> Result<Self> {
         Ok(Self {
             name: super::host::name(repo),
-            hash: fingerprint(repo, here.tree)?.hash,
-            tree: here.tree,
+            hash: look.fingerprint()?.0,
             differs: BTreeMap::new(),
             n_more: 0,
-            is_partial: here.is_partial,
+            is_partial: look.is_partial,
             told: None,
+            look,
         })
     }
 
-    fn reported(repo: &Repo, name: &str) -> Result<Self> {
+    fn reported(repo: &'a Repo, name: &str) -> Result<Self> {
         let Told { report, .. } = find(repo, name)?;
         let applied = report.applied.ok_or_else(|| Error::new(Kind::NotFound, format!("'{name}' has nothing applied yet")))?;
         let commit = repo.objects.commit(&applied).map_err(|error| {
@@ -136,7 +132,7 @@ impl Side {
         Ok(Self {
             name: report.name,
             hash: report.fingerprint,
-            tree: commit.tree,
+            look: Look::of_tree(repo, commit.tree)?,
             n_more: report.n_drift - report.differs.len() as u64,
             differs: report.differs.into_iter().collect(),
             is_partial: report.is_partial,
@@ -145,8 +141,8 @@ impl Side {
     }
 
     /// Returns the digests of those of `paths` that it has.
-    fn digests(&self, repo: &Repo, paths: &BTreeSet<Vec<u8>>) -> Result<Digests> {
-        let mut digests = fingerprint::digests(repo, self.tree, paths)?;
+    fn digests(&self, paths: &BTreeSet<Vec<u8>>) -> Result<Digests> {
+        let mut digests = self.look.digests(paths)?;
         for (path, digest) in &self.differs {
             match digest {
                 Some(digest) => drop(digests.insert(path.clone(), *digest)),
@@ -162,10 +158,10 @@ impl Side {
 }
 
 /// Returns the paths that are not alike, and which side has them.
-fn differing(repo: &Repo, a: &Side, b: &Side) -> Result<Vec<(Vec<u8>, [bool; 2])>> {
+fn differing(a: &Side<'_>, b: &Side<'_>) -> Result<Vec<(Vec<u8>, [bool; 2])>> {
     let mut paths: BTreeSet<Vec<u8>> = a.differs.keys().chain(b.differs.keys()).cloned().collect();
-    paths.extend(fingerprint::differing(repo, a.tree, b.tree)?.into_iter().map(|(path, _)| path));
-    let (is_a, is_b) = (a.digests(repo, &paths)?, b.digests(repo, &paths)?);
+    paths.extend(a.look.differing(&b.look)?.into_iter().map(|(path, _)| path));
+    let (is_a, is_b) = (a.digests(&paths)?, b.digests(&paths)?);
     let differs = |path: &Vec<u8>| is_a.get(path) != is_b.get(path);
     Ok(paths
         .into_iter()

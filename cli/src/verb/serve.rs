@@ -39,12 +39,19 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, _: &ServeArgs) -> Result<()> {
     serve::serve(&served, std::io::stdin().as_fd(), std::io::stdout().as_fd())
 }
 
+/// Refs that nobody gets to see.
+const HIDDEN: [&str; 3] =
+    ["uploadpack.hideRefs=refs/devops/undo", "uploadpack.hideRefs=refs/devops/wip", "uploadpack.hideRefs=refs/devops/next"];
+
 /// Lets git answer, on our own streams.
 fn upload_pack(ui: &mut Ui, git: &Git) -> Result<()> {
     let dir = git.git_dir().as_os_str().to_owned();
     // The account that sshd lets in may read the repository, and need not own it.
     let safe = format!("safe.directory={}", git.git_dir().display());
-    let args = ["-c", &safe, "-c", "pack.threads=1", "-c", "pack.windowMemory=16m", "upload-pack", "--strict", "--timeout=30"];
+    let mut args = vec!["-c", &safe, "-c", "pack.threads=1", "-c", "pack.windowMemory=16m"];
+    // What is this host's alone is not told to others: what lay somewhere before, and what is not checked in yet.
+    args.extend(HIDDEN.iter().flat_map(|hidden| ["-c", *hidden]));
+    args.extend(["upload-pack", "--strict", "--timeout=30"]);
     let mut command = git.command(&args.iter().map(std::ffi::OsString::from).chain([dir]).collect::<Vec<_>>());
     command.env("GIT_PROTOCOL", "version=2").current_dir("/");
     let status = command.status().map_err(|error| Error::from(error).wrap("cannot run git; is it installed?"))?;

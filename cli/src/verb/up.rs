@@ -70,7 +70,9 @@ pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
             ui.json(|| json!({"target": target.to_string(), "applied": [], "held": hold, "halt": Value::Null}))?;
             return ui.note("held: nothing is applied until a newer release; 'gdo unhold' lifts that");
         }
-        host.unhold()?;
+        if !args.dry_run {
+            host.unhold()?;
+        }
     }
     drop(host);
     let options = UpOptions { dry_run: args.dry_run, may_reboot: args.reboot, yes_delete: args.yes_delete };
@@ -247,21 +249,26 @@ pub fn run_resume(ui: &mut Ui, global: &GlobalArgs, args: &ResumeArgs) -> Result
     }
     let id = host.decide(args.done)?;
     ui.note(format_args!("entry {id} {}", if args.done { "counts as done" } else { "is run again" }))?;
-    go_on(ui, &mut host, args.reboot)
+    drop(host);
+    go_on(ui, repo, args.reboot)
 }
 
 /// Goes on with the commit that is half applied, and what follows it.
-fn go_on(ui: &mut Ui, host: &mut Host<'_>, may_reboot: bool) -> Result<()> {
+fn go_on(ui: &mut Ui, repo: Repo, may_reboot: bool) -> Result<()> {
+    let host = Host::open(&repo, call(&repo))?;
     if let Some(backing) = host.history().backing {
         ui.note(format_args!("a rollback to commit {} was interrupted; 'gdo rollback' goes on with it", backing.to))?;
     }
-    if let Some(pending) = &host.history().pending {
-        let target = pending.target;
-        let options = UpOptions { may_reboot, ..UpOptions::default() };
-        replay(ui, host, target, &options)?;
+    match host.history().pending.as_ref().map(|pending| pending.target) {
+        Some(target) => {
+            drop(host);
+            lead_to(ui, repo, target, &UpOptions { may_reboot, ..UpOptions::default() }, true)
+        }
+        None => {
+            report(ui, &host);
+            Ok(())
+        }
     }
-    report(ui, host);
-    Ok(())
 }
 
 /// Go on without a command; this host is then no more like the others, and says so
@@ -279,5 +286,6 @@ pub fn run_skip(ui: &mut Ui, global: &GlobalArgs, args: &SkipArgs) -> Result<()>
     let mut host = Host::open(&repo, call(&repo))?;
     host.skip(&args.entry.parse()?, &args.reason)?;
     ui.note("this host is no more like the others of its type, until it is installed anew")?;
-    go_on(ui, &mut host, false)
+    drop(host);
+    go_on(ui, repo, false)
 }

@@ -133,7 +133,8 @@ impl Host<'_> {
         for name in self.history().owed.clone().into_iter().filter(|name| !known.contains_key(name)) {
             self.note("handled", &[("handler", &name), ("ok", "yes"), ("how", "not in this commit")])?;
         }
-        self.run_handlers(&[tree], &mut |_, _| Ok(())).map_err(Stop::into_error)
+        let ran = self.run_handlers(&[tree], &mut |_, _| Ok(())).map_err(Stop::into_error);
+        ran.map_err(|error| error.wrap(format!("went back to commit {to}, and that is done; its handlers are still owed")))
     }
 
     /// Returns the handlers that changes to the files of `tree` ask for, as far as it has them.

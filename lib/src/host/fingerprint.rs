@@ -1,16 +1,18 @@
 //! What a host looks like, in 32 bytes, and in what two of them differ. Format: `docs/formats/report.md`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::Result;
-use crate::git::Oid;
 use crate::git::name::{self, Stored};
-use crate::metadata::{Metadata, encode_entry};
+use crate::git::{Index, Oid};
+use crate::metadata::{DirMetadata, Metadata, encode_entry};
 use crate::progress::Progress;
+use crate::repo::Repo;
 use crate::repo::attributes::{Attributes, Ownership, Policy};
-use crate::repo::diff::{self, Side};
-use crate::repo::scan::join;
-use crate::repo::{Repo, status};
+use crate::repo::exclude::{ExcludeOptions, Excludes};
+use crate::repo::scan::{ScanOptions, Scope, Sink, join, scan};
+use crate::repo::stage::merged;
 
 /// The digests of paths.
 pub type Digests = BTreeMap<Vec<u8>, [u8; 32]>;
@@ -18,110 +20,147 @@ pub type Digests = BTreeMap<Vec<u8>, [u8; 32]>;
 /// Paths that differ, ascending, each with its digest; `None` where it has none.
 pub type Differing = Vec<(Vec<u8>, Option<[u8; 32]>)>;
 
-/// Who is handed the items of a tree: path and digest.
+/// Who is handed the items of a look: path and digest.
 type Take<'a> = &'a mut dyn FnMut(&[u8], [u8; 32]);
 
-/// What a tree looks like on a host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint {
-    /// The fingerprint.
-    pub hash: [u8; 32],
-    /// Files, symlinks and metadata that went into it.
-    pub n_items: u64,
-}
-
-/// The work tree as it is now.
-#[derive(Clone, Copy, Debug)]
-pub struct Here {
-    /// As a tree; nothing refers to it.
-    pub tree: Oid,
+/// What a commit, or a host as it is now, looks like.
+pub struct Look<'a> {
+    repo: &'a Repo,
+    index: Index,
+    attributes: Attributes,
+    /// Metadata that is not stored.
+    fresh: HashMap<Oid, DirMetadata>,
     /// Whether not everything could be looked at.
     pub is_partial: bool,
 }
 
-impl Here {
-    /// Looks at the work tree; a file that did not change is not read.
-    pub fn look(repo: &Repo, progress: &Progress) -> Result<Self> {
-        let prepared = diff::prepare(repo, &Side::Index, &Side::WorkTree, progress)?;
-        Ok(Self { tree: prepared.b, is_partial: prepared.is_partial })
+impl<'a> Look<'a> {
+    /// Looks at a tree.
+    pub fn of_tree(repo: &'a Repo, tree: Oid) -> Result<Self> {
+        let index = repo.index_of(&tree)?;
+        Ok(Self { repo, attributes: repo.attributes(&index)?, index, fresh: HashMap::new(), is_partial: false })
     }
-}
 
-/// Returns the fingerprint of a tree.
-pub fn fingerprint(repo: &Repo, tree: Oid) -> Result<Fingerprint> {
-    let mut hasher = blake3::Hasher::new();
-    let mut n_items = 0;
-    items(repo, tree, &mut |_, digest| {
-        hasher.update(&digest);
-        n_items += 1;
-    })?;
-    Ok(Fingerprint { hash: *hasher.finalize().as_bytes(), n_items })
-}
-
-/// Returns the digests of those of `paths` that a tree has and that count.
-pub fn digests(repo: &Repo, tree: Oid, paths: &BTreeSet<Vec<u8>>) -> Result<Digests> {
-    let mut digests = Digests::new();
-    items(repo, tree, &mut |path, digest| {
-        if paths.contains(path) {
-            let all = digests.entry(path.to_vec()).or_default();
-            all.iter_mut().zip(digest).for_each(|(all, one)| *all ^= one);
+    /// Looks at what this host owns, as it is now. A file that did not change is not read, and nothing is written.
+    pub fn here(repo: &'a Repo, progress: &Progress) -> Result<Self> {
+        let index = repo.index()?;
+        let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
+        let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false };
+        let texts = Mutex::new(HashMap::new());
+        let mut found = scan(repo, &index, &options, Sink::Look { metadata: &texts }, progress)?;
+        // What is beside it is nobody's business.
+        found.updates.retain(|update| index.lookup(&update.path).is_some());
+        let texts: HashMap<Oid, Vec<u8>> = texts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = HashMap::new();
+        for update in &found.updates {
+            let (Stored::Meta(dir), Some(text)) = (name::work_path(&update.path), texts.get(&update.oid)) else { continue };
+            let known = index.lookup(&update.path).map(|at| repo.read_dir_metadata(&index.entry(at).oid, &dir)).transpose()?;
+            let mut recorded = DirMetadata::decode(text)?;
+            recorded.entries.retain(|entry_name, _| {
+                let is_file = index.lookup(&name::stored_path(&join(&dir, entry_name))).is_some();
+                is_file || known.as_ref().is_some_and(|known| known.entries.contains_key(entry_name))
+            });
+            fresh.insert(update.oid, recorded);
         }
-    })?;
-    Ok(digests)
-}
-
-/// Returns the paths whose digest is another in `new` than in `old`, each with that; `None` where it has none.
-pub fn differing(repo: &Repo, old: Oid, new: Oid) -> Result<Differing> {
-    if old == new {
-        return Ok(Vec::new());
+        let index = merged(&index, found.updates, &found.gone)?;
+        Ok(Self { repo, attributes: repo.attributes(&index)?, index, fresh, is_partial: found.is_partial })
     }
-    let paths = status::compare_work_trees(repo, old, new)?.into_iter().map(|change| change.path).collect();
-    let (was, is) = (digests(repo, old, &paths)?, digests(repo, new, &paths)?);
-    let differs = |path: &Vec<u8>| was.get(path) != is.get(path);
-    Ok(paths.into_iter().filter(differs).map(|path| (path.clone(), is.get(&path).copied())).collect())
-}
 
-/// Hands each item of a tree, as its path and digest, to `take`, in the order of a commit.
-fn items(repo: &Repo, tree: Oid, take: Take<'_>) -> Result<()> {
-    let index = repo.index_of(&tree)?;
-    let attributes = repo.attributes(&index)?;
-    for entry in index.iter() {
-        match name::work_path(entry.path) {
-            Stored::File(path) => content(&attributes, path, entry.mode, entry.oid, take),
-            Stored::Alt(path) => content(&attributes, &path, entry.mode, entry.oid, take),
-            Stored::Meta(dir) => metadata(repo, &attributes, &dir, &entry.oid, take)?,
-            Stored::Other => (),
+    /// Returns the fingerprint, and how many items went into it.
+    pub fn fingerprint(&self) -> Result<([u8; 32], u64)> {
+        let mut hasher = blake3::Hasher::new();
+        let mut n_items = 0;
+        self.items(&mut |_, digest| {
+            hasher.update(&digest);
+            n_items += 1;
+        })?;
+        Ok((*hasher.finalize().as_bytes(), n_items))
+    }
+
+    /// Returns the digests of those of `paths` that are there and count.
+    pub fn digests(&self, paths: &BTreeSet<Vec<u8>>) -> Result<Digests> {
+        let mut digests = Digests::new();
+        self.items(&mut |path, digest| {
+            if paths.contains(path) {
+                let all = digests.entry(path.to_vec()).or_default();
+                all.iter_mut().zip(digest).for_each(|(all, one)| *all ^= one);
+            }
+        })?;
+        Ok(digests)
+    }
+
+    /// Returns the paths whose digest is another in `new`, each with that.
+    pub fn differing(&self, new: &Look<'_>) -> Result<Differing> {
+        let mut paths = BTreeSet::new();
+        self.changed(new, &mut paths)?;
+        new.changed(self, &mut paths)?;
+        let (was, is) = (self.digests(&paths)?, new.digests(&paths)?);
+        let differs = |path: &Vec<u8>| was.get(path) != is.get(path);
+        Ok(paths.into_iter().filter(differs).map(|path| (path.clone(), is.get(&path).copied())).collect())
+    }
+
+    /// Adds the paths of which `other` has something else stored, or nothing.
+    fn changed(&self, other: &Look<'_>, paths: &mut BTreeSet<Vec<u8>>) -> Result<()> {
+        for entry in self.index.iter() {
+            let there = other.index.lookup(entry.path).map(|at| other.index.entry(at));
+            if there.is_some_and(|there| (there.oid, there.mode) == (entry.oid, entry.mode)) {
+                continue;
+            }
+            match name::work_path(entry.path) {
+                Stored::File(path) => drop(paths.insert(path.to_vec())),
+                Stored::Alt(path) => drop(paths.insert(path)),
+                Stored::Meta(dir) => {
+                    paths.extend(self.metadata(&entry.oid, &dir)?.entries.keys().map(|entry_name| join(&dir, entry_name)));
+                    paths.insert(dir);
+                }
+                Stored::Other => (),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands each item to `take`, in the order of a commit.
+    fn items(&self, take: Take<'_>) -> Result<()> {
+        for entry in self.index.iter() {
+            match name::work_path(entry.path) {
+                Stored::File(path) => self.content(path, entry.mode, entry.oid, take),
+                Stored::Alt(path) => self.content(&path, entry.mode, entry.oid, take),
+                Stored::Meta(dir) => self.directory(&dir, &self.metadata(&entry.oid, &dir)?, take),
+                Stored::Other => (),
+            }
+        }
+        Ok(())
+    }
+
+    fn metadata(&self, oid: &Oid, dir: &[u8]) -> Result<DirMetadata> {
+        self.fresh.get(oid).map_or_else(|| self.repo.read_dir_metadata(oid, dir), |fresh| Ok(fresh.clone()))
+    }
+
+    fn content(&self, path: &[u8], mode: u32, oid: Oid, take: Take<'_>) {
+        if counts(&self.attributes.policy(path)) {
+            take(path, digest(b'c', path, format!("{mode:o} {oid}").as_bytes()));
         }
     }
-    Ok(())
-}
 
-fn content(attributes: &Attributes, path: &[u8], mode: u32, oid: Oid, take: Take<'_>) {
-    if counts(&attributes.policy(path)) {
-        take(path, digest(b'c', path, format!("{mode:o} {oid}").as_bytes()));
-    }
-}
-
-fn metadata(repo: &Repo, attributes: &Attributes, dir: &[u8], oid: &Oid, take: Take<'_>) -> Result<()> {
-    let recorded = repo.read_dir_metadata(oid, dir)?;
-    let mut tell = |path: &[u8], metadata: &Metadata| {
-        let mut line = Vec::new();
-        encode_entry(b".", &Metadata { mtime: None, ..metadata.clone() }, &mut line);
-        // A directory without anything to say is there all the same.
-        if path == dir || !line.is_empty() {
-            take(path, digest(b'm', path, &line));
+    fn directory(&self, dir: &[u8], recorded: &DirMetadata, take: Take<'_>) {
+        let mut tell = |path: &[u8], metadata: &Metadata| {
+            let mut line = Vec::new();
+            encode_entry(b".", &Metadata { mtime: None, ..metadata.clone() }, &mut line);
+            // A directory without anything to say is there all the same.
+            if path == dir || !line.is_empty() {
+                take(path, digest(b'm', path, &line));
+            }
+        };
+        if counts(&self.attributes.policy_of_dir(dir)) {
+            tell(dir, &recorded.dir);
         }
-    };
-    if counts(&attributes.policy_of_dir(dir)) {
-        tell(dir, &recorded.dir);
-    }
-    for (entry_name, entry) in &recorded.entries {
-        let path = join(dir, entry_name);
-        if counts(&attributes.policy(&path)) {
-            tell(&path, entry);
+        for (entry_name, entry) in &recorded.entries {
+            let path = join(dir, entry_name);
+            if counts(&self.attributes.policy(&path)) {
+                tell(&path, entry);
+            }
         }
     }
-    Ok(())
 }
 
 /// Says whether the type decides what is at a path.

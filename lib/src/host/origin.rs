@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::{Host, dpkg};
 use super::halt::{Halt, Why};
 use super::history::{Model, Progress as Far};
 use super::plan::{Stop, check_drift, journal_of, line_to, parents};
 use super::replay::{guarded, is_ok};
 use super::run::{Ground, Job, boot_id};
+use super::{Host, dpkg};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::write::{ChunkSink, cut_file};
@@ -321,6 +321,16 @@ impl Host<'_> {
     pub fn skip(&mut self, id: &EntryId, reason: &str) -> Result<()> {
         if self.history().is_over(id) {
             return Err(Error::new(Kind::Usage, format!("entry {id} is over on this host")));
+        }
+        let nothing = || {
+            Error::new(
+                Kind::NotFound,
+                format!("entry {id} is not one that this host stopped at; 'gdo status' says where it stands"),
+            )
+        };
+        let pending = self.history().pending.as_ref().ok_or_else(nothing)?.commit;
+        if !journal_of(self.repo, self.repo.objects.commit(&pending)?.tree)?.contains_key(id) {
+            return Err(nothing());
         }
         let by = self.call.by.clone();
         self.note("decided", &[("entry", &id.to_string()), ("as", "skip"), ("by", &by), ("reason", reason)])?;

@@ -117,9 +117,10 @@ impl Host<'_> {
     /// Keeps what lies at the paths, then writes down what is laid over it and what has to follow; returns the number.
     pub(super) fn keep(&mut self, over: &Over, what: &str, progress: &Progress) -> Result<u64> {
         let sequence = self.lines().len() as u64 + 1;
-        let attributes = self.repo.attributes_of(&over.trees.0)?;
-        // What a secret became is nowhere in git, also where somebody changed it.
-        let is_kept = |path: &&Vec<u8>| attributes.policy(path).ownership != Ownership::Secret;
+        let (old, new) = (self.repo.attributes_of(&over.trees.0)?, self.repo.attributes_of(&over.trees.1)?);
+        // What a secret became, or what is to be one, is nowhere in git, also where somebody changed it.
+        let is_secret = |attributes: &Attributes, path: &[u8]| attributes.policy(path).ownership == Ownership::Secret;
+        let is_kept = |path: &&Vec<u8>| !is_secret(&old, path) && !is_secret(&new, path);
         let paths: BTreeSet<Vec<u8>> = over.paths.iter().filter(is_kept).cloned().collect();
         if !paths.is_empty() {
             let info = CommitInfo {

@@ -19,7 +19,7 @@ use crate::git::Oid;
 use crate::journal::{Entry, EntryId, IN, Kind as EntryKind, When, Words};
 use crate::progress::Progress;
 use crate::repo::restore::{ExchangeOptions, exchange};
-use crate::repo::scan::{shown, split};
+use crate::repo::scan::{What, shown, split};
 use crate::repo::{Repo, next, status, wip};
 use crate::safepath::Dir;
 
@@ -336,6 +336,14 @@ impl Replay<'_, '_> {
         self.host.run_handlers(&[tree, newest], &mut |name, handler| tell(Event::Handler(name, handler)))
     }
 
+    /// Says whether `path` is a directory that the commit removes, and that others have something in.
+    fn stays_for_others(&self, plan: &CommitPlan, path: &[u8]) -> bool {
+        let is_removed = plan.changes.iter().any(|change| change.path == path && change.what == What::Deleted);
+        let root = Dir::open(&self.host.repo.places.work_tree);
+        let dir = root.and_then(|root| root.open_path_if_there(path));
+        is_removed && dir.is_ok_and(|dir| dir.is_some_and(|dir| dir.entries().is_ok_and(|entries| !entries.is_empty())))
+    }
+
     fn verify(&mut self, plan: &CommitPlan) -> Step<()> {
         // Whatever makes a file beside others leaves its time on the directory.
         let (dirs, files_): (Vec<_>, Vec<_>) = plan.laid().into_iter().chain(plan.made()).partition(|path| plan.is_dir(path));
@@ -344,7 +352,8 @@ impl Replay<'_, '_> {
             let how = ExchangeOptions { dry_run: true, ignores_times, allow_type_change: true };
             let found =
                 exchange(self.host.repo, (plan.before, plan.tree), &paths, &*self.host.repo.laying, how, &Progress::default())?;
-            differ.extend(found.steps.iter().map(|step| format!("'{}'", shown(&step.path))));
+            let differs = found.steps.iter().filter(|step| !self.stays_for_others(plan, &step.path));
+            differ.extend(differs.map(|step| format!("'{}'", shown(&step.path))));
         }
         if differ.is_empty() {
             return Ok(());
@@ -384,6 +393,11 @@ pub(super) fn guarded(repo: &Repo, ground: &Ground, id: &EntryId, entry: &Entry,
     for (guard, words, spares) in [("unless", &entry.unless, true), ("onlyif", &entry.onlyif, false)] {
         let Some(words) = words else { continue };
         let (ended, _) = ground.run(&job(ground, entry, words, id, inputs))?;
+        if !matches!(ended, Ended::Code(_)) {
+            let message =
+                format!("the guard '{guard}' of entry {id} did not come to its end: {}; 'gdo up' tries again", ended.told());
+            return Err(Error::new(Kind::Halted, message));
+        }
         if (ended == Ended::Code(0)) == spares {
             return Ok(Some(guard));
         }

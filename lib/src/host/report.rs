@@ -2,7 +2,7 @@
 
 use super::Host;
 use super::adopt::n_owned;
-use super::fingerprint::{self, Here};
+use super::fingerprint::Look;
 use crate::error::Result;
 use crate::git::empty_tree;
 use crate::journal::Report;
@@ -18,8 +18,8 @@ impl Host<'_> {
         let Some(begun) = &self.history().begun else { return Ok(()) };
         let head = self.repo.head()?;
         let tree = head.map_or(Ok(empty_tree()), |head| self.repo.objects.commit(&head).map(|data| data.tree))?;
-        let here = Here::look(self.repo, progress)?;
-        let differs = fingerprint::differing(self.repo, tree, here.tree)?;
+        let here = Look::here(self.repo, progress)?;
+        let differs = Look::of_tree(self.repo, tree)?.differing(&here)?;
         let accepted = begun.kind.parse().ok().map(|kind| releases::accepted(self.repo, &kind)).transpose()?.flatten();
         let history = self.history();
         let report = Report {
@@ -36,7 +36,7 @@ impl Host<'_> {
             n_skipped: history.n_skipped,
             n_owed: history.owed.len() as u64,
             n_covered: n_owned(&self.repo.index()?) as u64,
-            fingerprint: fingerprint::fingerprint(self.repo, here.tree)?.hash,
+            fingerprint: here.fingerprint()?.0,
             n_drift: differs.len() as u64,
             is_partial: here.is_partial,
             differs,

@@ -26,6 +26,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// So long what a command said is waited for once it has ended: a daemon may have kept its output.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// So many pieces of what a command says wait to be kept; then it waits.
+const MANY_WORDS: usize = 16;
+
 /// Where commands run.
 #[derive(Clone, Debug)]
 pub struct Ground {
@@ -109,12 +112,14 @@ impl Ground {
         // Our own ends of the pipe, or its end never comes.
         drop(command);
         let mut child = match spawned {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok((Ended::Code(127), format!("cannot run '{program}': {error}\n").into_bytes()));
+            // As the shell has it: not there, or not to be started. Nothing of it ran.
+            Err(error) => {
+                let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+                return Ok((Ended::Code(code), format!("cannot run '{program}': {error}\n").into_bytes()));
             }
-            other => other.context(|| format!("cannot run '{program}'"))?,
+            Ok(child) => child,
         };
-        let (sender, said) = mpsc::channel();
+        let (sender, said) = mpsc::sync_channel(MANY_WORDS);
         let listener = std::thread::spawn(move || {
             let mut buffer = [0; 16 << 10];
             while let Ok(n @ 1..) = output.read(&mut buffer) {

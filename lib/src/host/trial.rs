@@ -3,7 +3,7 @@
 use super::Host;
 use super::back::Back;
 use super::history::Trial;
-use super::plan::{journal_of, read_entry};
+use super::plan::{Stop, journal_of, read_entry};
 use crate::durable::Lock;
 use crate::error::{Error, Kind, Result};
 use crate::git::Oid;
@@ -73,6 +73,14 @@ impl Host<'_> {
             self.confirm()?;
             return Ok(None);
         }
-        self.back(to, content_only, Some(hold), progress).map(Some)
+        let back = self.back(to, content_only, Some(hold), progress);
+        match back {
+            // Nobody can be asked: what was changed meanwhile is kept, and taken back as well.
+            Err(error) if error.kind() == Kind::Halted && self.history().undoing.is_none() => {
+                self.fix(&[], false, progress, &mut |_, _| Ok(())).map_err(Stop::into_error)?;
+                self.back(to, content_only, Some(hold), progress).map(Some)
+            }
+            back => back.map(Some),
+        }
     }
 }

@@ -15,6 +15,9 @@ const CHECK: usize = 32;
 /// Longest value that is written, in bytes; what is longer is cut.
 pub const MAX_VALUE: usize = 1000;
 
+/// What is no prose, and never cut.
+const WHOLE: [&str; 1] = ["handlers"];
+
 /// A key with its value.
 pub type Field<'a> = (&'a str, &'a str);
 
@@ -97,7 +100,10 @@ impl HostLog {
             durable::publish(&self.path, HEAD, 0o600)?;
             self.len = HEAD.len() as u64;
         }
-        let fields = fields.iter().map(|(key, value)| ((*key).to_owned(), cut(value).to_owned())).collect();
+        let fields = fields
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), if WHOLE.contains(key) { value } else { cut(value) }.to_owned()))
+            .collect();
         let line = Line { sequence: self.lines.len() as u64 + 1, time, kind: kind.to_owned(), fields };
         let body = line.body();
         let check = check(&self.last, &body);

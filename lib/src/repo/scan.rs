@@ -83,6 +83,11 @@ pub enum Sink<'a> {
     },
     /// Nowhere: only its ids are wanted, to compare.
     Compare,
+    /// Nowhere, but for the metadata of directories, which is handed out by its id.
+    Look {
+        /// Takes it.
+        metadata: &'a Mutex<HashMap<Oid, Vec<u8>>>,
+    },
 }
 
 impl Sink<'_> {
@@ -91,8 +96,17 @@ impl Sink<'_> {
             Self::Store { pack, has_failed, .. } | Self::Preview { pack, has_failed } => {
                 pack.blob(bytes).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
             }
-            Self::Compare => crate::git::object::object_id(ObjectKind::Blob, bytes),
+            Self::Compare | Self::Look { .. } => crate::git::object::object_id(ObjectKind::Blob, bytes),
         }
+    }
+
+    /// Takes the metadata of a directory.
+    fn metadata(&self, text: &[u8]) -> Result<Oid> {
+        let oid = self.blob(text)?;
+        if let Self::Look { metadata } = self {
+            metadata.lock().unwrap_or_else(PoisonError::into_inner).insert(oid, text.to_vec());
+        }
+        Ok(oid)
     }
 
     /// Returns who notes that the chunks of the file at `path` stay in it, if they do.
@@ -109,7 +123,7 @@ impl Sink<'_> {
                 Some(note) => ChunkSink::Stay { writer: chunks, note, has_failed },
                 None => ChunkSink::Store { writer: chunks, has_failed },
             },
-            Self::Preview { .. } | Self::Compare => ChunkSink::Discard,
+            Self::Preview { .. } | Self::Compare | Self::Look { .. } => ChunkSink::Discard,
         }
     }
 
@@ -696,7 +710,7 @@ impl Walker<'_> {
                 _ if draft.is_racy => CachedStat::default(),
                 _ => CachedStat::of(&as_dir_stat(draft.stat, !draft.is_whole)),
             };
-            let oid = self.sink.blob(&new.encode())?;
+            let oid = self.sink.metadata(&new.encode())?;
             draft.updates.push(Staged { path: name::meta_path(&draft.path), oid, mode: FILE, stat });
         }
         let mut out = self.out.lock().expect(POISONED);

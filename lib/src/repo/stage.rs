@@ -266,7 +266,7 @@ pub(super) fn entries_of(index: &Index) -> impl Iterator<Item = (&[u8], u32, Oid
 }
 
 /// Returns `index` with `updates` put in and the entries at the ascending positions `gone` left out.
-pub(super) fn merged(index: &Index, mut updates: Vec<Staged>, gone: &[usize]) -> Result<Index> {
+pub(crate) fn merged(index: &Index, mut updates: Vec<Staged>, gone: &[usize]) -> Result<Index> {
     updates.sort_by(|a, b| a.path.cmp(&b.path));
     let mut new = IndexBuilder::default();
     let mut updates = updates.iter().peekable();
