@@ -72,7 +72,7 @@ fn a_session_that_ends_takes_nothing_with_it() {
     let (_origin, host) = host();
     // The session's processes are all killed as soon as the trial waits.
     host.sh(
-        "setsid sh -c 'gdo up --offline --to o/main --try 2 > /dev/null 2>&1' & session=$!
+        "setsid sh -c 'gdo up --offline --to o/main --try 8 > /dev/null 2>&1' & session=$!
          for n in $(seq 200); do grep -q ' tried ' .git/devops/state/log/* .git/devops/state/log 2>/dev/null && break; sleep 0.1; done
          pkill -KILL -s $session; true",
     );
@@ -117,7 +117,7 @@ fn what_could_not_be_taken_back_is_not_tried() {
 fn a_trial_goes_back_over_what_was_changed_meanwhile_and_keeps_that() {
     let (_origin, host) = host();
     std::thread::scope(|scope| {
-        let trial = scope.spawn(|| host.gdo(&["up", "--offline", "--to", "o/main", "--try", "3"]));
+        let trial = scope.spawn(|| host.gdo(&["up", "--offline", "--to", "o/main", "--try", "10"]));
         wait("the wait", || host.ok(&["log", "--host"]).contains(" tried "));
         host.write("etc/sshd", "in despair\n");
         assert_eq!(trial.join().unwrap().code, 12);

@@ -206,6 +206,7 @@ pub fn scan(repo: &Repo, index: &Index, options: &ScanOptions, sink: Sink<'_>, p
         wake: Condvar::new(),
         out: Mutex::default(),
         links: Mutex::default(),
+        began: clock(),
         drafts: Mutex::default(),
     };
     walker.run(&root)?;
@@ -263,6 +264,8 @@ struct Walker<'a> {
     out: Mutex<Found>,
     /// All names that were met of each file with several.
     links: Mutex<HashMap<Inode, Vec<Vec<u8>>>>,
+    /// When the scan began, in nanoseconds since 1970.
+    began: i128,
     /// Directories whose metadata waits until all names of a file are known.
     drafts: Mutex<Vec<Draft>>,
 }
@@ -584,7 +587,9 @@ impl Walker<'_> {
         }
         draft.changes.extend(what.map(|what| Change { path: path.clone(), what }));
         let inode = self.inode_if_linked(&read.stat, &path);
-        let stat = if read.is_racy { CachedStat::default() } else { CachedStat::of(&read.stat) };
+        // A name that came while we looked may be of a file that was looked at under its other name before that: it is looked at again next time.
+        let is_late = read.stat.nlink > 1 && nanos(read.stat.ctime) >= self.began - CLOCK_TICK_NANOS;
+        let stat = if read.is_racy || is_late { CachedStat::default() } else { CachedStat::of(&read.stat) };
         let stored = name::stored_path(&path).into_owned();
         draft.updates.push(Staged { path: stored, oid: read.oid, mode: read.mode, stat });
         draft.read.insert(entry_name, ReadNow { metadata: read.metadata, inode, is_reported: what.is_some() });
