@@ -33,6 +33,16 @@ fn a_repository_is_cloned_and_what_is_new_fetched() {
     assert_eq!((clone("../copy", &[]).code, client.read("../copy/small").as_str()), (65, "mine\n"));
     client.sh("touch ../copy/.git/devops/state/cloning");
     assert_eq!((clone("../copy", &[]).code, client.read("../copy/small").as_str()), (0, "hello\n"));
+    // So it does when a file could not be written.
+    let store = server.world.sh("find \"$PWD\" -type d -path '*store*' -name packs").trim_end().to_owned();
+    server.world.sh(&format!("mv {store} {store}.away; mkdir {store}"));
+    let cut_short = clone("../part", &[]);
+    assert_eq!((cut_short.code, cut_short.out.contains("the same 'gdo clone' again")), (3, true), "{}", cut_short.err);
+    assert_ne!(clone("../part", &[]).code, 0);
+    server.world.sh(&format!("rmdir {store}; mv {store}.away {store}"));
+    assert_eq!(clone("../part", &[]).code, 0);
+    assert_eq!(shown(&client, "../part"), shown(&server.world, "."));
+    assert_eq!(clone("../part", &[]).code, 65);
     assert_eq!(client.sh("ls ../copy/.git/devops/state"), "enrolled\nindex-checksum\nknown_hosts\nlock\nmirror\n");
     // What is new comes, and only that.
     noise(&server.world, "large2", 2, 1 << 20);

@@ -95,6 +95,30 @@ fn files_and_commands_come_in_order_and_once() {
 }
 
 #[test]
+fn an_exec_that_was_cut_off_after_its_command_is_finished_and_not_run_again() {
+    for next in ["exec", "ci"] {
+        let pair = Pair::new();
+        // A lock of git's on the ref stops it just where a kill would: the command ran and is staged.
+        let script = "echo x >> ../ran; echo made > etc/conf; test -e ../ran2 || { mkdir -p .git/refs/devops; : > .git/refs/devops/wip.lock; }";
+        let words = ["exec", "--", "sh", "-c", script];
+        assert_eq!(pair.origin.gdo(&words).code, 7);
+        if next == "exec" {
+            pair.origin.ok(&words);
+        }
+        assert_eq!(pair.origin.sh("cat ../ran"), "x\n", "{next}");
+        pair.release();
+        pair.target.sh(": > ../ran2");
+        pair.up(0);
+        assert_eq!((pair.target.sh("cat ../ran"), pair.target.read("etc/conf")), ("x\n".into(), "made\n".into()), "{next}");
+        assert_eq!(
+            pair.origin.sh("gdo git ls-tree -r --name-only HEAD | grep -c '^.git-devops/journal/[0-9A-Z]'"),
+            "1\n",
+            "{next}"
+        );
+    }
+}
+
+#[test]
 fn what_fails_halts_and_is_tried_again_in_its_place() {
     let pair = Pair::new();
     pair.origin.sh("touch ../ok");

@@ -77,7 +77,7 @@ fn run_all(steps: &[&Step], names: &[String]) -> Result<ExitCode> {
         println!("{} {seconds:7.1} s  {}", if code == 0 { "ok    " } else { "FAILED" }, step.name);
         if code != 0 {
             let said = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
-            println!("--- the last lines of '{}', exit code {code}:\n{}\n---", log.display(), last_lines(&said, 60));
+            println!("--- the last lines of '{}', exit code {code}:\n{}\n---", log.display(), last_lines(&said, 12));
             failed.push(step.name);
         }
     }

@@ -84,12 +84,15 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CloneArgs) -> Result<()> {
     let restored = into_work_tree(&repo, Some("HEAD"), &RestoreOptions::default(), &progress)?;
     // For stock git, too, what is here is staged.
     repo.write_index(&repo.index()?)?;
-    durable::remove(&marker)?;
+    if !restored.is_partial {
+        durable::remove(&marker)?;
+    }
     let warnings = ui.warnings();
     tell(ui, &got, &warnings)?;
     let (n, written) = (restored.steps.len(), bytes(restored.n_bytes));
     ui.note(format_args!("wrote {n} files and directories, {written}"))?;
-    if restored.is_partial || restored.is_damaged || restored.is_refused {
+    if restored.is_partial {
+        ui.note("not all files are written; the same 'gdo clone' again, or 'gdo restore .', goes on")?;
         ui.exit_with(exit::PARTIAL);
     }
     Ok(())

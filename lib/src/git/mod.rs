@@ -14,6 +14,7 @@ mod init;
 mod loose;
 pub mod merge;
 pub mod mirror;
+pub mod moving;
 pub mod name;
 pub mod object;
 pub mod objects;

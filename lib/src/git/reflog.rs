@@ -62,6 +62,12 @@ pub(super) fn cut_torn_end(git_dir: &Path, name: &str) -> Result<()> {
     }
 }
 
+/// Removes the log of the ref `name`, if it is there.
+pub(super) fn remove_log(git_dir: &Path, name: &str) -> Result<()> {
+    let path = log_path(git_dir, name);
+    if durable::is_file(&path) { durable::remove(&path) } else { Ok(()) }
+}
+
 /// Returns how much of a log is whole lines.
 fn whole_len(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1)

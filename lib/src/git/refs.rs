@@ -1,12 +1,13 @@
 //! Refs: read here, moved by the git program, and synced so that a move said to be done survives a power cut.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::PathBuf;
 
 use super::Oid;
 use super::command::Git;
-use super::reflog::cut_torn_end;
-use crate::durable;
+use super::reflog::{cut_torn_end, remove_log};
+use crate::durable::{self, Temp};
 use crate::error::{Context, Error, Kind, Reason, Result};
 
 /// A ref that is to go from one place to another.
@@ -121,6 +122,17 @@ impl Git {
         self.move_refs(&[RefMove { name: name.to_owned(), old, new: Some(new) }], message)
     }
 
+    /// Lets HEAD stand on the branch `name`, and returns once that would survive a power cut.
+    ///
+    /// By git's own lock, but not by git: it does not sync a symbolic ref, and a power cut would leave an empty file, with which there is no repository.
+    pub fn stand_on(&self, name: &str) -> Result<()> {
+        check_ref_name(name)?;
+        let what = || format!("cannot let HEAD stand on '{name}'");
+        let mut lock = Temp::as_lock(&self.git_dir().join("HEAD.lock"), 0o600).context(what)?;
+        lock.file.write_all(format!("ref: {name}\n").as_bytes()).context(what)?;
+        lock.publish(&self.git_dir().join("HEAD")).context(what)
+    }
+
     /// Removes the ref `name`, which points at `old`, and returns once that would survive a power cut.
     pub fn delete_ref(&self, name: &str, old: Oid) -> Result<()> {
         self.move_refs(&[RefMove { name: name.to_owned(), old: Some(old), new: None }], "")
@@ -131,8 +143,12 @@ impl Git {
     /// If one cannot be moved, nothing is, except that removals may be done; if it is elsewhere by now, the error is of the kind [`Kind::Conflict`].
     pub fn move_refs(&self, moves: &[RefMove], message: &str) -> Result<()> {
         let (gone, moved): (Vec<_>, Vec<_>) = moves.iter().partition(|step| step.new.is_none());
-        for transaction in [gone, moved] {
-            self.change_refs(&transaction, message)?;
+        for transaction in [&gone, &moved] {
+            self.change_refs(transaction, message)?;
+        }
+        for step in gone {
+            // Git says nothing where it cannot remove a log; and a ref that is missing beside its log was not removed by anybody.
+            remove_log(self.git_dir(), &step.name).context(|| format!("cannot remove the log of ref '{}'", step.name))?;
         }
         // git syncs the files, but neither the directories of the refs and their logs nor their new parents.
         if moves.is_empty() { Ok(()) } else { durable::sync_filesystem(self.git_dir()) }
@@ -318,6 +334,17 @@ mod tests {
     }
 
     #[test]
+    fn head_stands_where_git_finds_it_unless_somebody_else_moves_it() {
+        let (_dir, git) = repo();
+        git.stand_on("refs/heads/web").unwrap();
+        assert_eq!(git.run(&["symbolic-ref", "HEAD"]).unwrap(), b"refs/heads/web\n");
+        assert_eq!(git.stand_on("refs/heads/../x").unwrap_err().kind(), Kind::Refused);
+        fs::write(git.git_dir().join("HEAD.lock"), "").unwrap();
+        assert_eq!(git.stand_on("refs/heads/main").unwrap_err().kind(), Kind::Locked);
+        assert_eq!(git.head_ref().unwrap().as_deref(), Some("refs/heads/web"));
+    }
+
+    #[test]
     fn many_refs_move_together_or_not_at_all_and_one_may_come_where_another_was() {
         let (_dir, git) = repo();
         let (one, two) = (commit(&git, "one"), commit(&git, "two"));
@@ -352,6 +379,20 @@ mod tests {
         assert_eq!(git.resolve_head().unwrap(), Some(two));
         git.delete_ref("refs/heads/main2", two).unwrap();
         assert_eq!(git.read_ref("refs/heads/main2").unwrap(), None);
+    }
+
+    #[test]
+    fn the_log_of_a_ref_goes_with_it_also_where_git_left_it() {
+        let (_dir, git) = repo();
+        let one = commit(&git, "one");
+        git.update_ref("refs/heads/side", one, None, "m").unwrap();
+        let log = git.git_dir().join("logs/refs/heads/side");
+        git.delete_ref("refs/heads/side", one).unwrap();
+        assert!(!log.exists());
+        fs::write(&log, "left\n").unwrap();
+        remove_log(git.git_dir(), "refs/heads/side").unwrap();
+        assert!(!log.exists());
+        remove_log(git.git_dir(), "refs/heads/side").unwrap();
     }
 
     #[test]

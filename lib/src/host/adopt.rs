@@ -70,10 +70,9 @@ impl Host<'_> {
         let git = self.repo.git.clone().with_identity(self.call.identity.clone());
         let at = git.read_ref(&branch)?;
         if at != Some(commit) {
-            git.update_ref(&branch, commit, at, "adopt")?;
+            self.repo.turn_ref(&git, (&branch, commit), at, "adopt", &self.lock)?;
         }
-        git.run(&["symbolic-ref", "-m", "adopt", "HEAD", &branch])?;
-        crate::durable::sync_filesystem(&self.repo.places.git_dir)?;
+        git.stand_on(&branch)?;
         self.repo.note_refs(&self.lock)?;
         self.repo.write_index(&self.repo.index_of(&tree)?)?;
         crate::repo::status::refresh(self.repo, progress)

@@ -340,7 +340,7 @@ impl Host<'_> {
         self.repo.write_index(&index_of(self.repo, tree)?)?;
         let branch = format!("refs/heads/{}", self.kind()?);
         let git = self.repo.git.clone().with_identity(self.call.identity.clone());
-        git.update_ref(&branch, commit, head, "converge")?;
+        self.repo.turn_ref(&git, (&branch, commit), head, "converge", &self.lock)?;
         self.repo.note_refs(&self.lock)
     }
 

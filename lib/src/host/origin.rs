@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::halt::{Halt, Why};
 use super::history::{Model, Progress as Far};
-use super::plan::{Stop, check_drift, journal_of, line_to, parents};
+use super::plan::{Stop, check_drift, journal_of, line_to, parents, read_entry};
 use super::replay::{guarded, is_ok};
 use super::run::{Ground, Job, boot_id};
 use super::{Host, dpkg};
@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::repo::exclude::{ExcludeOptions, Excludes};
 use crate::repo::restore::{ExchangeOptions, exchange};
 use crate::repo::scan::{Change, ScanOptions, Scope, Sink, Staged, scan, shown};
-use crate::repo::stage::{CommitInfo, Recorded, nothing_else, record_on};
+use crate::repo::stage::{CommitInfo, Recorded, commit_on, nothing_else, record_on};
 use crate::repo::{next, status, wip};
 use crate::safepath::stat_fd;
 use crate::store::Writer;
@@ -62,6 +62,7 @@ impl Host<'_> {
     /// Takes the files that `options` name into the work in progress, as they are now.
     pub fn snap(&mut self, options: &ScanOptions, message: String, progress: &Progress) -> Result<Recorded> {
         self.follow(Model::Congruent)?;
+        self.finish_cut_off()?;
         let line = wip::line(self.repo)?;
         record_on(self.repo, &self.lock, &line, options, Some(&self.info(message)), &nothing_else, progress)
     }
@@ -76,6 +77,12 @@ impl Host<'_> {
     ) -> Result<Executed> {
         self.follow(Model::Congruent)?;
         entry.check()?;
+        if let Some((id, done, commit)) = self.finish_cut_off()? {
+            entry.inputs = inputs.iter().map(|(name, _)| name.clone()).collect();
+            if (Entry { effects: entry.effects.clone(), ..done }) == entry {
+                return Ok(Executed::Done { id, commit, changes: Vec::new(), spared: None });
+            }
+        }
         let drift = self.drift()?;
         if let Some(change) = drift.first() {
             let message = format!(
@@ -118,6 +125,25 @@ impl Host<'_> {
         Ok(Executed::Done { id, commit, changes: recorded.found.changes, spared })
     }
 
+    /// Takes the entry into the work in progress that is staged and not committed, because a run was cut off when its command had ended; else the next
+    /// one would run it again, and journal it twice. Returns it with its commit.
+    fn finish_cut_off(&self) -> Result<Option<(EntryId, Entry, Oid)>> {
+        if self.history().pending.is_some() || self.history().backing.is_some() || next::tip(self.repo)?.is_some() {
+            return Ok(None);
+        }
+        let line = wip::line(self.repo)?;
+        let known =
+            line.tip.map(|tip| journal_of(self.repo, self.repo.objects.commit(&tip)?.tree)).transpose()?.unwrap_or_default();
+        let index = self.repo.index()?;
+        let staged = index.iter().filter_map(|entry| Some((EntryId::of_path(entry.path)?.ok()?, entry.oid)));
+        let Some((id, oid)) = staged.filter(|(id, _)| !known.contains_key(id) && self.history().is_over(id)).next_back() else {
+            return Ok(None);
+        };
+        let entry = read_entry(self.repo, &oid, &id)?;
+        let info = self.info(format!("exec {}", entry.shown().chars().take(60).collect::<String>()));
+        Ok(commit_on(self.repo, &self.lock, &line, &info)?.map(|commit| (id, entry, commit)))
+    }
+
     /// Adds a start of the machine to the work in progress: what follows waits for it, here too.
     pub fn reboot(&mut self, message: Option<String>, progress: &Progress) -> Result<EntryId> {
         self.follow(Model::Congruent)?;
@@ -143,6 +169,7 @@ impl Host<'_> {
 
     /// Makes the work in progress part of the branch; returns where that is then.
     pub fn check_in(&mut self) -> Result<Oid> {
+        self.finish_cut_off()?;
         if let (Some(tip), Some(branch)) = (wip::tip(self.repo)?, self.repo.git.head_ref()?) {
             self.must_be_over(tip)?;
             self.must_be_ahead(tip, branch.strip_prefix("refs/heads/").unwrap_or(&branch))?;
@@ -200,6 +227,7 @@ impl Host<'_> {
             next::remove(self.repo, &self.lock)?;
             return Ok(Vec::new());
         }
+        self.finish_cut_off()?;
         let tip = wip::tip(self.repo)?.ok_or_else(nothing)?;
         let head = self.repo.head()?;
         let commits = line_to(self.repo, head, tip)?.unwrap_or_default();

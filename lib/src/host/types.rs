@@ -84,10 +84,9 @@ impl Host<'_> {
     fn stand_on(&mut self, branch: &str, at: Option<Oid>, head: Oid, why: &str) -> Result<()> {
         let git = self.repo.git.clone().with_identity(self.call.identity.clone());
         if at != Some(head) {
-            git.update_ref(branch, head, at, why)?;
+            self.repo.turn_ref(&git, (branch, head), at, why, &self.lock)?;
         }
-        git.run(&["symbolic-ref", "-m", why, "HEAD", branch])?;
-        crate::durable::sync_filesystem(&self.repo.places.git_dir)?;
+        git.stand_on(branch)?;
         self.repo.note_refs(&self.lock)?;
         // A host that never followed a type begins with its first replay.
         match self.history.begun.as_ref().map(|begun| begun.model) {

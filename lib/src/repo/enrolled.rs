@@ -12,6 +12,7 @@ use super::Places;
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
 use crate::safepath::TEMP_PREFIX;
+use crate::store;
 
 const FILE: &str = "repositories";
 const LOCK: &str = "repositories.lock";
@@ -84,8 +85,11 @@ pub fn forget(store: &Path, git_dir: &Path) -> Result<()> {
 
 /// Changes the list under its lock, durably.
 fn change(store: &Path, edit: impl FnOnce(&mut Vec<PathBuf>)) -> Result<()> {
-    let lock = Lock::exclusive(&store.join(LOCK))?;
-    clear_leftovers(store, &lock)?;
+    let _lock = Lock::exclusive(&store.join(LOCK))?;
+    // What a holder promises is written there under that lock.
+    if let Ok(removal) = store::removal_lock(store) {
+        clear_leftovers(store, &removal)?;
+    }
     let before = list(store)?;
     let mut all = before.clone();
     edit(&mut all);
@@ -107,10 +111,19 @@ pub(super) fn ends_well(store: &Path) -> Result<bool> {
     Ok(text.ends_with(b"\n"))
 }
 
-/// Removes the temporary files that an init which was killed left at the top of the store: they are made under the lock, or before there is a store.
-pub(super) fn clear_leftovers(store: &Path, _held: &Lock) -> Result<()> {
-    let what = || format!("cannot clear '{}'", store.display());
-    for listed in durable::list(store).context(what)? {
+/// Removes the temporary files that a dead run left at the top of the store, for whoever has the lock for removal, unless the list is being changed.
+pub(super) fn clear_store(store: &Path, removal: &Lock) -> Result<()> {
+    match Lock::exclusive(&store.join(LOCK)) {
+        Ok(_changing) => clear_leftovers(store, removal),
+        Err(error) if error.kind() == Kind::Locked => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the temporary files that a dead run left in `dir`; all that are made there are made under the lock that is held.
+pub(super) fn clear_leftovers(dir: &Path, _held: &Lock) -> Result<()> {
+    let what = || format!("cannot clear '{}'", dir.display());
+    for listed in durable::list(dir).context(what)? {
         if listed.path.file_name().is_some_and(|name| name.as_bytes().starts_with(TEMP_PREFIX)) {
             durable::remove(&listed.path).context(what)?;
         }
@@ -192,6 +205,18 @@ mod tests {
         }
         assert_eq!(names(dir.path()), ["a", "b"]);
         assert!(!a.store.join(".gdo-tmp-1").exists());
+        // What a holder writes under the lock for removal stays until that is free.
+        let temp = a.store.join(".gdo-tmp-2");
+        std::fs::write(&temp, "being written").unwrap();
+        let removal = store::removal_lock(&a.store).unwrap();
+        enrol(&a).unwrap();
+        assert!(temp.exists());
+        let changing = Lock::exclusive(&a.store.join(LOCK)).unwrap();
+        clear_store(&a.store, &removal).unwrap();
+        assert!(temp.exists());
+        drop(changing);
+        clear_store(&a.store, &removal).unwrap();
+        assert!(!temp.exists());
         std::fs::write(a.store.join(FILE), "/a/.git\nrelative\n").unwrap();
         assert_eq!(list(&a.store).unwrap_err().kind(), Kind::Corrupt);
     }

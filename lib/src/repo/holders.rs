@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::Repo;
+use super::{Repo, enrolled};
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::quarantine::{HOLDERS, Quarantine};
@@ -251,6 +251,7 @@ impl Own {
 
     fn open_under(repo: &Repo, lock: Lock) -> Result<Self> {
         let dir = repo.store.dir();
+        enrolled::clear_store(dir, &lock)?;
         let key = dir.join(KEY);
         let mut ledger = match look(repo)? {
             Some(ledger) => ledger,

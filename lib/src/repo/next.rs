@@ -251,7 +251,8 @@ pub fn make(repo: &Repo, lock: &Lock, tree: Oid, changes: Vec<Settled>, parents:
     let message = info.message.clone().into_bytes();
     let commit = pack.commit(&CommitData { tree, parents, author: signature.clone(), committer: signature, message })?;
     let kept = pack.finish()?;
-    repo.git.clone().with_identity(info.identity.clone()).update_ref(NEXT, commit, tip(repo)?, "next")?;
+    let git = repo.git.clone().with_identity(info.identity.clone());
+    repo.turn_ref(&git, (NEXT, commit), tip(repo)?, "next", lock)?;
     repo.note_refs(lock)?;
     kept.map_or(Ok(()), Kept::release)?;
     Ok(commit)

@@ -75,7 +75,8 @@ pub fn keep(
     let (_, lease) = chunks.finish_with_lease()?;
     let kept = pack.finish()?;
     // A run that was killed before it wrote its line in the log left a ref of this name.
-    repo.git.clone().with_identity(info.identity.clone()).update_ref(name, commit, repo.git.read_ref(name)?, "pre-image")?;
+    let git = repo.git.clone().with_identity(info.identity.clone());
+    repo.turn_ref(&git, (name, commit), repo.git.read_ref(name)?, "pre-image", lock)?;
     repo.note_refs(lock)?;
     kept.map_or(Ok(()), Kept::release)?;
     drop(lease);

@@ -290,8 +290,7 @@ pub fn begin_branch(repo: &Repo, remote: &Remote, wanted: Option<&str>) -> Resul
     if repo.git.read_ref(&full)?.is_none() {
         repo.git.update_ref(&full, oid, None, &format!("clone: from {}", remote.name))?;
     }
-    repo.git.run(&["symbolic-ref", "-m", "clone", "HEAD", &full])?;
-    durable::sync_filesystem(&repo.places.git_dir)?;
+    repo.git.stand_on(&full)?;
     repo.note_refs(&lock)?;
     Ok(name)
 }
@@ -312,7 +311,7 @@ fn take_branches(
     let moved: Vec<Moved> = gone.chain(here.filter(|moved| moved.old != moved.new)).collect();
     let branches = moved.iter().map(|moved| moved.clone().of_remote(name));
     let moves: Vec<RefMove> = branches.chain(came.moves()).chain(releases.moves(repo)?).chain(reports.moves()).collect();
-    repo.git.move_refs(&moves, "fetch")?;
+    repo.turn_refs(&repo.git, &moves, "fetch", lock)?;
     repo.note_refs(lock)?;
     kept.map_or(Ok(()), Kept::release)?;
     Ok(moved)

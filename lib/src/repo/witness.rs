@@ -7,6 +7,8 @@ use super::{Places, Repo};
 use crate::durable::{self, Lock};
 use crate::error::{Error, Kind, Result};
 use crate::git::mirror::{self, HEALED, Mtime};
+use crate::git::moving::Moving;
+use crate::git::refs::RefMove;
 use crate::git::{Deviation, Git, Mirror, Objects, Oid};
 use crate::journal::HostLog;
 
@@ -90,14 +92,20 @@ fn lock(places: &Places) -> Result<Lock> {
     Ok(lock)
 }
 
-/// Finds refs that are not as they were left, but for the one that the log of this host says it was about to move back.
+/// Finds refs that are not as they were left, but for those that a run which did not come to its end was about to move there.
 fn examine_refs(places: &Places, objects: &Objects, mirror: Option<&Mirror>, noted_at: Option<Mtime>) -> Result<Vec<Deviation>> {
     let mut found = mirror::examine_refs(&places.git_dir, objects, mirror, noted_at)?;
-    if let Some((name, oid)) = announced(places).filter(|_| !found.is_empty()) {
-        let path = places.git_dir.join(&name);
-        let is_there = Git::at(&places.git_dir).read_ref(&name)? == Some(oid);
-        found.retain(|found| found.path != path || !is_there);
+    if found.is_empty() {
+        return Ok(found);
     }
+    let (moving, back, git) = (Moving::read(&places.state), announced(places), Git::at(&places.git_dir));
+    let is_announced = |found: &Deviation| {
+        let name = found.path.strip_prefix(&places.git_dir).ok()?.to_str()?;
+        let now = git.read_ref(name).ok()??;
+        let is_back = back.as_ref().is_some_and(|(branch, oid)| branch == name && *oid == now);
+        Some(is_back || moving.get(name) == Some(now))
+    };
+    found.retain(|found| is_announced(found) != Some(true));
     Ok(found)
 }
 
@@ -119,7 +127,10 @@ fn renew(places: &Places, objects: Option<&Objects>, doubtful: &[Deviation], _he
         doubtful.extend(examine_refs(places, objects, Some(&old), Mirror::noted_at(&places.state)?)?);
     }
     let new = old.advanced(now, &doubtful, &places.git_dir);
-    if new == old { Ok(()) } else { new.write(&places.state) }
+    if new != old {
+        new.write(&places.state)?;
+    }
+    Moving::withdraw(&places.state)
 }
 
 /// Writes the first mirror of a repository that was just made, or renews it after we changed the configuration.
@@ -134,6 +145,26 @@ impl Repo {
     pub(crate) fn note_refs(&self, held: &Lock) -> Result<()> {
         self.objects.refresh();
         renew(&self.places, Some(&self.objects), &[], held)
+    }
+
+    /// Moves refs that may go anywhere, not only forward, as `git`, durably; [`Repo::note_refs`] comes after it.
+    ///
+    /// It is announced before: of a power cut in between neither the mirror nor git's log, which git does not sync, would know.
+    pub(crate) fn turn_refs(&self, git: &Git, moves: &[RefMove], message: &str, _held: &Lock) -> Result<()> {
+        Moving::of(moves).announce(&self.places.state)?;
+        git.move_refs(moves, message)
+    }
+
+    /// The same for one ref.
+    pub(crate) fn turn_ref(
+        &self,
+        git: &Git,
+        (name, new): (&str, Oid),
+        old: Option<Oid>,
+        message: &str,
+        held: &Lock,
+    ) -> Result<()> {
+        self.turn_refs(git, &[RefMove { name: name.to_owned(), old, new: Some(new) }], message, held)
     }
 
     /// Takes HEAD, configuration and refs for right as they are now: after what a person did to them.
@@ -173,4 +204,46 @@ pub(super) fn is_known(state: &Path) -> bool {
 pub fn told(found: &Deviation) -> String {
     debug_assert_eq!(found.remedy, HEALED);
     format!("'{}': {}; it was put back", found.path.display(), found.problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ref_that_was_announced_to_go_back_is_no_damage_and_one_that_was_not_is() {
+        for is_announced in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let places = Places::of_directory(dir.path());
+            Repo::init(&places, "main").unwrap();
+            let repo = Repo::open(places.clone()).unwrap();
+            let git = repo.git.clone().with_identity(crate::git::Identity { name: "a".into(), email: "a@b".into() });
+            let tree = String::from_utf8(git.run(&["mktree"]).unwrap()).unwrap();
+            let commit = |args: &[&str]| {
+                let oid = git.run(&[&["commit-tree", "-m", "x", tree.trim()], args].concat()).unwrap();
+                Oid::from_hex(oid.trim_ascii()).unwrap()
+            };
+            let one = commit(&[]);
+            let two = commit(&["-p", &one.to_string()]);
+            let lock = repo.lock().unwrap();
+            repo.turn_ref(&git, ("refs/heads/main", one), None, "one", &lock).unwrap();
+            repo.turn_ref(&git, ("refs/heads/main", two), Some(one), "two", &lock).unwrap();
+            repo.note_refs(&lock).unwrap();
+            assert_eq!(Moving::read(&places.state), Moving::default());
+            // The power goes when the ref was moved, and before git's log was on the disk.
+            if is_announced {
+                let back = RefMove { name: "refs/heads/main".into(), old: Some(two), new: Some(one) };
+                Moving::of(&[back]).announce(&places.state).unwrap();
+            }
+            std::fs::write(places.git_dir.join("refs/heads/main"), format!("{one}\n")).unwrap();
+            drop(lock);
+            let repo = Repo::open(places.clone()).unwrap();
+            assert_eq!(repo.witnessed.healed.len(), usize::from(!is_announced));
+            assert_eq!(repo.head().unwrap(), Some(if is_announced { one } else { two }));
+            let lock = repo.lock().unwrap();
+            repo.note_refs(&lock).unwrap();
+            assert_eq!(Moving::read(&places.state), Moving::default());
+            assert!(Repo::open(places).unwrap().witnessed.open.is_empty());
+        }
+    }
 }

@@ -5,13 +5,14 @@
 //! is removed, or gave it back after its ref had moved, and the chunk is marked.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::time::SystemTime;
 
 use super::index::{self, Index, PackOnDisk};
 use super::lease::{exclude_leases, forget_leases, lock_list, remove_leftovers, was_leased};
 use super::pack::{self, PackWriter, SealedPack, TocEntry};
 use super::segment::SegmentId;
-use super::{Finding, Location, Store, is_index_damage, segment};
+use super::{Finding, Layout, Location, Store, is_index_damage, segment};
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
@@ -60,6 +61,11 @@ pub struct GcReport {
 /// Gives every live id to the sink, in any order, as often as it likes. Called a second time if a writer came in between.
 pub type Live<'a> = dyn FnMut(&mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> + 'a;
 
+/// The same as [`Store::removal_lock`], of the store in `dir`, which need not be one yet.
+pub fn removal_lock(dir: &Path) -> Result<Lock> {
+    Lock::exclusive(&Layout { root: dir.to_owned() }.gc_lock())
+}
+
 impl Store {
     /// Removes chunks that `live` does not name.
     ///
@@ -91,7 +97,7 @@ impl Store {
 
     /// Takes the lock of whoever removes chunks, or decides to; fails with [`Kind::Locked`] if somebody has it.
     pub fn removal_lock(&self) -> Result<Lock> {
-        Lock::exclusive(&self.layout().gc_lock())
+        removal_lock(self.dir())
     }
 
     /// Removes every copy of `doomed`, which ascend, and nothing else, whoever needs it. The caller has [`Store::removal_lock`], and no lease.

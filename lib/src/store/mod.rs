@@ -36,7 +36,7 @@ use crate::id::{ChunkId, PackId};
 
 pub use cache::{Cache, CacheWriter, Local, MIN_QUOTA};
 pub use check::Finding;
-pub use gc::{GcOptions, GcReport, Live};
+pub use gc::{GcOptions, GcReport, Live, removal_lock};
 pub use lease::Lease;
 pub use pack::{MAX_CHUNK, Record};
 pub use reference::{FileReferences, ReferenceWriter, Referenced, References};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::command::{Context, Failure, Result, succeed};
 use crate::fixtures;
 
-use super::verbs::Place;
+use super::verbs::{NOW, Place};
 
 /// A host that serves its repository; it is gone when dropped.
 pub struct Host {
@@ -34,7 +34,10 @@ impl Host {
             succeed(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(dir.join(name)))?;
         }
         let key = dir.join("key.pub").display().to_string();
-        std::fs::write(dir.join("authorized_keys"), place.does(&["remote", "authorize", &key])?.stdout)?;
+        // Its clock is that of all hosts here.
+        let line = place.does(&["remote", "authorize", &key])?.text();
+        let line = line.replace("command=\"", &format!("command=\"GIT_DEVOPS_TIME={NOW} "));
+        std::fs::write(dir.join("authorized_keys"), line + "\n")?;
         std::fs::create_dir_all("/run/sshd")?; // sshd wants it
         // Somebody else may take the port before sshd does.
         for _ in 0..10 {

@@ -8,7 +8,9 @@ use crate::command::{Context, Outcome, Result, last_lines, run};
 use crate::compare::{Difference, Options, What, compare};
 use crate::ensure;
 
-use super::verbs::{self, Brings, HALTED, Place, Verb};
+use super::elsewhere::{held, must_be_promised, must_have_come};
+use super::replays::{HALTED, must_have_run_once, n_lines};
+use super::verbs::{self, Brings, Place, Verb};
 
 /// What an undisturbed run leaves, to compare with.
 pub struct Reference<'a> {
@@ -22,6 +24,8 @@ pub struct Reference<'a> {
     pub index: String,
     /// The refs after.
     pub refs: String,
+    /// What is held after, and by whom.
+    pub held: String,
 }
 
 /// Judges the state in which something left a place; `is_done` says that the program had said so.
@@ -38,7 +42,8 @@ pub fn state(place: &Place, reference: &Reference, verb: &Verb, is_done: bool) -
         note(check(place));
     }
     note(neither_old_nor_new(reference, &place.work()));
-    note(verbs::must_have_run_once(place, verb, is_done));
+    note(must_have_run_once(place, verb, is_done));
+    note(must_be_promised(place));
     if is_done {
         note(finished(place, reference, verb).context(|| "it was said to be done"));
     }
@@ -47,16 +52,63 @@ pub fn state(place: &Place, reference: &Reference, verb: &Verb, is_done: bool) -
 
 /// Runs the verb again and judges what it reached.
 pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
+    if let Err(why) = repeated(place, reference, verb) {
+        return vec![format!("the next run fails: {}", why.0.replace('\n', "; "))];
+    }
+    let mut problems = Vec::new();
+    let mut note = |result: Result| problems.extend(result.err().map(|why| format!("after the next run: {}", why.0)));
+    note(fsck(place));
+    note(check(place));
+    note(finished(place, reference, verb));
+    note(must_have_run_once(place, verb, true));
+    note(must_be_promised(place));
+    note(leftovers(place));
+    problems
+}
+
+/// Says the verb once more, as a person would, and what its answer asks for.
+fn repeated(place: &Place, reference: &Reference, verb: &Verb) -> Result {
+    // Where it was decided already what becomes of the command, the host only goes on.
+    let up = || run(&mut place.gdo(&["up", "--offline", "--to", "o/main"]));
+    let restored = || place.does(&["restore", "."]);
+    match verb.name {
+        "resume-rerun" | "resume-done" => {
+            let outcome = up()?;
+            if outcome.code != HALTED {
+                return outcome.exits(0).map(drop);
+            }
+            if outcome.said().contains("command-failed") {
+                return place.does(&["resume"]).map(drop);
+            }
+            ensure!(outcome.said().contains("nobody knows"), "it halts for another reason: {}", one_line(&outcome));
+            let is_rerun = verb.name == "resume-rerun" && n_lines(place, "ran") < 2;
+            return place.does(&["resume", if is_rerun { "--rerun" } else { "--done" }]).map(drop);
+        }
+        // What is in the work in progress is not done again.
+        "exec" if verbs::refs(place)?.contains("refs/devops/wip") => return place.does(&["snap", "-m", "none", "."]).map(drop),
+        "exec" => {
+            let outcome = run(&mut place.command(verb))?;
+            if outcome.code == CONFLICT {
+                restored()?;
+                return run(&mut place.command(verb))?.exits(0).map(drop);
+            }
+            return outcome.exits(0).map(drop);
+        }
+        _ => (),
+    }
     // What is removed can't be removed again, and where a clone is there can't be another: that is said, and nothing is wrong.
     let refusal = match verb {
         verb if is_rm(verb) => Some(NOT_FOUND),
         verb if verb.brings == Brings::Clone => Some(REFUSED),
         verb if verb.name.starts_with("rollback") => Some(USAGE),
-        verb if verb.name == "resume" => Some(NOT_FOUND),
+        verb if ["resume", "ci", "abort"].contains(&verb.name) => Some(NOT_FOUND),
+        // Nothing lapses any more.
+        verb if verb.name == "drop" => Some(USAGE),
         _ => None,
     };
     let is_refusal = |code: i32| Some(code) == refusal && finished(place, reference, verb).is_ok();
-    let result = run(&mut place.command(verb)).and_then(|outcome| match outcome.code {
+    let outcome = run(&mut place.command(verb))?;
+    match outcome.code {
         code if is_refusal(code) => Ok(outcome),
         // Where a command was cut off nobody knows how far it came, and a person decides.
         HALTED | USAGE if outcome.said().contains("nobody knows") => {
@@ -67,26 +119,18 @@ pub fn again(place: &Place, reference: &Reference, verb: &Verb) -> Vec<String> {
         // One that failed is tried again when a person says so.
         HALTED if outcome.said().contains("command-failed") => run(&mut place.gdo(&["resume"]))?.exits(0),
         // It was decided already that it is run again.
-        NOT_FOUND if verb.name == "resume" => run(&mut place.gdo(&["up", "--offline", "--to", "o/main"]))?.exits(0),
+        NOT_FOUND if verb.name == "resume" => up()?.exits(0),
         _ => outcome.exits(0),
-    });
-    if let Err(why) = result {
-        return vec![format!("the next run fails: {}", why.0.replace('\n', "; "))];
     }
-    let mut problems = Vec::new();
-    let mut note = |result: Result| problems.extend(result.err().map(|why| format!("after the next run: {}", why.0)));
-    note(fsck(place));
-    note(check(place));
-    note(finished(place, reference, verb));
-    note(verbs::must_have_run_once(place, verb, true));
-    note(leftovers(place));
-    problems
+    .map(drop)
 }
 
 /// The exit code for: there is no such thing.
 const NOT_FOUND: i32 = 9;
 /// The exit code for: wrong usage; a rollback to where the host is.
 const USAGE: i32 = 2;
+/// The exit code for: two changes of the same thing.
+const CONFLICT: i32 = 10;
 /// The exit code for: refused.
 const REFUSED: i32 = 65;
 
@@ -115,17 +159,19 @@ fn finished(place: &Place, reference: &Reference, verb: &Verb) -> Result {
     let history = verbs::history(place)?;
     ensure!(history == reference.history, "tree and number of commits are {history:?}, undisturbed {:?}", reference.history);
     ensure!(verbs::index(place)? == reference.index, "the index differs from that of an undisturbed run");
-    if verb.brings != Brings::Nothing {
+    if verb.brings != Brings::Nothing || verb.moves_refs() {
         let refs = verbs::refs(place)?;
         ensure!(refs == reference.refs, "the refs are {refs:?}, undisturbed {:?}", reference.refs);
     }
+    let held = held(place, verb)?;
+    ensure!(held == reference.held, "what is held is {held}, undisturbed {}", reference.held);
     let differences = compare(reference.new, &place.work(), &options())?;
     // What is removed changes the time of its directory to now, whenever that is; and a convergence does not begin anew for that time alone.
     let leaves_times = is_rm(verb) || verb.name == "converge";
     let counts = |found: &&Difference| !(leaves_times && found.what == What::Mtime && is_dir(&place.work(), &found.path));
     let shown: Vec<String> = differences.iter().filter(counts).take(5).map(ToString::to_string).collect();
     ensure!(shown.is_empty(), "the work tree differs from that of an undisturbed run: {}", shown.join("; "));
-    verbs::must_have_come(place, verb)
+    must_have_come(place, verb)
 }
 
 /// A clone has its repository in the work tree.
@@ -214,8 +260,14 @@ mod tests {
             let script = format!("{script}\nfind . -exec touch -h -d 2020-01-01 '{{}}' +");
             run(Command::new("sh").args(["-ec", &script]).current_dir(dir.join(name))).unwrap().exits(0).unwrap();
         }
-        let reference =
-            Reference { old: &dir.join("old"), new: &dir.join("new"), history: None, index: String::new(), refs: String::new() };
+        let reference = Reference {
+            old: &dir.join("old"),
+            new: &dir.join("new"),
+            history: None,
+            index: String::new(),
+            refs: String::new(),
+            held: String::new(),
+        };
         let result = neither_old_nor_new(&reference, &dir.join("now"));
         std::fs::remove_dir_all(&dir).unwrap();
         result.is_ok()

@@ -8,8 +8,10 @@
 pub mod verbs;
 
 mod disk;
+mod elsewhere;
 mod host;
 mod judge;
+mod replays;
 mod table;
 mod trace;
 
@@ -104,8 +106,8 @@ struct Request {
     verbs: Vec<&'static Verb>,
     modes: Vec<Mode>,
     kinds: Vec<Kind>,
-    /// Only this call.
-    at: Option<u64>,
+    /// Only these calls.
+    at: Option<(u64, u64)>,
     /// At most so many calls per sweep.
     n_samples: Option<u64>,
     /// The same for errors, of which there are many.
@@ -167,7 +169,7 @@ impl Request {
                 "--verb" => request.verbs.push(named(value()?, VERBS.iter().map(|verb| (verb.name.to_owned(), verb)))?),
                 "--mode" => request.modes.push(named(value()?, Mode::all().into_iter().map(|mode| (mode.name(), mode)))?),
                 "--fs" => request.kinds.push(named(value()?, Kind::ALL.iter().map(|(name, kind)| ((*name).to_owned(), *kind)))?),
-                "--at" => request.at = Some(number(value()?)?),
+                "--at" => request.at = Some(range(&value()?)?),
                 "--threads" => request.n_threads = number(value()?)? as usize,
                 "--jobs" => request.n_jobs = number(value()?)? as usize,
                 "--without-sync" => request.without_sync = true,
@@ -256,15 +258,18 @@ impl Request {
     /// Says whether the short form leaves a sweep out: verbs that ask another host take twice as long, and a kill leaves the same on each filesystem.
     fn is_spared(&self, mode: Mode, verb: &Verb, is_first: bool) -> bool {
         let asks = verb.brings != Brings::Nothing;
+        if BRIEF.contains(&verb.name) {
+            return !is_first || !matches!(mode, Mode::Kill | Mode::Cut { is_journal_committed: true });
+        }
         !is_first && (asks || mode == Mode::Kill) || asks && matches!(mode, Mode::Fail { for_good: true, .. })
     }
 
     /// Returns the calls at which a verb is struck; one more than it makes stands for the moment after its end.
     fn points(&self, stage: &Stage, mode: Mode) -> Vec<u64> {
-        if let Some(at) = self.at {
-            return vec![at];
-        }
         let all = 1..=stage.n_calls + u64::from(matches!(mode, Mode::Kill | Mode::Cut { .. }));
+        if let Some((first, last)) = self.at {
+            return (first.max(1)..=last.min(*all.end())).collect();
+        }
         let is_thin = stage.kind != self.kinds[0] || stage.verb.brings != Brings::Nothing || mode == Mode::GcMeanwhile;
         let n_samples = self.n_samples.map(|n| if self.is_short && is_thin { n - 1 } else { n });
         match if mode.is_error() { self.n_error_samples } else { n_samples } {
@@ -273,6 +278,9 @@ impl Request {
         }
     }
 }
+
+/// The short form only kills these and cuts their power: most of what they do, others do, too.
+const BRIEF: &[&str] = &["resume-rerun", "resume-done", "switch", "snap", "exec", "ci", "abort", "sync", "drop-lapse", "drop"];
 
 /// So many bad states of a sweep are shown while it runs.
 const SHOWN: usize = 5;
@@ -295,6 +303,14 @@ fn spread(n: u64, last: u64, seed: u64) -> Vec<u64> {
         *end = last;
     }
     points
+}
+
+/// Reads the number of a call, or two of them with two dots between.
+fn range(text: &std::ffi::OsStr) -> Result<(u64, u64)> {
+    let text = text.to_str().unwrap_or_default();
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    let number = |text: &str| text.parse().map_err(|_| Failure(format!("'{text}' is no number of a call")));
+    Ok((number(first)?, number(last)?))
 }
 
 fn named<T>(name: OsString, known: impl Iterator<Item = (String, T)>) -> Result<T> {
@@ -320,6 +336,7 @@ struct Stage {
     history: Option<(String, String)>,
     index: String,
     refs: String,
+    held: String,
     n_calls: u64,
     output: PathBuf,
     without_sync: bool,
@@ -345,10 +362,12 @@ impl Stage {
         let said = || std::fs::read_to_string(&output).unwrap_or_default();
         ensure!(traced.code == Some(0), "the control run exits with {:?}: {}", traced.code, said());
         let (history, index, refs) = (verbs::history(&place)?, verbs::index(&place)?, verbs::refs(&place)?);
+        let held = elsewhere::held(&place, verb)?;
         disk.unmount()?;
         let new = Disk::with(kind, scratch, "new", &disk.state()?)?;
         let (n_calls, without_sync) = (traced.n_calls, request.without_sync);
-        let mut stage = Stage { verb, kind, place, disk, before, old, new, history, index, refs, n_calls, output, without_sync };
+        let mut stage =
+            Stage { verb, kind, place, disk, before, old, new, history, index, refs, held, n_calls, output, without_sync };
         stage.old.mount()?;
         stage.new.mount()?;
         let problems = stage.try_at(Mode::Kill, 0)?.1;
@@ -409,6 +428,7 @@ impl Stage {
             history: self.history.clone(),
             index: self.index.clone(),
             refs: self.refs.clone(),
+            held: self.held.clone(),
         };
         problems.extend(judge::state(&self.place, &reference, self.verb, traced.code == Some(0)));
         problems.extend(judge::again(&self.place, &reference, self.verb));

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::command::{Context, Outcome, Result, run, succeed};
-use crate::compare::{Options, compare};
 use crate::{ensure, fixtures};
 
+use super::elsewhere::{fetched, more_from_a_holder, nothing_here, over, promised, shared};
 use super::host::{Host, Sockets};
+use super::replays::{adopted, applied, aside, begun, drifted, failed, halted, interrupted, released};
 
 /// A verb in one situation.
 pub struct Verb {
@@ -39,6 +40,11 @@ impl Verb {
         Verb { name, args, prepare, brings: Brings::Nothing }
     }
 
+    /// Says whether the refs after it are the same whenever it is done.
+    pub fn moves_refs(&self) -> bool {
+        ["switch", "snap", "ci", "abort"].contains(&self.name)
+    }
+
     /// Says whether there is no repository before.
     pub fn makes_the_repository(&self) -> bool {
         self.name == "init" || self.brings == Brings::Clone
@@ -67,9 +73,19 @@ pub const VERBS: &[Verb] = &[
     Verb::local("rollback", &["rollback", "o/first"], applied),
     Verb::local("rollback-half", &["rollback", "o/first"], halted),
     Verb::local("resume", &["resume"], failed),
+    Verb::local("resume-rerun", &["resume", "--rerun"], interrupted),
+    Verb::local("resume-done", &["resume", "--done"], interrupted),
+    Verb::local("switch", &["switch", "web"], aside),
+    Verb::local("snap", &["snap", "-m", "second", "."], changed),
+    Verb::local("exec", EXEC, two_commits),
+    Verb::local("ci", &["ci"], begun),
+    Verb::local("abort", &["abort"], begun),
     Verb::local("converge", &["converge", "--offline", "--to", "o/main"], adopted),
     Verb::local("fix", &["fix", "--all"], drifted),
     Verb { name: "fetch", args: &["fetch"], prepare: more_from_a_holder, brings: Brings::Branches },
+    Verb { name: "sync", args: &["sync"], prepare: promised, brings: Brings::Chunks },
+    Verb { name: "drop-lapse", args: &["drop", "--surplus"], prepare: shared, brings: Brings::Branches },
+    Verb { name: "drop", args: &["drop"], prepare: over, brings: Brings::Branches },
     Verb { name: "get", args: &["get", "--source", "origin/main"], prepare: fetched, brings: Brings::Chunks },
     Verb {
         name: "clone",
@@ -77,6 +93,18 @@ pub const VERBS: &[Verb] = &[
         prepare: nothing_here,
         brings: Brings::Clone,
     },
+];
+
+/// A command that changes an owned file, always in the same way, and says beside the tree that it ran.
+pub const EXEC: &[&str] = &[
+    "exec",
+    "--undo",
+    "echo x >>../undone",
+    "--",
+    "sh",
+    "-c",
+    // One call, so that the command itself leaves nothing in between.
+    "echo x >>../ran; chmod 0604 plain",
 ];
 
 /// These words stand for what is known only when the host runs.
@@ -134,7 +162,7 @@ impl Place {
     }
 
     /// Returns the other host; a verb that asks it has one.
-    fn host(&self) -> &Host {
+    pub fn host(&self) -> &Host {
         &self.elsewhere.as_ref().expect("BUG: a verb that asks another host has one").0
     }
 
@@ -174,7 +202,7 @@ impl Place {
 
     fn surroundings(&self, command: &mut Command) {
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
-        command.env("HOME", "/nonexistent").env("USER", "root").env("TZ", "UTC").env("GIT_DEVOPS_TIME", "1700000000");
+        command.env("HOME", "/nonexistent").env("USER", "root").env("TZ", "UTC").env("GIT_DEVOPS_TIME", NOW);
         if let Some(sockets) = self.sockets() {
             command.env("XDG_RUNTIME_DIR", sockets.path());
         }
@@ -185,14 +213,30 @@ impl Place {
     pub fn does(&self, args: &[&str]) -> Result<Outcome> {
         succeed(&mut self.gdo(args))
     }
+
+    /// The same, some time before.
+    pub fn did(&self, args: &[&str]) -> Result<Outcome> {
+        succeed(self.gdo(args).env("GIT_DEVOPS_TIME", EARLIER))
+    }
+
+    /// Gives the repository a setting.
+    pub fn set(&self, key: &str, value: &str) -> Result {
+        succeed(&mut self.git(&["config", &format!("devops.{key}"), value])).map(drop)
+    }
 }
 
-fn sh(dir: &Path, script: &str) -> Result {
+/// The time on all hosts, in seconds since 1970.
+pub const NOW: &str = "1700000000";
+/// Two hours before that.
+const EARLIER: &str = "1699992800";
+
+/// Runs a script there.
+pub fn sh(dir: &Path, script: &str) -> Result {
     succeed(Command::new("sh").args(["-ec", script]).current_dir(dir)).map(drop)
 }
 
 /// One of each that matters, and few of it: the number of states grows with the number of entries.
-fn tree(place: &Place) -> Result {
+pub fn tree(place: &Place) -> Result {
     std::fs::create_dir(place.work())?;
     sh(
         &place.work(),
@@ -201,7 +245,7 @@ fn tree(place: &Place) -> Result {
         echo program >dir/sub/program; chmod 4755 dir/sub/program
         setfattr -n user.colour -v green plain; setfattr -n trusted.t -v 1 dir
         ln -s plain link; ln -s /nowhere dir/link; mkfifo fifo; mknod dev c 1 3
-        echo twice >hard1; ln hard1 hard2; truncate -s 1M sparse; printf data | dd of=sparse bs=4096 seek=100 conv=notrunc status=none
+        echo twice >hard1; ln hard1 hard2; truncate -s 1M sparse; printf data | dd of=sparse bs=4096 seek=100 conv=notrunc,sync status=none
         echo fixed >fixed; chattr +d plain; : >nothing",
     )?;
     std::fs::write(place.work().join("large"), fixtures::Seeded::new(1).bytes(200_000))?;
@@ -221,25 +265,25 @@ fn staged(place: &Place) -> Result {
     place.does(&["add", "."]).map(drop)
 }
 
-fn one_commit(place: &Place) -> Result {
+pub fn one_commit(place: &Place) -> Result {
     empty_repository(place)?;
     place.does(&["snapshot", "-m", "first", "."]).map(drop)
 }
 
 /// Every way in which an entry can change: content, each kind of metadata, type, and coming and going.
-fn changed(place: &Place) -> Result {
+pub fn changed(place: &Place) -> Result {
     one_commit(place)?;
     change_all(place)
 }
 
-fn change_all(place: &Place) -> Result {
+pub fn change_all(place: &Place) -> Result {
     sh(
         &place.work(),
         "echo PLAIN >plain; setfattr -n user.colour -v red plain; chmod 0600 dir/other; chown 0:0 dir/other
         rm link; echo 'no link' >link; ln -sfn elsewhere dir/link; rm fifo; echo new >fresh; mkdir dir/new; echo in >dir/new/in
         rm hard2; echo apart >hard2; chattr -i fixed; echo FIXED >fixed; chattr +i fixed; chmod 0700 empty
         rm dir/sub/program; echo 'new program' >dir/sub/program; chmod 0755 dir/sub/program
-        printf DATA | dd of=sparse bs=4096 seek=200 conv=notrunc status=none; touch -d '2021-01-01 01:01:01.5' nothing",
+        printf DATA | dd of=sparse bs=4096 seek=200 conv=notrunc,sync status=none; touch -d '2021-01-01 01:01:01.5' nothing",
     )?;
     fixtures::edit_4k(&place.work().join("large"), 50_000)
 }
@@ -327,161 +371,18 @@ fn rotted_garbage(place: &Place) -> Result {
     fixtures::edit_4k(Path::new(&packs), middle)
 }
 
-/// Another host has a second commit with every way in which an entry can change, and a command and a handler after it; here is its first one.
-fn released(place: &Place) -> Result {
-    let origin = Place::new(&place.gdo, &place.top.join("origin"), place.n_threads).with_store(place.store.clone());
-    std::fs::create_dir_all(&origin.top)?;
-    one_commit(&origin)?;
-    std::fs::create_dir_all(place.work())?;
-    place.does(&["init"])?;
-    succeed(&mut place.git(&["config", "devops.threads", &place.n_threads.to_string()]))?;
-    let bring = |from: &str, to: &str| {
-        let refspec = format!("+{from}:refs/remotes/o/{to}");
-        succeed(&mut place.git(&["fetch", "--quiet", &origin.git_dir().display().to_string(), &refspec]))
-    };
-    bring("refs/heads/main", "first")?;
-    place.does(&["up", "--offline", "--to", "o/first"])?;
-    change_all(&origin)?;
-    origin.does(&["handler", "reload", "--", "sh", "-c", "echo x >>../handled; ! test -e ../broken"])?;
-    origin.does(&["attributes", "fresh", "handler=reload"])?;
-    origin.does(&["snap", "-m", "second", "."])?;
-    origin.does(&["exec", "--undo", "echo x >>../undone", "--", "sh", "-c", "! test -e ../failing && echo x >>../ran"])?;
-    origin.does(&["ci"])?;
-    bring("refs/heads/main", "main")?;
-    Ok(())
-}
-
-/// The same, applied here.
-fn applied(place: &Place) -> Result {
-    released(place)?;
-    place.does(&["up", "--offline", "--to", "o/main"]).map(drop)
-}
-
-/// The same, applied by half: the files of the second commit are in place, its handler failed. Now it would succeed.
-fn halted(place: &Place) -> Result {
-    halted_by(place, "broken")
-}
-
-/// The same, but for the last command, which failed, and would succeed now.
-fn failed(place: &Place) -> Result {
-    halted_by(place, "failing")
-}
-
-fn halted_by(place: &Place, what: &str) -> Result {
-    released(place)?;
-    let flag = place.top.join(what);
-    std::fs::write(&flag, "")?;
-    let outcome = run(&mut place.gdo(&["up", "--offline", "--to", "o/main"]))?;
-    ensure!(outcome.code == HALTED, "'up' did not halt: {}", outcome.said());
-    Ok(std::fs::remove_file(flag)?)
-}
-
-/// A host that was made otherwise is to become what the other host's second commit is.
-fn adopted(place: &Place) -> Result {
-    released(place)?;
-    place.does(&["adopt", "o/first", "--begin"])?;
-    std::fs::write(place.work().join("by-hand"), "what is not owned stays\n")?;
-    sh(&place.work(), "echo by hand > plain; chmod 700 dir; rm link")
-}
-
-/// What was applied was changed by hand since, and some of it is gone.
-fn drifted(place: &Place) -> Result {
-    applied(place)?;
-    sh(&place.work(), "chmod 600 fresh; echo by hand > fresh; rm -f large; touch -d '2020-02-02 02:02:02' .")
-}
-
-/// The exit code for: a person decides.
-pub const HALTED: i32 = 12;
-
-/// Fails if a command ran twice, or what is owed was not done; `is_over`: nothing is left to do.
-pub fn must_have_run_once(place: &Place, verb: &Verb, is_over: bool) -> Result {
-    let lines = |name: &str| std::fs::read_to_string(place.top.join(name)).unwrap_or_default().lines().count();
-    if verb.name == "up" || verb.name == "resume" {
-        ensure!(lines("ran") <= 1, "the command ran {} times", lines("ran"));
-        ensure!(!is_over || lines("handled") >= 1, "the handler did not run");
-    }
-    if verb.name.starts_with("rollback") {
-        ensure!(
-            lines("ran") <= 1 && lines("undone") <= 1,
-            "a command ran {} times, its undoing {} times",
-            lines("ran"),
-            lines("undone")
-        );
-    }
-    Ok(())
-}
-
 /// The repository of a clone, in the work tree.
 pub const CLONED: &str = ".git";
 
-/// Another host is known, and was fetched from; since then its branches moved, came and went.
-fn more_elsewhere(place: &Place) -> Result {
-    one_commit(place)?;
-    let (host, there) = (place.host(), &place.host().place);
-    one_commit_without_init(there)?;
-    succeed(&mut there.git(&["branch", "goes"]))?;
-    let identity = host.identity();
-    place.does(&["remote", "add", "origin", &host.address(), "--host-key", &host.host_key(), "--identity", &identity])?;
-    place.does(&["fetch"])?;
-    change_elsewhere(there)
-}
-
-/// The other host keeps a share, besides, and says so.
-fn more_from_a_holder(place: &Place) -> Result {
-    more_elsewhere(place)?;
-    let there = &place.host().place;
-    succeed(&mut there.git(&["config", "devops.policy", "holder"]))?;
-    there.does(&["sync"]).map(drop)
-}
-
-/// The branches of another host are known; what it has in large files is not here.
-fn fetched(place: &Place) -> Result {
-    more_elsewhere(place)?;
-    place.does(&["fetch"]).map(drop)
-}
-
-/// There is another host, and nothing here but an empty directory.
-fn nothing_here(place: &Place) -> Result {
-    one_commit_without_init(&place.host().place)?;
-    std::fs::create_dir(place.work())?;
-    sh(&place.work(), "touch -d '2020-02-02 02:02:02' .")
-}
-
-/// Makes a tree and its commit where there is an empty repository.
-fn one_commit_without_init(there: &Place) -> Result {
-    std::fs::remove_dir(there.work())?;
-    tree(there)?;
-    there.does(&["snapshot", "-m", "there", "."]).map(drop)
-}
-
-/// A file of several chunks is new, another changed; the branches are a new one, one less, and the first one elsewhere.
-fn change_elsewhere(there: &Place) -> Result {
-    std::fs::write(there.work().join("larger"), fixtures::Seeded::new(10).bytes(2 << 20))?;
-    fixtures::edit_4k(&there.work().join("large"), 50_000)?;
-    sh(&there.work(), "echo more >more; find . -depth ! -name fixed -exec touch -h -d '2022-02-02 02:02:02' '{}' ';'")?;
-    there.does(&["snapshot", "-m", "more there", "."])?;
-    succeed(&mut there.git(&["branch", "comes/deep"]))?;
-    succeed(&mut there.git(&["branch", "-D", "goes"])).map(drop)
-}
-
-/// Returns all refs, as stock git reads them.
+/// Returns all refs, as stock git reads them; of what holders tell, which is new each time, only that it is there, and nothing of what hosts report.
 pub fn refs(place: &Place) -> Result<String> {
-    Ok(run(&mut place.git(&["for-each-ref"]))?.text())
-}
-
-/// Fails unless what a verb brings from another host is here: all of its files come out of this store.
-pub fn must_have_come(place: &Place, verb: &Verb) -> Result {
-    if !matches!(verb.brings, Brings::Chunks | Brings::Clone) {
-        return Ok(());
-    }
-    let (there, out) = (&place.host().place, place.host().place.top.join("out"));
-    fixtures::remove(&out)?;
-    let target = out.display().to_string();
-    place.does(&["restore", "--source", "origin/main", "--target", &target]).context(|| "what was to come is not here")?;
-    let differences = compare(&there.work(), &out, &Options::default())?;
-    let shown: Vec<String> = differences.iter().take(5).map(ToString::to_string).collect();
-    ensure!(shown.is_empty(), "what came differs from what is there: {}", shown.join("; "));
-    Ok(())
+    let listed = run(&mut place.git(&["for-each-ref", "--format=%(refname) %(objectname)"]))?.text();
+    let shown = |line: &str| match line.split_once(' ') {
+        Some((name, _)) if name.starts_with("refs/devops/holders/") => name.to_owned(),
+        _ => line.to_owned(),
+    };
+    let lines = listed.lines().filter(|line| !line.starts_with("refs/devops/reports/"));
+    Ok(lines.map(shown).collect::<Vec<_>>().join("\n"))
 }
 
 /// Removes all garbage, with stock git and with a run of ours: what may go on while another run is frozen.
@@ -519,6 +420,15 @@ pub fn history(place: &Place) -> Result<Option<(String, String)>> {
 
 /// Returns the entries of the index, as stock git reads them.
 pub fn index(place: &Place) -> Result<String> {
-    let listed = succeed(&mut place.git(&["ls-files", "--stage"]))?;
-    Ok(listed.text())
+    Ok(without_ids(&succeed(&mut place.git(&["ls-files", "--stage"]))?.text()))
+}
+
+/// Puts nothing in the place of the names of journal entries, half of which is chance.
+fn without_ids(listed: &str) -> String {
+    const JOURNAL: &str = ".git-devops/journal/";
+    let shown = |line: &str| match line.split_once(JOURNAL) {
+        Some((before, _)) => format!("{before}{JOURNAL}"),
+        None => line.to_owned(),
+    };
+    listed.lines().map(shown).collect::<Vec<_>>().join("\n")
 }
