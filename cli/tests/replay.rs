@@ -640,3 +640,81 @@ fn a_handler_that_comes_after_the_file_that_asks_for_it_is_found() {
     pair.up(0);
     assert_eq!(pair.note("ran"), "new\n");
 }
+
+#[test]
+fn what_somebody_changes_while_files_are_laid_down_stays() {
+    // The check of one file is where that happens, just before all of them get their names.
+    for (what, edit) in [
+        ("edited", "echo mine > etc/other"),
+        ("made anew", "rm etc/other; echo mine > etc/other"),
+        ("new", "echo mine > etc/new"),
+        ("to go", "echo mine > etc/gone"),
+        ("a second name", "echo mine > etc/linked"),
+    ] {
+        let pair = Pair::new();
+        pair.origin.sh("echo there > etc/gone; echo one > etc/first; echo two > etc/linked");
+        pair.origin.ok(&["snap"]);
+        pair.release();
+        pair.up(0);
+        pair.origin.ok(&["attributes", "etc/conf", "validate=sh -c sh ../edit %s || true"]);
+        pair.origin
+            .sh("echo new > etc/conf; echo changed > etc/other; echo new > etc/new; rm etc/gone; ln -f etc/first etc/linked");
+        pair.origin.ok(&["snap"]);
+        pair.release();
+        pair.target.write("../edit", &format!("rm -f ../edit; {edit}\n"));
+        let stopped = pair.up(10);
+        assert!(stopped.err.contains("somebody changed it"), "{what}: {}", stopped.err);
+        let mine = pair.target.sh("cat etc/* | grep -c mine");
+        assert_eq!(mine, "1\n", "{what}");
+        assert_eq!(pair.target.sh("find . -name '.gdo-tmp-*'"), "", "{what}");
+        // The same again says what a person decides about.
+        let halted = pair.up(12);
+        assert!(halted.err.contains("gdo up") && pair.target.sh("cat etc/* | grep -c mine") == "1\n", "{what}: {}", halted.err);
+        pair.target.sh("rm -f etc/new; gdo fix --all -q");
+        pair.up(0);
+        assert_eq!(
+            pair.target.sh("cat etc/* | grep mine || :; gdo status --exit-code > ../said; cat etc/conf"),
+            "new\n",
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn a_command_that_changes_what_its_commit_lays_down_afterwards_halts_before_that() {
+    let pair = Pair::new();
+    pair.exec(&["--before", "--", "sh", "-c", "test ! -e ../here || echo by command >> etc/other"]);
+    pair.origin.sh("echo changed > etc/other");
+    pair.origin.ok(&["snap"]);
+    let base = pair.origin.sh("gdo git rev-parse main");
+    pair.origin.ok(&["ci"]);
+    // Both in one commit, as a merge brings them.
+    let from = pair.origin.path(".git");
+    let one = pair.origin.sh(&format!(
+        "git --git-dir .git -c user.name=x -c user.email=x@y commit-tree -p {} -m both 'main^{{tree}}'",
+        base.trim()
+    ));
+    pair.origin.sh(&format!("git --git-dir .git update-ref refs/heads/both {}", one.trim()));
+    pair.target.sh(&format!("git -C .git fetch -q '{}' +refs/heads/both:refs/remotes/o/main", from.display()));
+    pair.target.write("../here", "");
+    let halted = pair.up(12);
+    assert!(halted.err.contains("drift"), "{}", halted.err);
+    assert_eq!(pair.target.read("etc/other"), "other\nby command\n");
+}
+
+#[test]
+fn what_is_edited_while_a_fix_goes_on_stays() {
+    let pair = Pair::new();
+    pair.origin.ok(&["attributes", "etc/conf", "validate=sh -c sh ../edit %s || true"]);
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    pair.up(0);
+    pair.target.sh("echo drift > etc/conf; echo drift > etc/other");
+    pair.target.write("../edit", "rm -f ../edit; echo mine > etc/other\n");
+    let stopped = pair.run(&["fix", "--all"], 10);
+    assert!(stopped.err.contains("somebody changed it"), "{}", stopped.err);
+    assert_eq!((pair.target.read("etc/conf"), pair.target.read("etc/other")), ("drift\n".into(), "mine\n".into()));
+    pair.run(&["fix", "--all"], 0);
+    pair.run(&["fix", "--undo"], 0);
+    assert_eq!((pair.target.read("etc/conf"), pair.target.read("etc/other")), ("drift\n".into(), "mine\n".into()));
+}

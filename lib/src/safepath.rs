@@ -401,6 +401,18 @@ impl Dir {
         Ok(rustix::fs::renameat(&self.0, from, &self.0, to)?)
     }
 
+    /// Gives the entry `from` the name `to`, which must not be there: else it fails with [`Kind::Conflict`], and changes nothing.
+    pub fn rename_new(&self, from: &[u8], to: &[u8]) -> Result<()> {
+        check_name(from)?;
+        check_name(to)?;
+        match rustix::fs::renameat_with(&self.0, from, &self.0, to, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => Err(Error::new(Kind::Conflict, "somebody made it just now; it stays as it is")),
+            // The filesystem has no such call.
+            Err(Errno::INVAL) if self.stat(to)?.is_none() => self.rename(from, to),
+            other => Ok(other?),
+        }
+    }
+
     /// Removes a name that is not a directory; one that is not there is no error.
     pub fn remove_file(&self, name: &[u8]) -> Result<()> {
         self.remove(name, AtFlags::empty())

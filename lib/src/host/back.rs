@@ -91,6 +91,7 @@ impl Host<'_> {
         }
         // What a killed rollback, or a replay that halted, did already is no obstacle.
         let is_begun = self.history().backing.is_some() || self.half().is_some();
+        let mut looks = Vec::new();
         for (from, to) in [(half, old), (old, new)] {
             let changes = status::compare_work_trees(self.repo, from, to)?;
             // What the half commit changed, too, is looked at in its own step.
@@ -98,7 +99,7 @@ impl Host<'_> {
             let is_first = (from, to) == (half, old);
             let is_looked_at = |path: &Vec<u8>| !is_first && both.iter().any(|change| change.path == *path);
             let changes: Vec<Change> = changes.into_iter().filter(|change| !is_looked_at(&change.path)).collect();
-            check_drift(self.repo, (from, to), &changes, is_begun).map_err(Stop::into_error)?;
+            looks.push(check_drift(self.repo, (from, to), &changes, is_begun).map_err(Stop::into_error)?.seen);
         }
         let line = line_to(self.repo, Some(to), plan.from)?.unwrap_or_default();
         // First, so that nothing applies it anew, whatever happens from here on.
@@ -111,12 +112,16 @@ impl Host<'_> {
         let (branch, commit) = (self.kind()?, to.to_string());
         self.note("backing", &[("branch", &branch), ("to", &commit), ("content", content), ("handlers", &handlers)])?;
         self.undo(Some(to), &line, content_only)?;
+        // Commands may have changed what was looked at.
+        let is_seen = content_only || plan.undone.is_empty();
+        let mut looks = looks.iter().map(|seen| is_seen.then_some(seen));
+        let (first, second) = (looks.next().flatten(), looks.next().flatten());
         if let Some(half) = self.half() {
-            self.lay_back(tree(half)?, old, progress)?;
+            self.lay_back((tree(half)?, old), first, progress)?;
             self.note("given-up", &[("commit", &half.to_string())])?;
         }
         if head != to {
-            self.lay_back(old, new, progress)?;
+            self.lay_back((old, new), second, progress)?;
             self.move_to(to, old, new, Some(head))?;
         }
         self.end_back(head, to, progress)?;

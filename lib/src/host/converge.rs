@@ -24,6 +24,7 @@ use crate::progress::Progress;
 use crate::repo::attributes::{Attributes, Ownership};
 use crate::repo::restore::{ExchangeOptions, Laying, exchange};
 use crate::repo::scan::{Change, What, shown, split};
+use crate::repo::seen::Seen;
 use crate::repo::tree::StoredDir;
 use crate::repo::{status, wip};
 use crate::safepath::Dir;
@@ -95,6 +96,8 @@ struct Plan {
     /// Directories that differ only in their time: names in them changed, which is no reason to write anything.
     only_times: Vec<Vec<u8>>,
     n_unowned: usize,
+    /// What lay there.
+    seen: Seen,
 }
 
 /// Content as the host has it, but for what was merged.
@@ -130,7 +133,7 @@ impl Host<'_> {
             head.map(|head| self.repo.objects.commit(&head).map(|data| data.tree)).transpose()?.unwrap_or_else(empty_tree);
         let index = index_of(self.repo, tree)?;
         let attributes = self.repo.attributes(&index)?;
-        let Plan { changes, aside, left, merged, only_times, n_unowned } =
+        let Plan { changes, aside, left, merged, only_times, n_unowned, seen } =
             self.plan_convergence((before, tree), &attributes, progress)?;
         let mut done = Converged {
             commit,
@@ -149,7 +152,7 @@ impl Host<'_> {
             return Ok(done);
         }
         if !done.repaired.is_empty() || !done.aside.is_empty() {
-            self.lay_converged(&mut done, (before, tree), &attributes, &merged, progress)?;
+            self.lay_converged(&mut done, (before, tree), &attributes, (&merged, &seen), progress)?;
             self.settle_dirs(&done, only_times, tree, progress)?;
         }
         if head != Some(commit) && done.left.is_empty() {
@@ -214,7 +217,9 @@ impl Host<'_> {
             }
         }
         changes.extend(dropped);
-        plan.left.extend(blocked(self.repo, (before, tree), &changes)?);
+        let look = blocked(self.repo, (before, tree), &changes)?;
+        plan.left.extend(look.blocked);
+        plan.seen = look.seen;
         if let Some(packages) = Packages::of(self.repo)? {
             let theirs = changes.iter().filter(|change| packages.is_diverted_to(&change.path));
             let why = "is a package's, which a diversion put there: lay the file down under the name that is diverted";
@@ -236,7 +241,7 @@ impl Host<'_> {
         let root = Dir::open(&self.repo.places.work_tree)?;
         let is_dir = |change: &&Change| change.what == What::Metadata && root.open_path(&change.path).is_ok();
         let mut dirs: Vec<Vec<u8>> = changes.iter().filter(is_dir).map(|change| change.path.clone()).collect();
-        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
+        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true, seen: None };
         let differ = exchange(self.repo, (tree, tree), &dirs, &*self.repo.laying, how, &Progress::default())?.steps;
         dirs.retain(|path| !differ.iter().any(|step| step.path == *path));
         Ok(dirs)
@@ -271,7 +276,7 @@ impl Host<'_> {
         let mut gone = status::compare_work_trees(self.repo, before, tree)?;
         gone.retain(|change| change.what == What::Deleted && !is_hosts(&change.path));
         let paths: Vec<Vec<u8>> = gone.iter().map(|change| change.path.clone()).collect();
-        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
+        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true, seen: None };
         let modified = exchange(self.repo, (before, before), &paths, &*self.repo.laying, how, &Progress::default())?.steps;
         // What is modified stays, and with it the directories above it; what is not there needs no removal.
         gone.retain(|change| !modified.iter().any(|step| step.path.starts_with(&change.path)));
@@ -283,7 +288,7 @@ impl Host<'_> {
         done: &mut Converged,
         trees: (Oid, Oid),
         attributes: &Attributes,
-        merged: &BTreeMap<Vec<u8>, Vec<u8>>,
+        (merged, seen): (&BTreeMap<Vec<u8>, Vec<u8>>, &Seen),
         progress: &Progress,
     ) -> Result<()> {
         let paths: BTreeSet<Vec<u8>> = done.repaired.iter().map(|change| change.path.clone()).collect();
@@ -296,9 +301,9 @@ impl Host<'_> {
         let (checked, rest): (BTreeSet<_>, BTreeSet<_>) =
             paths.into_iter().partition(|path| attributes.policy(path).validate.is_some());
         let laying = || WithMerged { inner: self.laying(), merged };
-        self.lay(trees, &rest, &laying(), progress).map_err(Stop::into_error)?;
+        self.lay(trees, &rest, &laying(), seen, progress).map_err(Stop::into_error)?;
         for path in checked {
-            match self.lay(trees, &BTreeSet::from([path.clone()]), &laying(), progress).map_err(Stop::into_error) {
+            match self.lay(trees, &BTreeSet::from([path.clone()]), &laying(), seen, progress).map_err(Stop::into_error) {
                 Ok(()) => (),
                 Err(error) if error.kind() == Kind::Halted => done.left.push((path, format!("{error:#}"))),
                 Err(error) => return Err(error),

@@ -19,6 +19,7 @@ use crate::progress::Progress;
 use crate::repo::exclude::{ExcludeOptions, Excludes};
 use crate::repo::restore::{ExchangeOptions, exchange};
 use crate::repo::scan::{Change, ScanOptions, Scope, Sink, Staged, scan, shown};
+use crate::repo::seen::Seen;
 use crate::repo::stage::{CommitInfo, Recorded, commit_on, nothing_else, record_on};
 use crate::repo::{next, status, wip};
 use crate::safepath::stat_fd;
@@ -236,9 +237,9 @@ impl Host<'_> {
         let tree = self.repo.objects.commit(&tip)?.tree;
         // What an abort that was killed took back already is no obstacle; what somebody changed since is.
         let changes = status::compare_work_trees(self.repo, tree, base)?;
-        check_drift(self.repo, (tree, base), &changes, true).map_err(Stop::into_error)?;
+        let seen = check_drift(self.repo, (tree, base), &changes, true).map_err(Stop::into_error)?.seen;
         let left = self.undo(head, &commits, content_only)?;
-        self.lay_back(tree, base, progress)?;
+        self.lay_back((tree, base), content_only.then_some(&seen), progress)?;
         let index = status::index_after(self.repo, &self.repo.index()?, tree, base)?;
         self.repo.write_index(&index)?;
         self.repo.git.delete_ref(wip::WIP, tip)?;
@@ -247,12 +248,12 @@ impl Host<'_> {
         Ok(left)
     }
 
-    /// Brings the owned files from the tree `from` to the tree `to`.
-    pub(super) fn lay_back(&self, from: Oid, to: Oid, progress: &Progress) -> Result<()> {
+    /// Brings the owned files from the one tree to the other, those that are as they were `seen`, if no command ran since that may have changed them.
+    pub(super) fn lay_back(&self, (from, to): (Oid, Oid), seen: Option<&Seen>, progress: &Progress) -> Result<()> {
         let changes = status::compare_work_trees(self.repo, from, to)?;
         let paths: Vec<Vec<u8>> = changes.into_iter().map(|change| change.path).collect();
         let paths = [parents(self.repo, (from, to), &paths)?, paths].concat();
-        let how = ExchangeOptions::default();
+        let how = ExchangeOptions { seen, ..ExchangeOptions::default() };
         let _held = dpkg::hold(self.repo, progress)?;
         exchange(self.repo, (from, to), &paths, &*self.repo.laying, how, progress).map(drop)
     }

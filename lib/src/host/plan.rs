@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use crate::repo::attributes::{self, Attributes, Ownership};
 use crate::repo::restore::{Action, ExchangeOptions, exchange};
 use crate::repo::scan::{Change, What, join, shown, split};
+use crate::repo::seen::Seen;
 use crate::repo::tree::{Listing, StoredDir};
 use crate::repo::{Repo, status};
 use crate::safepath::{Dir, FileKind, Room};
@@ -146,17 +147,18 @@ impl CommitPlan {
         self.dirs.contains(path)
     }
 
-    /// Halts if anything stands against this commit; writes nothing. Files that are in place already are no obstacle, and neither are those that an
-    /// interrupted run left half done, where one had begun.
-    pub fn check(&self, repo: &Repo, yes_delete: usize, is_begun: bool) -> Step<()> {
+    /// Halts if anything stands against this commit; writes nothing, and returns what lay there. Files that are in place already are no obstacle, and
+    /// neither are those that an interrupted run left half done, where one had begun.
+    pub fn check(&self, repo: &Repo, yes_delete: usize, is_begun: bool) -> Step<Seen> {
         // What was begun was looked at before that.
         if !is_begun {
             self.check_protected(repo)?;
             self.check_diverted(repo)?;
             self.check_deletions(repo, yes_delete)?;
         }
-        let writes = check_drift(repo, (self.before, self.tree), &self.changes, is_begun)?;
-        self.check_room(repo, &writes)
+        let Looked { writes, seen } = check_drift(repo, (self.before, self.tree), &self.changes, is_begun)?;
+        self.check_room(repo, &writes)?;
+        Ok(seen)
     }
 
     fn check_protected(&self, repo: &Repo) -> Step<()> {
@@ -274,28 +276,37 @@ pub(super) fn parents(repo: &Repo, (before, tree): (Oid, Oid), laid: &[Vec<u8>])
             found.push(path.to_vec());
         }
     }
-    let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
+    let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true, seen: None };
     let differ = exchange(repo, (tree, tree), &found, &*repo.laying, how, &Progress::default())?.steps;
     found.retain(|path| !differ.iter().any(|step| step.path == *path));
     Ok(found)
 }
 
+/// What a look at the disk showed, before it is changed.
+pub(super) struct Looked {
+    /// What would be written.
+    pub writes: Vec<Vec<u8>>,
+    /// What lay there.
+    pub seen: Seen,
+}
+
 /// Returns what would be written, if all of it is on the disk as before or as after; where it `is_begun`, metadata may be half of each.
-pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Change], is_begun: bool) -> Step<Vec<Vec<u8>>> {
-    let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
+pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Change], is_begun: bool) -> Step<Looked> {
+    let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true, seen: None };
     let owned: Vec<Vec<u8>> =
         changes.iter().filter(|change| change.what != What::Added).map(|change| change.path.clone()).collect();
     let all: Vec<Vec<u8>> = changes.iter().map(|change| change.path.clone()).collect();
-    let look = |(from, to), paths: &[Vec<u8>]| -> Result<Differences> {
+    let look = |(from, to), paths: &[Vec<u8>]| -> Result<(Differences, Seen)> {
         let progress = Progress::default();
         // A directory that is to take the place of '/bin' is refused here, before anything is begun.
         let how = ExchangeOptions { allow_type_change: from == to, ..how };
         let found = exchange(repo, (from, to), paths, &*repo.laying, how, &progress)?;
         let steps = found.steps.into_iter().map(|step| (step.path, step.action)).collect();
-        Ok((steps, progress.take_warnings().into_iter().map(|warning| (warning.path, warning.message)).collect()))
+        let failed = progress.take_warnings().into_iter().map(|warning| (warning.path, warning.message)).collect();
+        Ok(((steps, failed), found.seen))
     };
-    let (not_old, failed_old) = look((before, before), &owned)?;
-    let (not_new, failed_new) = look((before, tree), &all)?;
+    let ((not_old, failed_old), seen_first) = look((before, before), &owned)?;
+    let ((not_new, failed_new), seen_later) = look((before, tree), &all)?;
     let (mut drift, mut collisions, mut writes) = (Vec::new(), Vec::new(), Vec::new());
     for Change { path, what } in changes {
         let why = failed_new.get(path).or_else(|| failed_old.get(path));
@@ -328,7 +339,7 @@ pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Ch
         ];
         return Err(Halt::new(Why::Collision, what, &ways).with(first(collisions)).into());
     }
-    Ok(writes)
+    Ok(Looked { writes, seen: seen_first.or(seen_later) })
 }
 
 /// What is to be written to one filesystem.

@@ -13,6 +13,7 @@ use crate::repo::exclude::{ExcludeOptions, Excludes};
 use crate::repo::preimage::{self, is_below};
 use crate::repo::restore::{AsStored, ExchangeOptions, Laying, exchange};
 use crate::repo::scan::{Change, ScanOptions, Scope, Sink, What, scan, shown};
+use crate::repo::seen::Seen;
 use crate::repo::stage::CommitInfo;
 use crate::repo::{Repo, status, wip};
 
@@ -59,7 +60,8 @@ impl Host<'_> {
         let attributes = self.repo.attributes(&index)?;
         let mut fixed = Fixed { changes: differing(self.repo, &index, &attributes, progress)?.changes, ..Fixed::default() };
         fixed.changes.retain(|change| change.what != What::Added && (paths.is_empty() || is_below(paths, &change.path)));
-        fixed.left = blocked(self.repo, (tree, tree), &fixed.changes)?;
+        let look = blocked(self.repo, (tree, tree), &fixed.changes)?;
+        fixed.left = look.blocked;
         fixed.changes.retain(|change| !fixed.left.iter().any(|(path, _)| *path == change.path));
         if dry_run || fixed.changes.is_empty() {
             return Ok(fixed);
@@ -67,7 +69,7 @@ impl Host<'_> {
         let paths: BTreeSet<Vec<u8>> = fixed.changes.iter().map(|change| change.path.clone()).collect();
         let handlers = handlers_of(self.repo, tree, &attributes, &paths)?;
         fixed.undo = Some(self.keep(&Over { commit, trees: (tree, tree), paths: paths.clone(), handlers }, "fix", progress)?);
-        self.lay((tree, tree), &paths, &self.laying(), progress)?;
+        self.lay((tree, tree), &paths, &self.laying(), &look.seen, progress)?;
         status::refresh(self.repo, progress)?;
         self.run_handlers(&[tree], tell)?;
         Ok(fixed)
@@ -88,7 +90,8 @@ impl Host<'_> {
         let attributes = self.repo.attributes_of(&owned)?;
         let trees = (owned, kept.tree);
         let changes: Vec<Change> = kept.paths.into_iter().map(|path| Change { path, what: What::Content }).collect();
-        let mut fixed = Fixed { left: blocked(self.repo, trees, &changes)?, changes, undo: None };
+        let look = blocked(self.repo, trees, &changes)?;
+        let mut fixed = Fixed { left: look.blocked, changes, undo: None };
         fixed.changes.retain(|change| !fixed.left.iter().any(|(path, _)| *path == change.path));
         let paths: BTreeSet<Vec<u8>> = fixed.changes.iter().map(|change| change.path.clone()).collect();
         if paths.is_empty() {
@@ -97,7 +100,7 @@ impl Host<'_> {
         let handlers = handlers_of(self.repo, owned, &attributes, &paths)?;
         let over = Over { commit: kept.over, trees, paths: paths.clone(), handlers };
         fixed.undo = Some(self.keep(&over, &format!("undo {n}"), progress)?);
-        self.lay(trees, &paths, &AsStored, progress)?;
+        self.lay(trees, &paths, &AsStored, &look.seen, progress)?;
         let head = self.repo.head()?.map(|head| self.repo.objects.commit(&head).map(|data| data.tree)).transpose()?;
         self.run_handlers(&[head.unwrap_or(owned)], tell)?;
         Ok(fixed)
@@ -153,11 +156,18 @@ impl Host<'_> {
         if has_gone { self.repo.note_refs(&self.lock) } else { Ok(()) }
     }
 
-    /// Lays `paths` down, all or none, and gives the directories around them their times.
-    pub(super) fn lay(&self, trees: (Oid, Oid), paths: &BTreeSet<Vec<u8>>, laying: &dyn Laying, progress: &Progress) -> Step<()> {
+    /// Lays `paths` down, all or none, over what was `seen` there, and gives the directories around them their times.
+    pub(super) fn lay(
+        &self,
+        trees: (Oid, Oid),
+        paths: &BTreeSet<Vec<u8>>,
+        laying: &dyn Laying,
+        seen: &Seen,
+        progress: &Progress,
+    ) -> Step<()> {
         let paths: Vec<Vec<u8>> = paths.iter().cloned().collect();
         let paths = [parents(self.repo, trees, &paths)?, paths].concat();
-        let how = ExchangeOptions { allow_type_change: true, ..ExchangeOptions::default() };
+        let how = ExchangeOptions { allow_type_change: true, seen: Some(seen), ..ExchangeOptions::default() };
         let _held = dpkg::hold(self.repo, progress)?;
         exchange(self.repo, trees, &paths, laying, how, progress).map(drop).map_err(Stop::Error)
     }
@@ -192,14 +202,25 @@ pub(super) fn index_of(repo: &Repo, tree: Oid) -> Result<Index> {
     Ok(if is_it && ids(&here) == ids(&wanted) { here } else { wanted })
 }
 
-/// Returns what cannot be made as the second tree says, and why; changes nothing.
-pub(super) fn blocked(repo: &Repo, trees: (Oid, Oid), changes: &[Change]) -> Result<Vec<(Vec<u8>, String)>> {
+/// What a look at what is to be laid over showed.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// What cannot be, and why.
+    pub blocked: Vec<(Vec<u8>, String)>,
+    /// What lay there.
+    pub seen: Seen,
+}
+
+/// Looks what cannot be made as the second tree says; changes nothing.
+pub(super) fn blocked(repo: &Repo, trees: (Oid, Oid), changes: &[Change]) -> Result<Look> {
     let paths: Vec<Vec<u8>> = changes.iter().map(|change| change.path.clone()).collect();
     let how = ExchangeOptions { dry_run: true, allow_type_change: true, ..ExchangeOptions::default() };
     let progress = Progress::default();
-    exchange(repo, trees, &paths, &*repo.laying, how, &progress)?;
+    let seen = exchange(repo, trees, &paths, &*repo.laying, how, &progress)?.seen;
     let warnings = progress.take_warnings().into_iter();
-    Ok(warnings.filter(|warning| paths.contains(&warning.path)).map(|warning| (warning.path, warning.message)).collect())
+    let blocked =
+        warnings.filter(|warning| paths.contains(&warning.path)).map(|warning| (warning.path, warning.message)).collect();
+    Ok(Look { blocked, seen })
 }
 
 /// Returns the handlers that changes of `paths` ask for, as far as the tree has them.

@@ -41,9 +41,9 @@ impl Host<'_> {
             return Ok(paths);
         }
         let mut noted = read_note(&self.state())?;
-        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: false };
+        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: false, seen: None };
         let found = exchange(self.repo, (tree, tree), &paths, &*self.repo.laying, how, &Progress::default())?;
-        let differ: Vec<Vec<u8>> = found.steps.into_iter().map(|step| step.path).collect();
+        let differ: Vec<Vec<u8>> = found.steps.iter().map(|step| step.path.clone()).collect();
         let root = Dir::open(&self.repo.places.work_tree)?;
         let mut by_hand = Vec::new();
         for path in &differ {
@@ -68,7 +68,7 @@ impl Host<'_> {
             handlers.dedup();
             let (count, by) = (differ.len().to_string(), self.call.by.clone());
             self.note("fixed", &[("what", "rendered"), ("paths", &count), ("handlers", &handlers.join(",")), ("by", &by)])?;
-            let how = ExchangeOptions { dry_run: false, ..how };
+            let how = ExchangeOptions { dry_run: false, seen: Some(&found.seen), ..how };
             exchange(self.repo, (tree, tree), &differ, &self.laying(), how, progress)?;
         }
         let before = noted.clone();

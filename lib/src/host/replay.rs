@@ -20,6 +20,7 @@ use crate::journal::{Entry, EntryId, IN, Kind as EntryKind, When, Words};
 use crate::progress::Progress;
 use crate::repo::restore::{ExchangeOptions, exchange};
 use crate::repo::scan::{What, shown, split};
+use crate::repo::seen::Seen;
 use crate::repo::{Repo, next, status, wip};
 use crate::safepath::Dir;
 
@@ -153,11 +154,12 @@ impl Replay<'_, '_> {
 
     fn commit(&mut self, plan: &CommitPlan, last: Option<Oid>) -> Step<()> {
         let pending = self.host.history.pending.clone().filter(|pending| pending.commit == plan.commit);
+        let mut seen = Seen::default();
         let mut unsettled = BTreeSet::new();
         if pending.is_none() {
             unsettled.extend(Packages::of(self.host.repo)?.into_iter().flat_map(|packages| packages.unsettled.into_keys()));
             // Nothing of an entry is written before the files can be.
-            plan.check(self.host.repo, self.options.yes_delete, false)?;
+            seen = plan.check(self.host.repo, self.options.yes_delete, false)?;
             (self.tell)(Event::Commit(plan))?;
             let handlers: Vec<&str> = plan.handlers.iter().map(String::as_str).collect();
             self.host.note(
@@ -167,10 +169,10 @@ impl Replay<'_, '_> {
         }
         self.entries(plan, When::Before)?;
         if !pending.as_ref().is_some_and(|pending| pending.has_content) {
-            if pending.is_some() {
-                plan.check(self.host.repo, self.options.yes_delete, true)?;
+            if pending.is_some() || plan.entries(When::Before).next().is_some() {
+                seen = plan.check(self.host.repo, self.options.yes_delete, pending.is_some())?;
             }
-            self.content(plan)?;
+            self.content(plan, &seen)?;
         }
         self.entries(plan, When::After)?;
         self.effects(plan)?;
@@ -198,9 +200,9 @@ impl Replay<'_, '_> {
             .into())
     }
 
-    fn content(&mut self, plan: &CommitPlan) -> Step<()> {
+    fn content(&mut self, plan: &CommitPlan, seen: &Seen) -> Step<()> {
         let _held = dpkg::hold(self.host.repo, self.progress)?;
-        let how = ExchangeOptions::default();
+        let how = ExchangeOptions { seen: Some(seen), ..ExchangeOptions::default() };
         let laid = plan.laid();
         let paths = [parents(self.host.repo, (plan.before, plan.tree), &laid)?, laid].concat();
         exchange(self.host.repo, (plan.before, plan.tree), &paths, &self.host.laying(), how, self.progress).map_err(|error| {
@@ -298,15 +300,15 @@ impl Replay<'_, '_> {
         // What no command was run for is laid down after all.
         let (spared, made): (Vec<_>, Vec<_>) = plan.made().into_iter().partition(|path| self.is_spared(plan, path));
         let changes: Vec<_> = plan.changes.iter().filter(|change| spared.contains(&change.path)).cloned().collect();
-        check_drift(self.host.repo, both, &changes, true)?;
-        let how = ExchangeOptions::default();
+        let seen = check_drift(self.host.repo, both, &changes, true)?.seen;
+        let how = ExchangeOptions { seen: Some(&seen), ..ExchangeOptions::default() };
         if !spared.is_empty() {
             exchange(self.host.repo, both, &spared, &*self.host.repo.laying, how, self.progress)?;
         }
         if made.is_empty() {
             return Ok(());
         }
-        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true };
+        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true, seen: None };
         let found = exchange(self.host.repo, both, &made, &*self.host.repo.laying, how, &Progress::default())?;
         if !found.steps.is_empty() {
             let differ: Vec<String> = found.steps.iter().map(|step| format!("'{}'", shown(&step.path))).collect();
@@ -318,7 +320,7 @@ impl Replay<'_, '_> {
             ];
             return Err(Halt::new(Why::Effect, what, &ways).with(first(differ)).into());
         }
-        let how = ExchangeOptions::default();
+        let how = ExchangeOptions { seen: Some(&found.seen), ..ExchangeOptions::default() };
         exchange(self.host.repo, both, &made, &*self.host.repo.laying, how, self.progress)?;
         Ok(())
     }
@@ -349,7 +351,7 @@ impl Replay<'_, '_> {
         let (dirs, files_): (Vec<_>, Vec<_>) = plan.laid().into_iter().chain(plan.made()).partition(|path| plan.is_dir(path));
         let mut differ = Vec::new();
         for (paths, ignores_times) in [(dirs, true), (files_, false)] {
-            let how = ExchangeOptions { dry_run: true, ignores_times, allow_type_change: true };
+            let how = ExchangeOptions { dry_run: true, ignores_times, allow_type_change: true, seen: None };
             let found =
                 exchange(self.host.repo, (plan.before, plan.tree), &paths, &*self.host.repo.laying, how, &Progress::default())?;
             let differs = found.steps.iter().filter(|step| !self.stays_for_others(plan, &step.path));

@@ -27,6 +27,7 @@ pub mod reports;
 pub mod restore;
 pub mod roots;
 pub mod scan;
+pub mod seen;
 pub mod stage;
 pub mod status;
 pub mod sync;

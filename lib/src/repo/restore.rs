@@ -16,6 +16,7 @@ use super::lifted::Lifted;
 use super::pathset::PathSet;
 use super::remove::remove_file;
 use super::scan::{Change, What, join, shown, split};
+use super::seen::Seen;
 use super::status::compare_work_trees;
 use super::tree::{Item, Listing, StoredDir};
 use super::{Attributes, Repo};
@@ -78,13 +79,15 @@ impl Laying for AsStored {
 
 /// How an exchange goes about it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ExchangeOptions {
+pub struct ExchangeOptions<'a> {
     /// Change nothing, only tell what would be done.
     pub dry_run: bool,
     /// A file that has only another time than recorded counts as right.
     pub ignores_times: bool,
     /// See [`RestoreOptions::allow_type_change`].
     pub allow_type_change: bool,
+    /// What lay there when it was decided that this is done; what is something else by now is not touched.
+    pub seen: Option<&'a Seen>,
 }
 
 /// One step that a restore does, or would do.
@@ -124,6 +127,8 @@ pub struct Restored {
     pub is_damaged: bool,
     /// Whether some of the source was refused as something that nobody honest writes; the warnings name the [`Reason`].
     pub is_refused: bool,
+    /// What an exchange found at the paths that it looked at.
+    pub seen: Seen,
 }
 
 /// Writes what the git tree `tree` stands for below `target`.
@@ -143,11 +148,13 @@ struct Manner<'a> {
     /// Nothing gets its name before everything is complete; the first thing that cannot be done ends it.
     is_whole: bool,
     ignores_times: bool,
+    /// What was seen before, of an exchange: nothing else is replaced.
+    seen: Option<Seen>,
 }
 
 impl<'a> Manner<'a> {
     fn of(options: &'a RestoreOptions, laying: &'a dyn Laying) -> Self {
-        Self { options, selected: options.selected(), laying, is_whole: false, ignores_times: false }
+        Self { options, selected: options.selected(), laying, is_whole: false, ignores_times: false, seen: None }
     }
 }
 
@@ -160,7 +167,7 @@ fn replace(
     removal: &Removal,
     progress: &Progress,
 ) -> Result<Restored> {
-    let Manner { options, selected, laying, is_whole, ignores_times } = manner;
+    let Manner { options, selected, laying, is_whole, ignores_times, seen } = manner;
     let root = StoredDir::root(repo, tree)?;
     let run = Run {
         repo,
@@ -192,6 +199,7 @@ fn replace(
         is_partial: AtomicBool::new(false),
         is_damaged: AtomicBool::new(false),
         is_refused: AtomicBool::new(false),
+        seen: seen.map(Mutex::new),
     };
     if let Some(path) = run.missing_path(root.clone())? {
         return Err(Error::new(Kind::NotFound, format!("'{}' is not in the source", shown(path))));
@@ -212,6 +220,7 @@ fn replace(
         is_partial: run.is_partial.into_inner(),
         is_damaged: run.is_damaged.into_inner(),
         is_refused: run.is_refused.into_inner(),
+        seen: run.seen.map(|seen| seen.into_inner().expect(POISONED)).unwrap_or_default(),
     })
 }
 
@@ -233,13 +242,13 @@ pub fn into_work_tree(repo: &Repo, rev: Option<&str>, options: &RestoreOptions, 
 /// Makes each of `paths`, by itself, what the tree `to` says, where `from` says what is owned: all of them or, if anything is in the way, none.
 ///
 /// Every file is complete under a temporary name before the first one gets its own. Whoever is killed in between leaves each path old or new, and
-/// repeats the call. The caller holds the lock.
+/// repeats the call. What somebody changed since it was seen stays, and ends it with an error of the kind [`Kind::Conflict`]. The caller holds the lock.
 pub fn exchange(
     repo: &Repo,
     (from, to): (Oid, Oid),
     paths: &[Vec<u8>],
     laying: &dyn Laying,
-    how: ExchangeOptions,
+    how: ExchangeOptions<'_>,
     progress: &Progress,
 ) -> Result<Restored> {
     let root = Dir::open(&repo.places.work_tree).context(|| format!("cannot open '{}'", repo.places.work_tree.display()))?;
@@ -250,7 +259,8 @@ pub fn exchange(
     let owned = StoredDir::root(repo, from)?;
     let was_dir = |path: &[u8]| Ok(owned.clone().descend(repo, path)?.is_some());
     let removal = Removal::new(&root, &was_dir, changes, &selected)?;
-    let manner = Manner { options: &options, selected, laying, is_whole: !how.dry_run, ignores_times: how.ignores_times };
+    let seen = Some(how.seen.cloned().unwrap_or_default());
+    let manner = Manner { options: &options, selected, laying, is_whole: !how.dry_run, ignores_times: how.ignores_times, seen };
     replace(repo, to, Some(&root), manner, &removal, progress)
 }
 
@@ -404,6 +414,8 @@ struct Run<'a> {
     is_partial: AtomicBool,
     is_damaged: AtomicBool,
     is_refused: AtomicBool,
+    /// What is replaced only while it is as it was seen; `None` if all may be.
+    seen: Option<Mutex<Seen>>,
 }
 
 /// Files that are complete under their temporary names.
@@ -599,13 +611,18 @@ impl Run<'_> {
                 self.push(Job { node, dir: Some(parent.clone()), name: Some(name.to_vec()), is_new: false });
                 return Ok(());
             }
-            Some(_) if self.options.dry_run => self.step(&node.path, Action::Replace),
-            Some(_) => {
+            Some(stat) if self.options.dry_run => {
+                self.look(&node.path, Some(&stat))?;
+                self.step(&node.path, Action::Replace);
+            }
+            Some(stat) => {
+                self.look(&node.path, Some(&stat))?;
                 self.step(&node.path, Action::Replace);
                 self.spare(parent, name)?;
                 self.open_up(split(&node.path).0, parent)?;
                 clear_flags(parent, name)?;
                 parent.remove_file(name)?;
+                self.note_gone(&node.path);
             }
             None => self.step(&node.path, Action::Create),
         }
@@ -665,8 +682,25 @@ impl Run<'_> {
         }
     }
 
+    /// Notes what is at `path`, or fails if something else was seen there.
+    fn look(&self, path: &[u8], there: Option<&Stat>) -> Result<()> {
+        let Some(seen) = &self.seen else { return Ok(()) };
+        let mut seen = seen.lock().expect(POISONED);
+        seen.must_be(path, there)?;
+        seen.note(path, there);
+        Ok(())
+    }
+
+    /// Notes that what was at `path` went by our own doing.
+    fn note_gone(&self, path: &[u8]) {
+        if let Some(seen) = &self.seen {
+            seen.lock().expect(POISONED).note_gone(path);
+        }
+    }
+
     /// Makes an entry what `item` says, unless it is.
     fn place(&self, spot: &Spot<'_>, item: &Item, there: Option<Stat>, batch: &mut Batch, content: &mut Vec<u8>) -> Result<()> {
+        self.look(spot.path, there.as_ref())?;
         let stored = self.content_of(spot.path, item)?;
         let mut old = None;
         match there {
@@ -849,7 +883,23 @@ impl Run<'_> {
             return Ok(());
         }
         self.sync()?;
-        for staged in batch.files.drain(..) {
+        let mut batch = std::mem::take(batch);
+        let given = self.give_names(&mut batch);
+        batch.discard();
+        given
+    }
+
+    /// Gives the files of a batch their names; those that have none when it fails stay in it.
+    fn give_names(&self, batch: &mut Batch) -> Result<()> {
+        if self.seen.is_some() {
+            // All of them are looked at before the first one gets its name.
+            for staged in &batch.files {
+                let there = staged.dir.stat(&staged.name);
+                self.or_warn(&staged.path, there.and_then(|there| self.look(&staged.path, there.as_ref())))?;
+            }
+        }
+        batch.files.reverse();
+        while let Some(staged) = batch.files.pop() {
             let result = self.publish(&staged);
             if result.is_err() {
                 // What can't be removed, because it is something else by now, is met as a leftover next time.
@@ -857,7 +907,6 @@ impl Run<'_> {
             }
             self.or_warn(&staged.path, result)?;
         }
-        *batch = Batch::default();
         Ok(())
     }
 
@@ -870,13 +919,26 @@ impl Run<'_> {
 
     fn publish(&self, staged: &Ready) -> Result<()> {
         let Ready { dir, temp, name, metadata, path, file } = staged;
+        self.rename(dir, (temp, name), path)?;
+        if let Some(file) = file {
+            self.skipped(path, metadata::apply_flags(file, metadata.flags)?);
+        }
+        Ok(())
+    }
+
+    /// Gives what is complete as `temp` its name, unless something else was seen there.
+    fn rename(&self, dir: &Dir, (temp, name): (&[u8], &[u8]), path: &[u8]) -> Result<()> {
+        if self.seen.is_some() {
+            let there = dir.stat(name)?;
+            self.look(path, there.as_ref())?;
+            if there.is_none() {
+                return dir.rename_new(temp, name);
+            }
+        }
         if let Err(error) = dir.rename(temp, name) {
             // Perhaps an immutable file is in the way.
             clear_flags(dir, name)?;
             dir.rename(temp, name).map_err(|_| error)?;
-        }
-        if let Some(file) = file {
-            self.skipped(path, metadata::apply_flags(file, metadata.flags)?);
         }
         Ok(())
     }
@@ -930,9 +992,12 @@ impl Run<'_> {
     fn remove(&self, paths: &[Vec<u8>]) -> Result<()> {
         let Some(target) = self.target else { return Ok(()) };
         for path in paths.iter().filter(|path| is_there(target, path)) {
+            let (parent, name) = split(path);
+            let dir = target.open_path(parent).and_then(|dir| {
+                self.look(path, dir.stat(name)?.as_ref())?;
+                Ok(dir)
+            });
             if !self.options.dry_run {
-                let (parent, name) = split(path);
-                let dir = target.open_path(parent);
                 let spared = dir.and_then(|dir| self.spare(&dir, name).map(|()| dir));
                 let cleared = spared.and_then(|dir| self.open_up(parent, &dir).and_then(|()| clear_flags(&dir, name)));
                 let result = cleared.and_then(|()| remove_file(target, path));
@@ -940,6 +1005,7 @@ impl Run<'_> {
                 if is_there(target, path) {
                     continue;
                 }
+                self.note_gone(path);
             }
             self.step(path, Action::Remove);
         }
@@ -997,6 +1063,7 @@ impl Run<'_> {
             return if self.options.dry_run { Ok(()) } else { Err(Error::new(Kind::NotFound, "its directory is not there")) };
         };
         let there = dir.stat(name)?;
+        self.look(&link.path, there.as_ref())?;
         let Some(first) = first.filter(|_| !self.options.dry_run || there.is_some()) else {
             let mut batch = Batch::default();
             let spot = Spot { dir: &Arc::new(dir), name, path: &link.path };
@@ -1032,10 +1099,10 @@ impl Run<'_> {
             clear_flags(&first_dir, first_name)?;
         }
         let temp = dir.create_temp_link(&first_dir, first_name)?;
-        if there.is_some() {
-            clear_flags(&dir, name)?;
+        if let Err(error) = self.rename(&dir, (&temp, name), &link.path) {
+            let _ = dir.remove_file(&temp); // else it is met as a leftover next time
+            return Err(error);
         }
-        dir.rename(&temp, name)?;
         if !flags.is_empty() && link.item.metadata.kind == FileKind::File {
             self.skipped(&link.path, metadata::apply_flags(&dir.open_file(name)?, link.item.metadata.flags)?);
         }
