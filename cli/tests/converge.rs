@@ -298,3 +298,32 @@ fn a_check_that_fails_stops_its_own_file_alone_and_the_models_do_not_mix() {
     let refused = expect(&taken.origin, &["converge", "--offline", "--to", "main"], 65);
     assert!(refused.err.contains("gdo adopt"), "{}", refused.err);
 }
+
+#[test]
+fn taking_over_a_host_that_followed_a_type_loses_nothing_and_owes_nothing_of_it() {
+    let taken = Taken::new(&[("etc/conf", "one\n")]);
+    taken.origin.sh("gdo git branch -q other; gdo handler reload -- test ! -e ../broken; gdo attributes etc/conf handler=reload
+        echo two > etc/conf; gdo snap -q; gdo ci -q");
+    taken.send();
+    let from = taken.origin.path(".git");
+    taken.host.sh(&format!("git -C .git fetch -q '{}' +refs/heads/other:refs/remotes/o/other", from.display()));
+    expect(&taken.host, &["up", "--offline", "--to", "o/main"], 0);
+    taken.host.sh("touch ../broken; echo drift > etc/conf");
+    expect(&taken.host, &["fix", "--all"], 12);
+    let status = || taken.host.ok(&["--json", "status"]);
+    assert!(status().contains(r#""handlers_owed":["reload"]"#), "{}", status());
+    // The other type has no such handler, and of it nothing is applied yet.
+    expect(&taken.host, &["adopt", "--begin", "o/other"], 0);
+    assert!(status().contains(r#""handlers_owed":[]"#) && status().contains(r#""applied":null"#), "{}", status());
+    expect(&taken.host, &["converge", "--offline", "--to", "o/other"], 0);
+    assert_eq!(taken.host.read("etc/conf"), "one\n");
+    // A branch with commits of this host alone is not moved off them.
+    taken.host.sh("git -C .git -c user.name=x -c user.email=x@y commit-tree -p main -m x 'main^{tree}' > ../own
+        git -C .git update-ref refs/heads/main $(cat ../own)");
+    let refused = expect(&taken.host, &["adopt", "--begin", "o/main"], 10);
+    assert!(refused.err.contains("gdo branch KEEP main"), "{}", refused.err);
+    taken.host.ok(&["branch", "keep", "main"]);
+    expect(&taken.host, &["adopt", "--begin", "o/main"], 0);
+    // Any way to name a commit will do.
+    expect(&taken.host, &["adopt", "--begin", "o/main~0"], 0);
+}

@@ -718,3 +718,54 @@ fn what_is_edited_while_a_fix_goes_on_stays() {
     pair.run(&["fix", "--undo"], 0);
     assert_eq!((pair.target.read("etc/conf"), pair.target.read("etc/other")), ("drift\n".into(), "mine\n".into()));
 }
+
+#[test]
+fn what_is_applied_by_half_is_not_forgotten_for_another_commit() {
+    let pair = Pair::new();
+    pair.exec(&["--", "test", "!", "-e", "../bad"]);
+    pair.target.sh("touch ../bad");
+    pair.release();
+    pair.up(12);
+    let half = pair.target.sh("gdo git rev-parse o/main").trim()[..12].to_owned();
+    // A sibling of it, and where HEAD is.
+    pair.target.sh("git -C .git -c user.name=x -c user.email=x@y commit-tree -p HEAD -m x 'HEAD^{tree}' > ../sibling
+        git -C .git update-ref refs/remotes/o/sibling $(cat ../sibling)");
+    for to in ["o/sibling", "HEAD"] {
+        for more in [&["-n"][..], &[]] {
+            let refused = pair.run(&[&["up", "--offline", "--to", to], more].concat(), 12);
+            assert!(refused.err.contains("applied by half") && refused.err.contains(&half), "{to}: {}", refused.err);
+        }
+    }
+    pair.target.sh("rm ../bad");
+    pair.run(&["resume"], 0);
+    pair.run(&["up", "--offline", "--to", "HEAD"], 0);
+}
+
+#[test]
+fn an_image_without_a_machine_id_is_bound_to_the_first_machine_that_it_becomes() {
+    let world = World::new();
+    world.sh("mkdir -p ../o/etc ../image/etc; echo 1 > ../o/etc/conf; echo uninitialized > ../image/etc/machine-id");
+    let system = |root: &str, args: &str| world.sh(&format!("gdo -q --root ../{root} {args}"));
+    system("o", "init --system --type web");
+    system("o", "snapshot etc");
+    system("image", "init --system --type web");
+    let bring = |root: &str| {
+        world.sh(&format!(
+            "git --git-dir ../{root}/etc/git-devops/repo fetch -q ../o/etc/git-devops/repo +refs/heads/web:refs/remotes/o/web"
+        ))
+    };
+    let up = |root: &str| world.gdo(&["--root", &format!("../{root}"), "up", "--offline", "--to", "o/web"]).code;
+    bring("image");
+    assert_eq!(up("image"), 0);
+    world.sh("for m in one two; do cp -a ../image ../$m; echo $m | md5sum | cut -c-32 > ../$m/etc/machine-id; done; echo 2 > ../o/etc/conf");
+    system("o", "snapshot etc");
+    for machine in ["one", "two"] {
+        bring(machine);
+        assert_eq!((up(machine), world.read(&format!("../{machine}/etc/conf"))), (0, "2\n".to_owned()));
+    }
+    // From then on it is a disk of that machine.
+    world.sh("cp ../one/etc/machine-id ../two/etc/machine-id; echo 3 > ../o/etc/conf");
+    system("o", "snapshot etc");
+    bring("two");
+    assert_eq!(up("two"), 65);
+}

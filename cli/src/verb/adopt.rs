@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use git_devops::error::{Error, Kind, Result};
 use git_devops::git::Oid;
+use git_devops::git::refs::check_ref_name;
 use git_devops::host::dpkg::Owner;
 use git_devops::host::rendering::Rendering;
 use git_devops::host::{Host, adopt};
@@ -80,9 +81,11 @@ fn wanted(repo: &Repo, wanted: &str) -> Result<(String, Oid)> {
     }
     let commit = repo.git.resolve(wanted)?;
     let remote = wanted.split_once('/').map(|(_, kind)| kind);
+    // A commit can be named in ways in which no ref can.
+    let is_ref = |name: String| Ok::<_, Error>(check_ref_name(&name).is_ok() && repo.git.read_ref(&name)?.is_some());
     let kind = match remote {
-        Some(kind) if repo.git.read_ref(&format!("refs/remotes/{wanted}"))?.is_some() => kind.to_owned(),
-        _ if repo.git.read_ref(&format!("refs/heads/{wanted}"))?.is_some() => wanted.to_owned(),
+        Some(kind) if is_ref(format!("refs/remotes/{wanted}"))? => kind.to_owned(),
+        _ if is_ref(format!("refs/heads/{wanted}"))? => wanted.to_owned(),
         _ => {
             let head = repo.git.head_ref()?.and_then(|head| head.strip_prefix("refs/heads/").map(str::to_owned));
             head.ok_or_else(|| Error::new(Kind::Conflict, "HEAD is on no branch, and the name of the commit tells no type"))?

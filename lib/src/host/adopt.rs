@@ -63,12 +63,14 @@ impl Host<'_> {
             return Err(Error::new(Kind::Halted, "a commit is applied by half here; 'gdo up' or 'gdo rollback' ends that first"));
         }
         let branch = format!("refs/heads/{kind}");
+        let at = self.repo.git.read_ref(&branch)?;
+        self.must_not_lose(&branch, at, commit)?;
         let tree = self.repo.objects.commit(&commit)?.tree;
-        let (machine, by) = (machine(&self.repo.places)?, self.call.by.clone());
-        let fields = [("model", Model::Convergent.name()), ("type", kind), ("machine", &machine), ("by", &by)];
+        let (machine, by, over) = (machine(&self.repo.places)?, self.call.by.clone(), commit.to_string());
+        let fields = [("model", Model::Convergent.name()), ("type", kind), ("machine", &machine), ("over", &over), ("by", &by)];
         self.note("begin", &fields)?;
+        self.owe_nothing_unknown(tree)?;
         let git = self.repo.git.clone().with_identity(self.call.identity.clone());
-        let at = git.read_ref(&branch)?;
         if at != Some(commit) {
             self.repo.turn_ref(&git, (&branch, commit), at, "adopt", &self.lock)?;
         }

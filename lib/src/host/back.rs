@@ -134,10 +134,7 @@ impl Host<'_> {
         next::remove(self.repo, &self.lock)?;
         status::refresh(self.repo, progress)?;
         let tree = self.repo.objects.commit(&to)?.tree;
-        let known = super::plan::handlers(self.repo, tree)?;
-        for name in self.history().owed.clone().into_iter().filter(|name| !known.contains_key(name)) {
-            self.note("handled", &[("handler", &name), ("ok", "yes"), ("how", "not in this commit")])?;
-        }
+        self.owe_nothing_unknown(tree)?;
         let ran = self.run_handlers(&[tree], &mut |_, _| Ok(())).map_err(Stop::into_error);
         ran.map_err(|error| error.wrap(format!("went back to commit {to}, and that is done; its handlers are still owed")))
     }

@@ -14,6 +14,15 @@ use crate::journal::{Entry, EntryId};
 pub type Tell<'a> = &'a mut dyn FnMut(&str, &Entry) -> Result<()>;
 
 impl Host<'_> {
+    /// Lets go of handlers that are owed and that `tree` does not have: what asked for them is not here any more.
+    pub(super) fn owe_nothing_unknown(&mut self, tree: Oid) -> Result<()> {
+        let known = super::plan::handlers(self.repo, tree)?;
+        for name in self.history.owed.clone().into_iter().filter(|name| !known.contains_key(name)) {
+            self.note("handled", &[("handler", &name), ("ok", "yes"), ("how", "not in this commit")])?;
+        }
+        Ok(())
+    }
+
     /// Runs what is owed, as the first of `trees` that has it says what that is; the first that fails ends it, and stays owed.
     pub(super) fn run_handlers(&mut self, trees: &[Oid], tell: Tell<'_>) -> Step<()> {
         let ground = Ground::of(&self.repo.places);

@@ -198,6 +198,9 @@ impl History {
                 };
                 let (kind, machine) = (line.get("type").to_owned(), line.get("machine").to_owned());
                 self.begun = Some(Begun { model, kind, machine });
+                if !line.get("over").is_empty() {
+                    self.applied = None;
+                }
             }
             "intent" => {
                 let (commit, target) = (commit("commit")?, commit("to")?);

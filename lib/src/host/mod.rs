@@ -114,11 +114,12 @@ impl<'a> Host<'a> {
                 };
                 Err(Error::new(Kind::Refused, format!("this host is {is}, and that is for {wanted} ones; {way}")))
             }
-            Some(begun) if begun.machine != machine => {
+            // An image that was made where there is no machine-id yet is bound at its first start.
+            Some(begun) if begun.machine != machine && !begun.machine.is_empty() => {
                 let message = "this is not the machine whose history this is (machine-id differs): a cloned disk? Reinstall it, or take it over with 'gdo adopt'";
                 Err(Error::new(Kind::Refused, message))
             }
-            Some(begun) if begun.kind == kind => Ok(()),
+            Some(begun) if begun.kind == kind && begun.machine == machine => Ok(()),
             None if self.has_entries()? => {
                 let message = "HEAD has commands, and the log that says which of them ran here is missing: install this host anew, or let it follow \
                                by 'gdo adopt --begin'";
@@ -157,7 +158,8 @@ fn machine(places: &Places) -> Result<String> {
     let path = places.work_tree.join("etc/machine-id");
     let id = durable::read_if_there(&path).context(|| format!("cannot read '{}'", path.display()))?.unwrap_or_default();
     let id = id.trim_ascii();
-    Ok(if id.is_empty() { String::new() } else { blake3::hash(id).to_hex()[..16].to_owned() })
+    // systemd writes that word where the first start is to make one.
+    Ok(if id.is_empty() || id == b"uninitialized" { String::new() } else { blake3::hash(id).to_hex()[..16].to_owned() })
 }
 
 fn output_path(state: &Path, sequence: u64) -> PathBuf {

@@ -78,6 +78,16 @@ pub fn up(host: &mut Host<'_>, target: Oid, options: &UpOptions, progress: &Prog
         );
         return Err(Error::refused(Reason::Fork, message));
     };
+    if let Some(pending) = host.history.pending.as_ref().filter(|pending| Some(pending.commit) != head)
+        && !line.contains(&pending.commit)
+    {
+        let message = format!(
+            "commit {} is applied by half here, and is not on the way to {target}; 'gdo up --to {}' ends it, 'gdo rollback' takes it back",
+            pending.commit,
+            pending.commit.to_hex_with_len(12)
+        );
+        return Err(Error::new(Kind::Halted, message));
+    }
     let mut replay = Replay { ground: Ground::of(&host.repo.places), target, host, options, progress, tell };
     let mut replayed = Replayed::default();
     match replay.all(head, &line, &mut replayed.applied) {

@@ -67,17 +67,25 @@ impl Host<'_> {
             return Err(Error::refused(Reason::Fork, message));
         }
         let at = self.repo.git.read_ref(&full)?;
-        if let Some(at) = at.filter(|at| *at != head)
-            && line_to(self.repo, Some(at), head)?.is_none()
-            && !branch::is_kept_elsewhere(self.repo, &full, at)?
+        self.must_not_lose(&full, at, head)?;
+        self.stand_on(&full, at, head, "switch")
+    }
+
+    /// Fails if `branch`, which is at `at`, has commits that would be nowhere any more when it leads to `to`.
+    pub(super) fn must_not_lose(&self, branch: &str, at: Option<Oid>, to: Oid) -> Result<()> {
+        if let Some(at) = at.filter(|at| *at != to)
+            && line_to(self.repo, Some(at), to)?.is_none()
+            && !branch::is_kept_elsewhere(self.repo, branch, at)?
         {
+            let kind = branch.strip_prefix("refs/heads/").unwrap_or(branch);
             let message = format!(
-                "the branch '{kind}' has commits that no remote and no other branch has, and it would go back to what is applied here; 'gdo branch \
-                 KEEP {kind}' keeps them"
+                "the branch '{kind}' has commits that no remote and no other branch has, and it would go to commit {}, which does not follow them; \
+                 'gdo branch KEEP {kind}' keeps them",
+                to.to_hex_with_len(12)
             );
             return Err(Error::new(Kind::Conflict, message));
         }
-        self.stand_on(&full, at, head, "switch")
+        Ok(())
     }
 
     /// Lets `branch`, which is at `at`, lead to `head`, and HEAD stand on it.
