@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::Run;
+use common::root::{make_root, sh};
 
 /// Two roots: where changes are made first, and where they are replayed.
 struct Pair {
@@ -19,23 +20,6 @@ struct Pair {
 /// What a root needs for dpkg to work in it.
 const PROGRAMS: &str = "sh dpkg dpkg-deb dpkg-query dpkg-divert dpkg-statoverride dpkg-split dpkg-trigger tar rm cat mv cp ls mkdir chmod chown touch sleep \
                         diff env ldconfig start-stop-daemon sed";
-/// Makes it, out of what this machine has.
-const MAKE_ROOT: &str = r#"
-PATH=/usr/sbin:/usr/bin:/sbin:/bin
-mkdir -p "$1"; cd "$1"
-mkdir -p usr/bin usr/sbin usr/lib usr/lib64 etc var/lib/dpkg/info var/lib/dpkg/updates var/lib/dpkg/triggers var/log root dev tmp
-for dir in bin sbin lib lib64; do ln -s usr/$dir $dir; done
-for program in $2; do
-    file=$(readlink -f "$(command -v $program)")
-    cp "$file" usr/bin/$program
-    ldd "$file" 2>/dev/null | grep -o '/[^ ]*' | sort -u | while read -r lib; do cp -L --parents "$lib" . 2>/dev/null || true; done || true
-done
-ln -s ../bin/ldconfig usr/sbin/ldconfig; ln -s ../bin/start-stop-daemon usr/sbin/start-stop-daemon
-mknod dev/null c 1 3; chmod 666 dev/null
-touch var/lib/dpkg/status var/lib/dpkg/available
-echo root:x:0:0::/root:/bin/sh > etc/passwd
-printf 'root:x:0:\nadm:x:4:\n' > etc/group
-"#;
 
 fn is_possible() -> bool {
     let is_root = rustix::process::geteuid().is_root();
@@ -51,7 +35,7 @@ impl Pair {
     fn new() -> Self {
         let pair = Self { temp: tempfile::tempdir().unwrap() };
         let o = pair.path("o", "");
-        sh(MAKE_ROOT, &[o.to_str().unwrap(), PROGRAMS]);
+        make_root(&o, PROGRAMS);
         pair.build("1", "package 1\n", "");
         pair.build("2", "package 2\n", "");
         fs::copy(pair.deb("1"), pair.path("o", "tmp/tiny.deb")).unwrap();
@@ -147,13 +131,6 @@ impl Pair {
     fn state(&self, root: &str) -> String {
         self.chroot(root, "dpkg-query -W -f '${Status} ${Version}' tiny")
     }
-}
-
-fn sh(script: &str, args: &[&str]) -> String {
-    let output = Command::new("sh").args(["-ec", script, "sh"]).args(args).stdin(Stdio::null()).output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}: {err}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]

@@ -573,6 +573,12 @@ pub fn remove_xattr_handle(handle: impl AsFd, attribute: &CStr) -> rustix::io::R
     rustix::fs::removexattr(proc_path(handle.as_fd()), attribute)
 }
 
+/// Opens the regular file that `file` is once more, only to read it.
+pub fn reopen_to_read(file: &File) -> Result<File> {
+    let opened = rustix::fs::open(proc_path(file.as_fd()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(opened.into())
+}
+
 /// Says whether only root and ourselves can write into the directory that `stat` is of; a group counts as its user if it has that number.
 fn is_ours_alone(stat: &Stat) -> bool {
     let is_known = |uid: u32| uid == 0 || uid == rustix::process::geteuid().as_raw();

@@ -114,6 +114,10 @@ impl Laying for WithMerged<'_> {
         }
     }
 
+    fn check(&self, path: &[u8]) -> Option<String> {
+        self.inner.check(path)
+    }
+
     fn validate(&self, path: &[u8], command: &str, dir: &Dir, temp: &[u8]) -> Result<()> {
         self.inner.validate(path, command, dir, temp)
     }
@@ -299,7 +303,7 @@ impl Host<'_> {
         self.put_aside(number, done)?;
         // Each that has to pass a check by itself, so that one that does not stops no other.
         let (checked, rest): (BTreeSet<_>, BTreeSet<_>) =
-            paths.into_iter().partition(|path| attributes.policy(path).validate.is_some());
+            paths.into_iter().partition(|path| self.check_of(path, attributes).is_some());
         let laying = || WithMerged { inner: self.laying(), merged };
         self.lay(trees, &rest, &laying(), seen, progress).map_err(Stop::into_error)?;
         for path in checked {

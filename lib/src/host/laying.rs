@@ -5,7 +5,7 @@
 use super::Host;
 use super::run::{Ended, Ground, Job};
 use crate::error::{Error, Kind, Result};
-use crate::repo::attributes::Ownership;
+use crate::repo::attributes::{Attributes, Ownership};
 use crate::repo::restore::Laying;
 use crate::repo::scan::{join, split};
 use crate::safepath::Dir;
@@ -18,19 +18,38 @@ pub struct Checked<'a> {
     content: &'a dyn Laying,
     ground: Ground,
     work_tree: &'a std::path::Path,
+    /// Where this program lies in the work tree.
+    own: Option<Vec<u8>>,
 }
+
+/// Who lays down a program of this name must be able to run it: one that does not even start could never be replaced by a better one.
+const OWN_CHECK: &str = "%s --version";
 
 impl Host<'_> {
     /// Returns how files of this host's type are laid down.
     pub(super) fn laying(&self) -> Checked<'_> {
         let places = &self.repo.places;
-        Checked { content: &*self.repo.laying, ground: Ground::of(places), work_tree: &places.work_tree }
+        Checked {
+            content: &*self.repo.laying,
+            ground: Ground::of(places),
+            work_tree: &places.work_tree,
+            own: own_path(&places.work_tree),
+        }
+    }
+
+    /// Returns the check that the file at `path` has to pass: that of its attributes, or that of the program itself.
+    pub(super) fn check_of(&self, path: &[u8], attributes: &Attributes) -> Option<String> {
+        attributes.policy(path).validate.or_else(|| self.laying().check(path))
     }
 }
 
 impl Laying for Checked<'_> {
     fn content(&self, path: &[u8], ownership: Ownership, stored: &[u8]) -> Result<Option<Vec<u8>>> {
         self.content.content(path, ownership, stored)
+    }
+
+    fn check(&self, path: &[u8]) -> Option<String> {
+        (self.own.as_deref() == Some(path)).then(|| OWN_CHECK.to_owned())
     }
 
     fn validate(&self, path: &[u8], command: &str, _dir: &Dir, temp: &[u8]) -> Result<()> {
@@ -46,6 +65,12 @@ impl Laying for Checked<'_> {
         let separator = if last.is_empty() { "" } else { ": " };
         Err(Error::new(Kind::Halted, format!("does not pass '{command}': {}{separator}{last}", ended.told())))
     }
+}
+
+/// Returns where the running program lies below `work_tree`, if it does.
+fn own_path(work_tree: &std::path::Path) -> Option<Vec<u8>> {
+    let own = std::env::current_exe().ok()?;
+    Some(own.strip_prefix(work_tree).ok()?.as_os_str().as_encoded_bytes().to_vec())
 }
 
 fn path_of(path: &[u8]) -> &std::path::Path {

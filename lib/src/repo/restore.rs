@@ -59,6 +59,11 @@ pub trait Laying: Sync {
     /// small files are asked about.
     fn content(&self, path: &[u8], ownership: Ownership, stored: &[u8]) -> Result<Option<Vec<u8>>>;
 
+    /// Returns the check that the file at `path` has to pass where its attributes demand none.
+    fn check(&self, _path: &[u8]) -> Option<String> {
+        None
+    }
+
     /// Fails unless the file that lies complete in `dir` as `temp` may become the one at `path`, for which the attributes of the source demand that
     /// `command` succeeds.
     fn validate(&self, path: &[u8], command: &str, dir: &Dir, temp: &[u8]) -> Result<()>;
@@ -805,15 +810,23 @@ impl Run<'_> {
         let filled = self.fill(&file, item, stored, old).and_then(|n_bytes| {
             self.skipped(spot.path, metadata::apply_to_file(&file, &item.metadata, ids)?);
             self.set_early_flags(&file, spot.path, item.metadata.flags)?;
-            if let Some(command) = self.attributes.policy(spot.path).validate {
-                self.laying.validate(spot.path, &command, spot.dir, &temp)?;
-            }
             Ok(n_bytes)
         });
-        match filled {
-            Ok(n_bytes) => Ok((temp, n_bytes, Some(file))),
+        match filled.and_then(|n_bytes| Ok((n_bytes, self.validated(spot, &temp, file)?))) {
+            Ok((n_bytes, file)) => Ok((temp, n_bytes, Some(file))),
             Err(error) => spot.dir.remove_file(&temp).and(Err(error)),
         }
+    }
+
+    /// Returns a file that is complete as `temp`, open, once it passed the check that it has to.
+    fn validated(&self, spot: &Spot<'_>, temp: &[u8], file: File) -> Result<File> {
+        let check = self.attributes.policy(spot.path).validate.or_else(|| self.laying.check(spot.path));
+        let Some(command) = check else { return Ok(file) };
+        // A program that somebody could still write to does not run.
+        let to_read = safepath::reopen_to_read(&file)?;
+        drop(file);
+        self.laying.validate(spot.path, &command, spot.dir, temp)?;
+        Ok(to_read)
     }
 
     /// Makes a symlink or a node complete under a temporary name.
