@@ -199,3 +199,30 @@ fn a_report_that_is_forged_or_old_is_not_taken_over() {
     assert!(forged.err.contains("signature"), "{}", forged.err);
     assert_eq!(admin.world().sh(&format!("git -C .git rev-parse {name}")).trim(), second);
 }
+
+#[test]
+fn a_host_that_was_away_becomes_like_one_that_took_each_commit() {
+    let [admin, one, two] = ["admin", "one", "two"].map(Host::new);
+    admin.world().write("etc/conf", "first\n");
+    admin.world().snapshot();
+    for host in [&one, &two] {
+        host.pulls_from(&admin);
+        admin.pulls_from(host);
+        host.up(&admin);
+    }
+    for round in 0..3 {
+        admin.world().sh(&format!(
+            "for n in $(seq 4); do echo {round} $n > etc/conf; echo {round} > etc/file$n; ln -f etc/conf etc/link$n; rm -f etc/gone; gdo snap -q; done
+            gdo exec -q -- sh -c 'echo {round} >> etc/made; chmod 60{n} etc/made'; mkdir -p dir/{round}; echo > etc/gone; gdo ci -q",
+            n = round % 8
+        ));
+        one.up(&admin);
+    }
+    admin.world().ok(&["fetch", "-q"]);
+    let differs = admin.world().gdo(&["compare", "one", "two"]);
+    assert_eq!(differs.code, 1, "one of them was away: {}", differs.err);
+    two.up(&admin);
+    admin.world().ok(&["fetch", "-q"]);
+    assert!(admin.world().ok(&["compare", "one", "two"]).contains("are alike"));
+    assert_eq!(fingerprint(one.world()), fingerprint(two.world()));
+}
