@@ -136,8 +136,8 @@ impl Host<'_> {
         let known =
             line.tip.map(|tip| journal_of(self.repo, self.repo.objects.commit(&tip)?.tree)).transpose()?.unwrap_or_default();
         let index = self.repo.index()?;
-        let staged = index.iter().filter_map(|entry| Some((EntryId::of_path(entry.path)?.ok()?, entry.oid)));
-        let Some((id, oid)) = staged.filter(|(id, _)| !known.contains_key(id) && self.history().is_over(id)).next_back() else {
+        let mut staged = index.iter().filter_map(|entry| Some((EntryId::of_path(entry.path)?.ok()?, entry.oid)));
+        let Some((id, oid)) = staged.rfind(|(id, _)| !known.contains_key(id) && self.history().is_over(id)) else {
             return Ok(None);
         };
         let entry = read_entry(self.repo, &oid, &id)?;
