@@ -7,7 +7,6 @@ use super::history::{Model, Progress};
 use super::plan::{Stop, check_drift, entries, journal_of, line_to, read_entry};
 use super::replay::{is_ok, job};
 use super::run::Ground;
-use crate::durable;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::git::Oid;
 use crate::journal::{Entry, EntryId, Kind as EntryKind};
@@ -73,6 +72,7 @@ impl Host<'_> {
     pub fn back(&mut self, to: Oid, content_only: bool, hold: Option<&str>, progress: &progress::Progress) -> Result<Back> {
         wip::must_not_be(self.repo)?;
         self.follow(Model::Congruent)?;
+        self.must_be_alone()?;
         let plan = self.plan_back(to)?;
         let head = self.repo.head()?.unwrap_or(plan.from);
         if head == to && self.half().is_none() && self.history().backing.is_some() {
@@ -175,11 +175,10 @@ impl Host<'_> {
         for Ran { entry, id, tree } in ran.into_iter().rev() {
             let Some(undo) = &entry.undo else { continue };
             let here = self.lay_inputs(tree, &id, &entry)?;
-            let sequence = self.note("undo", &[("entry", &id.to_string())])?;
-            let (ended, said) = ground.run(&job(&ground, &entry, undo, &id, &here))?;
-            self.keep_output(sequence, &said)?;
-            durable::remove_dir_all(&here)?;
-            durable::sync_all();
+            let name = id.to_string();
+            let (ended, sequence, _) =
+                self.run_logged(&ground, &job(&ground, &entry, undo, &id, &here), ("undo", &[("entry", &name)]))?;
+            self.remove_inputs(&id)?;
             if !is_ok(&entry, ended) {
                 let message = format!(
                     "undoing entry {id} failed: {}; 'gdo log --output {sequence}' shows what it said, 'gdo resume --rerun' tries again, 'gdo resume \

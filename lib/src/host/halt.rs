@@ -34,6 +34,8 @@ pub enum Why {
     Failed,
     /// A command was interrupted, and nobody knows how far it came.
     Unknown,
+    /// A command whose run was cut off still runs.
+    Running,
     /// After a command, owned files are not what the commit says.
     Effect,
     /// A handler failed.
@@ -60,6 +62,7 @@ impl Why {
             Self::Invalid => "invalid",
             Self::Failed => "command-failed",
             Self::Unknown => "command-unknown",
+            Self::Running => "command-running",
             Self::Effect => "effect",
             Self::Handler => "handler",
             Self::Verify => "verify",

@@ -5,7 +5,6 @@ use super::halt::{Halt, Why};
 use super::plan::{Step, read_handler};
 use super::replay::{is_ok, job};
 use super::run::{Ground, Job};
-use crate::durable;
 use crate::error::Result;
 use crate::git::Oid;
 use crate::journal::{Entry, EntryId};
@@ -26,6 +25,9 @@ impl Host<'_> {
     /// Runs what is owed, as the first of `trees` that has it says what that is; the first that fails ends it, and stays owed.
     pub(super) fn run_handlers(&mut self, trees: &[Oid], tell: Tell<'_>) -> Step<()> {
         let ground = Ground::of(&self.repo.places);
+        if let (Some(halt), false) = (self.still_running()?, self.history.owed.is_empty()) {
+            return Err(halt.into());
+        }
         for name in self.history.owed.clone() {
             let mut found = None;
             for tree in trees {
@@ -36,11 +38,8 @@ impl Host<'_> {
                 return Err(Halt::new(Why::Handler, format!("there is no handler '{name}'"), &ways).into());
             };
             tell(&name, &handler)?;
-            let sequence = self.note("handle", &[("handler", &name)])?;
-            let nowhere = self.state();
-            let (ended, said) = ground.run(&handler_job(&ground, &handler, &nowhere))?;
-            self.keep_output(sequence, &said)?;
-            durable::sync_all();
+            let job = handler_job(&ground, &handler, &self.state());
+            let (ended, sequence, _) = self.run_logged(&ground, &job, ("handle", &[("handler", &name)]))?;
             let is_done = is_ok(&handler, ended);
             let word = if is_done { "yes" } else { "no" };
             self.note("handled", &[("handler", &name), ("ok", word), ("how", &ended.told())])?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::process::Process;
 use crate::error::{Error, Kind, Result};
 use crate::git::Oid;
 use crate::journal::{EntryId, Line};
@@ -94,6 +95,27 @@ pub enum Progress {
     Again,
 }
 
+/// A command of whose end nothing is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// What it is, as a person would say it.
+    pub what: String,
+    /// The boot that it was started in.
+    pub boot: String,
+    /// Who it is.
+    pub process: Process,
+    /// The line that says so, which names its output.
+    pub sequence: u64,
+}
+
+impl Running {
+    /// Takes a line; one that older programs wrote does not say who it is.
+    fn of(line: &Line, what: String) -> Option<Self> {
+        let process = Process { id: line.get("process").parse().ok()?, started: line.get("started").parse().ok()? };
+        Some(Self { what, boot: line.get("boot").to_owned(), process, sequence: line.sequence })
+    }
+}
+
 /// Where replay stopped last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stopped {
@@ -124,6 +146,8 @@ pub struct History {
     pub undoing: Option<EntryId>,
     /// The handler that was started, and of whose end nothing is known.
     pub handling: Option<String>,
+    /// The command that was started last, if nothing is known of its end.
+    pub running: Option<Running>,
     /// What no release up to this one is applied beyond by itself.
     pub hold: Option<String>,
     /// Where replay stopped, if it did not go on.
@@ -210,11 +234,13 @@ impl History {
             "content" => self.pending.iter_mut().for_each(|pending| pending.has_content = true),
             "run" => {
                 self.last_run = line.sequence;
+                self.running = Running::of(line, format!("the command of entry {}", entry()?));
                 self.belongs(entry()?);
                 let started = Progress::Started { boot: line.get("boot").to_owned(), sequence: line.sequence };
                 self.entries.insert(entry()?, started);
             }
             "ran" => {
+                self.running = None;
                 let progress = match line.get("ok") {
                     "yes" => Progress::Over,
                     _ => Progress::Failed { how: line.get("how").to_owned(), sequence: self.last_run },
@@ -235,6 +261,7 @@ impl History {
                     }
                     _ => Progress::Over,
                 };
+                self.running = None;
                 let id = entry()?;
                 match self.undoing.take_if(|undoing| *undoing == id) {
                     // Of an undoing that was interrupted: it is to be begun again, or it is undone.
@@ -243,9 +270,14 @@ impl History {
                     None => drop(self.entries.insert(id, progress)),
                 }
             }
-            "handle" => self.handling = Some(line.get("handler").to_owned()),
+            "handle" => {
+                self.handling = Some(line.get("handler").to_owned());
+                self.running = Running::of(line, format!("handler '{}'", line.get("handler")));
+            }
             "handled" => {
-                self.handling = None;
+                if self.handling.take_if(|handler| *handler == line.get("handler")).is_some() {
+                    self.running = None;
+                }
                 if line.get("ok") == "yes" {
                     self.owed.remove(line.get("handler"));
                 }
@@ -279,9 +311,12 @@ impl History {
                 let gone = self.pending.take().map(|pending| pending.entries).unwrap_or_default();
                 self.entries.retain(|id, far| !(gone.contains(id) && matches!(far, Progress::Failed { .. } | Progress::Again)));
             }
-            "undo" => self.undoing = Some(entry()?),
+            "undo" => {
+                self.undoing = Some(entry()?);
+                self.running = Running::of(line, format!("the undoing of entry {}", entry()?));
+            }
             "undone" => {
-                self.undoing = None;
+                (self.undoing, self.running) = (None, None);
                 self.entries.remove(&entry()?);
             }
             "converged" => self.applied = Some(commit("commit")?),

@@ -5,6 +5,7 @@
 
 pub mod adopt;
 pub mod back;
+mod command;
 pub mod converge;
 pub mod dpkg;
 pub mod env;
@@ -13,11 +14,14 @@ pub mod fingerprint;
 pub mod halt;
 pub mod handlers;
 pub mod history;
+mod inputs;
 mod laying;
 mod merge;
 pub mod origin;
+pub mod output;
 pub mod plan;
 pub mod preimage;
+pub mod process;
 pub mod promise;
 mod rendered;
 pub mod rendering;
@@ -39,6 +43,7 @@ use crate::repo::{Places, Repo};
 
 pub use halt::Halt;
 pub use history::{History, Model};
+pub use output::output;
 
 /// Who calls, and when.
 #[derive(Clone, Debug)]
@@ -70,6 +75,7 @@ impl<'a> Host<'a> {
         let lock = repo.lock()?;
         // A daemon that a command starts would hold it for ever.
         lock.keep_from_children()?;
+        output::bound_all(&repo.places.state)?;
         let log = HostLog::open(&repo.places.state)?;
         let history = History::of(log.lines())?;
         Ok(Self { repo, call, lock, log, history })
@@ -160,15 +166,4 @@ fn machine(places: &Places) -> Result<String> {
     let id = id.trim_ascii();
     // systemd writes that word where the first start is to make one.
     Ok(if id.is_empty() || id == b"uninitialized" { String::new() } else { blake3::hash(id).to_hex()[..16].to_owned() })
-}
-
-fn output_path(state: &Path, sequence: u64) -> PathBuf {
-    state.join("output").join(sequence.to_string())
-}
-
-/// Returns what the command said whose line in the log is `sequence`; nothing, if it said nothing.
-pub fn output(state: &Path, sequence: u64) -> Result<Vec<u8>> {
-    let path = output_path(state, sequence);
-    let said = durable::read_if_there(&path).context(|| format!("cannot read '{}'", path.display()))?;
-    Ok(said.unwrap_or_default())
 }

@@ -77,6 +77,7 @@ impl Host<'_> {
         progress: &Progress,
     ) -> Result<Executed> {
         self.follow(Model::Congruent)?;
+        self.must_be_alone()?;
         entry.check()?;
         if let Some((id, done, commit)) = self.finish_cut_off()? {
             entry.inputs = inputs.iter().map(|(name, _)| name.clone()).collect();
@@ -96,8 +97,8 @@ impl Host<'_> {
         }
         let id = self.new_id()?;
         let ground = Ground::of(&self.repo.places);
-        let here = self.copy_inputs(&id, &inputs)?;
         entry.inputs = inputs.iter().map(|(name, _)| name.clone()).collect();
+        let here = self.copy_inputs(&id, &inputs)?;
         let mut spared = None;
         match guarded(self.repo, &ground, &id, &entry, &here)? {
             Some(guard) => {
@@ -107,7 +108,7 @@ impl Host<'_> {
             None => {
                 let (ended, sequence) = self.run_entry(&ground, &id, &entry, &here)?;
                 if !is_ok(&entry, ended) {
-                    durable::remove_dir_all(&here)?;
+                    self.remove_inputs(&id)?;
                     let what = format!("'{}' failed: {}; it is not in the journal", entry.shown(), ended.told());
                     let output = format!("gdo log --output {sequence}");
                     let ways = [
@@ -121,7 +122,7 @@ impl Host<'_> {
         }
         let message = message.unwrap_or_else(|| format!("exec {}", entry.shown().chars().take(60).collect::<String>()));
         let recorded = self.journal(&id, &entry, &inputs, message, progress)?;
-        durable::remove_dir_all(&here)?;
+        self.remove_inputs(&id)?;
         let commit = recorded.commit.ok_or_else(|| Error::new(Kind::Bug, "BUG: an entry made no commit"))?;
         Ok(Executed::Done { id, commit, changes: recorded.found.changes, spared })
     }
@@ -228,6 +229,7 @@ impl Host<'_> {
             next::remove(self.repo, &self.lock)?;
             return Ok(Vec::new());
         }
+        self.must_be_alone()?;
         self.finish_cut_off()?;
         let tip = wip::tip(self.repo)?.ok_or_else(nothing)?;
         let head = self.repo.head()?;
@@ -276,24 +278,6 @@ impl Host<'_> {
         Ok(ScanOptions { scope: Scope::Paths(Vec::new()), ..self.owned()? })
     }
 
-    /// Copies files of this host to where a command finds its inputs.
-    fn copy_inputs(&self, id: &EntryId, inputs: &[(Name, PathBuf)]) -> Result<PathBuf> {
-        let dir = self.state().join("in").join(id.to_string());
-        durable::remove_dir_all(&dir)?;
-        if inputs.is_empty() {
-            return Ok(dir);
-        }
-        durable::create_private_dir(&dir)?;
-        for (name, path) in inputs {
-            let what = || format!("cannot read input '{}'", path.display());
-            let mut from = durable::open(path).context(what)?;
-            let copy = dir.join(name.as_str());
-            durable::empty_unsynced(&copy)?;
-            std::io::copy(&mut from, &mut durable::open_to_append(&copy)?).context(what)?;
-        }
-        Ok(dir)
-    }
-
     /// Commits an entry, its inputs, and what changed under the owned paths, to the work in progress.
     fn journal(
         &mut self,
@@ -305,7 +289,7 @@ impl Host<'_> {
     ) -> Result<Recorded> {
         let line = wip::line(self.repo)?;
         let info = self.info(message);
-        let here = self.state().join("in").join(id.to_string());
+        let here = self.inputs_of(id);
         let extra = |found: &crate::repo::scan::Found, pack: &PackWriter<'_>, chunks: &Writer| -> Result<Vec<Staged>> {
             let mut entry = entry.clone();
             entry.effects = found.changes.iter().map(|change| change.path.clone()).collect();
@@ -340,9 +324,13 @@ impl Host<'_> {
     pub fn decide(&mut self, is_done: bool) -> Result<EntryId> {
         let id = self.history().stuck().cloned();
         let id = id.ok_or_else(|| Error::new(Kind::NotFound, "no command failed or was interrupted here; 'gdo up' goes on"))?;
+        if !is_done {
+            self.must_be_alone()?;
+        }
         let by = self.call.by.clone();
         let word = if is_done { "done" } else { "rerun" };
         self.note("decided", &[("entry", &id.to_string()), ("as", word), ("by", &by)])?;
+        self.remove_inputs(&id)?;
         Ok(id)
     }
 
@@ -363,7 +351,7 @@ impl Host<'_> {
         }
         let by = self.call.by.clone();
         self.note("decided", &[("entry", &id.to_string()), ("as", "skip"), ("by", &by), ("reason", reason)])?;
-        Ok(())
+        self.remove_inputs(id)
     }
 
     /// Starts the machine anew, if it is the one that runs.

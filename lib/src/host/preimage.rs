@@ -119,7 +119,7 @@ impl Host<'_> {
 
     /// Keeps what lies at the paths, then writes down what is laid over it and what has to follow; returns the number.
     pub(super) fn keep(&mut self, over: &Over, what: &str, progress: &Progress) -> Result<u64> {
-        let sequence = self.lines().len() as u64 + 1;
+        let sequence = self.log.next_sequence();
         let (old, new) = (self.repo.attributes_of(&over.trees.0)?, self.repo.attributes_of(&over.trees.1)?);
         // What a secret became, or what is to be one, is nowhere in git, also where somebody changed it.
         let is_secret = |attributes: &Attributes, path: &[u8]| attributes.policy(path).ownership == Ownership::Secret;

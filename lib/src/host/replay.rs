@@ -3,7 +3,7 @@
 //! The log is written before and after each step, and alone decides how an interrupted replay goes on: `docs/replay.md`.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::Host;
@@ -13,8 +13,7 @@ use super::history::Progress as Far;
 use super::plan::{CommitPlan, Step, Stop, are, check_drift, first, line_to, parents};
 use super::run::{Ended, Ground, Job, boot_id};
 use super::supply;
-use crate::durable;
-use crate::error::{Context, Error, Kind, Reason, Result};
+use crate::error::{Error, Kind, Reason, Result};
 use crate::git::Oid;
 use crate::journal::{Entry, EntryId, IN, Kind as EntryKind, When, Words};
 use crate::progress::Progress;
@@ -241,8 +240,14 @@ impl Replay<'_, '_> {
     fn entry(&mut self, plan: &CommitPlan, id: &EntryId, entry: &Entry) -> Step<()> {
         let far = self.host.history.entry(id).cloned();
         let name = id.to_string();
+        if let Some(Far::Over | Far::Spared) = far {
+            return Ok(());
+        }
+        // Neither its guard nor another run of it may come beside it.
+        if let Some(halt) = self.host.still_running()? {
+            return Err(halt.into());
+        }
         match far {
-            Some(Far::Over | Far::Spared) => return Ok(()),
             Some(Far::Started { boot, .. }) if entry.kind == EntryKind::Reboot => {
                 if boot != boot_id()? {
                     self.host.note("ran", &[("entry", &name), ("ok", "yes"), ("how", "another boot")])?;
@@ -260,7 +265,7 @@ impl Replay<'_, '_> {
                 return Err(Halt::new(Why::Unknown, what, &ways).with([format!("entry {id}")]).into());
             }
             Some(Far::Failed { how, sequence }) => return Err(self.failed(id, entry, &how, sequence).into()),
-            Some(Far::Started { .. } | Far::Again) | None => (),
+            Some(_) | None => (),
         }
         if entry.kind == EntryKind::Reboot {
             return self.reboot(id);
@@ -269,13 +274,14 @@ impl Replay<'_, '_> {
         if let Some(guard) = guarded(self.host.repo, &self.ground, id, entry, &inputs)? {
             (self.tell)(Event::Spared(id, entry))?;
             self.host.note("spared", &[("entry", &name), ("guard", guard)])?;
+            self.host.remove_inputs(id)?;
             return Ok(());
         }
         // A command may be apt: it finds the locks free, and takes them itself.
         drop(dpkg::hold(self.host.repo, self.progress)?);
         (self.tell)(Event::Entry(id, entry))?;
         let (ended, sequence) = self.host.run_entry(&self.ground, id, entry, &inputs)?;
-        durable::remove_dir_all(&inputs)?;
+        self.host.remove_inputs(id)?;
         match is_ok(entry, ended) {
             true => Ok(()),
             false => Err(self.failed(id, entry, &ended.told(), sequence).into()),
@@ -477,55 +483,5 @@ impl Host<'_> {
         let git = self.repo.git.clone().with_identity(self.call.identity.clone());
         git.update_ref(&branch, commit, last, "up")?;
         self.repo.note_refs(&self.lock)
-    }
-
-    /// Runs the command of an entry, with a line in the log before and after; returns how it ended, and the number of its line.
-    pub(super) fn run_entry(&mut self, ground: &Ground, id: &EntryId, entry: &Entry, inputs: &Path) -> Result<(Ended, u64)> {
-        let name = id.to_string();
-        let sequence = self.note("run", &[("entry", &name), ("boot", &boot_id()?)])?;
-        let (ended, said) = ground.run(&job(ground, entry, &entry.run, id, inputs))?;
-        self.keep_output(sequence, &said)?;
-        // What it did must not be lost when the log says that it is done.
-        durable::sync_all();
-        let word = if is_ok(entry, ended) { "yes" } else { "no" };
-        let output = blake3::hash(&said).to_hex();
-        self.note("ran", &[("entry", &name), ("ok", word), ("how", &ended.told()), ("output", &output)])?;
-        Ok((ended, sequence))
-    }
-
-    /// Keeps what a command said.
-    pub(super) fn keep_output(&self, sequence: u64, said: &[u8]) -> Result<()> {
-        if said.is_empty() {
-            return Ok(());
-        }
-        let path = super::output_path(&self.state(), sequence);
-        durable::create_private_dir(path.parent().unwrap_or(&path))?;
-        durable::empty_unsynced(&path)?;
-        durable::append_unsynced(&path, said)
-    }
-
-    /// Returns the last lines that a command said.
-    pub(super) fn last_words(&self, sequence: u64) -> Vec<String> {
-        let said = super::output(&self.state(), sequence).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        let lines: Vec<String> = said.lines().map(crate::child::told).collect();
-        lines[lines.len().saturating_sub(5)..].to_vec()
-    }
-
-    /// Lays the inputs of an entry into a directory of their own, and returns it.
-    pub(super) fn lay_inputs(&self, tree: Oid, id: &EntryId, entry: &Entry) -> Result<PathBuf> {
-        let dir = self.state().join("in").join(id.to_string());
-        durable::remove_dir_all(&dir)?;
-        if entry.inputs.is_empty() {
-            return Ok(dir);
-        }
-        durable::create_private_dir(&dir)?;
-        for input in &entry.inputs {
-            let what = || format!("cannot lay down input '{}' of entry {id}", input.as_str());
-            let oid = super::plan::blob_at(self.repo, tree, &id.input_path(input.as_str()))?;
-            let oid = oid.ok_or_else(|| Error::new(Kind::NotFound, "it is not in the commit")).context(what)?;
-            self.repo.write_blob(&oid, &dir.join(input.as_str())).context(what)?;
-        }
-        Ok(dir)
     }
 }

@@ -1,33 +1,29 @@
 //! The one place that starts the commands of entries, handlers and checks: in the root that they are for, with nothing of our environment.
 #![allow(clippy::disallowed_methods)]
 
-use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
-use std::io::Read;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
+use super::output::Output;
+use super::process::Process;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::repo::Places;
 
 /// What the commands find programs by.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// So much of the beginning of what a command says is kept, in bytes, and as much of its end.
-const HALF_OUTPUT: usize = 512 << 10;
 /// So long a command that has to end is asked, before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
-/// So long what a command said is waited for once it has ended: a daemon may have kept its output.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// So many pieces of what a command says wait to be kept; then it waits.
-const MANY_WORDS: usize = 16;
+/// Lets a command wait for its word on standard input; who waits for one that does not come any more is told by the end of the pipe.
+/// The shell leaves nothing of itself in the environment.
+const GATE: &str = "read -r go && cd \"$1\" && shift && unset PWD OLDPWD SHLVL && exec \"$@\" </dev/null";
 
 /// Where commands run.
 #[derive(Clone, Debug)]
@@ -35,6 +31,8 @@ pub struct Ground {
     root: PathBuf,
     /// Whether the root is that of a system: a path from `/` on begins there.
     is_system: bool,
+    /// Where what they say goes.
+    state: PathBuf,
 }
 
 /// What to run and how.
@@ -86,7 +84,7 @@ impl Ended {
 impl Ground {
     /// Returns that of an instance.
     pub fn of(places: &Places) -> Self {
-        Self { root: places.work_tree.clone(), is_system: places.is_system() }
+        Self { root: places.work_tree.clone(), is_system: places.is_system(), state: places.state.clone() }
     }
 
     /// Returns how a command that runs here names the file at `path`, which lies in the root.
@@ -99,78 +97,99 @@ impl Ground {
 
     /// Runs a command to its end, and returns what it said.
     pub fn run(&self, job: &Job<'_>) -> Result<(Ended, Vec<u8>)> {
-        let (mut command, program) = self.command(job)?;
+        self.prepare(job, Output::nameless(&self.state)?)?.go()
+    }
+
+    /// Starts a command in a session of its own as far as that it waits for a word: whoever is to know of it is told before it does anything.
+    ///
+    /// It has no terminal, and what it says goes to a file: it lives on when we are killed.
+    pub fn prepare(&self, job: &Job<'_>, output: Output) -> Result<Waiting> {
+        let mut command = Command::new("setsid");
+        command.args(["sh", "-c", GATE, "sh"]);
+        self.add_words(&mut command, job)?;
         command.env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").env("HOME", "/root").envs(super::dpkg::ENVIRONMENT);
         command.envs(job.env.iter().map(|(name, value)| (name, OsStr::from_bytes(value))));
-        let (mut output, input) = std::io::pipe().context(|| "cannot make a pipe")?;
-        command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
-        // So that all that it starts can be ended with it.
-        command.process_group(0);
+        command.stdin(Stdio::piped()).stdout(output.end()?).stderr(output.end()?);
         let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(job.umask.into()));
         let spawned = command.spawn();
         rustix::process::umask(umask);
-        // Our own ends of the pipe, or its end never comes.
-        drop(command);
-        let mut child = match spawned {
-            // As the shell has it: not there, or not to be started. Nothing of it ran.
-            Err(error) => {
-                let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
-                return Ok((Ended::Code(code), format!("cannot run '{program}': {error}\n").into_bytes()));
-            }
-            Ok(child) => child,
-        };
-        let (sender, said) = mpsc::sync_channel(MANY_WORDS);
-        let listener = std::thread::spawn(move || {
-            let mut buffer = [0; 16 << 10];
-            while let Ok(n @ 1..) = output.read(&mut buffer) {
-                if sender.send(buffer[..n].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        let mut heard = Heard::default();
-        let ended = wait(&mut child, job.timeout, &said, &mut heard);
-        let deadline = Instant::now() + LAST_WORDS;
-        while let Ok(bytes) = said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            heard.take(&bytes);
-        }
-        drop((said, listener));
-        Ok((ended?, heard.into_bytes()))
+        let child = spawned.context(|| "cannot start a command by 'setsid', which is part of util-linux")?;
+        let mut waiting = Waiting { child, output: Some(output), timeout: job.timeout, process: Process { id: 0, started: 0 } };
+        waiting.process = Process::of(waiting.child.id())?;
+        Ok(waiting)
     }
 
-    fn command(&self, job: &Job<'_>) -> Result<(Command, String)> {
-        let words: Vec<OsString> = job.words.iter().cloned().map(OsString::from_vec).collect();
-        let Some((program, arguments)) = words.split_first() else {
+    /// Adds the words that lead to the root, the place and the user of a job, and then those of the job.
+    fn add_words(&self, command: &mut Command, job: &Job<'_>) -> Result<()> {
+        if job.words.is_empty() {
             return Err(Error::new(Kind::Bug, "BUG: a command without words"));
-        };
-        let shown = program.to_string_lossy().into_owned();
-        let relative = Path::new(OsStr::from_bytes(job.cwd.strip_prefix(b"/").unwrap_or(job.cwd)));
-        let is_elsewhere = self.is_system && self.root != Path::new("/");
-        if !is_elsewhere && job.user.is_none() {
-            let mut command = Command::new(program);
-            command.args(arguments).current_dir(self.root.join(relative));
-            return Ok((command, shown));
         }
-        let mut command = Command::new("chroot");
+        let is_elsewhere = self.is_system && self.root != Path::new("/");
+        let relative = Path::new(OsStr::from_bytes(job.cwd.strip_prefix(b"/").unwrap_or(job.cwd)));
+        command.current_dir("/");
+        match is_elsewhere {
+            true => command.arg("/"),
+            false => command.arg(self.root.join(relative)),
+        };
+        if is_elsewhere || job.user.is_some() {
+            command.arg("chroot");
+        }
         if let Some(user) = job.user {
             command.arg(format!("--userspec={user}"));
         }
         if is_elsewhere {
-            command.arg(&self.root).current_dir("/");
+            command.arg(&self.root);
             if job.cwd != b"/" {
                 // chroot leads to the top of the root.
                 command.args(["sh", "-c", "cd \"$1\" && shift && exec \"$@\"", "sh"]).arg(OsStr::from_bytes(job.cwd));
             }
-        } else {
-            command.args(["--skip-chdir", "/"]).current_dir(self.root.join(relative));
+        } else if job.user.is_some() {
+            command.args(["--skip-chdir", "/"]);
         }
-        command.args(words);
-        Ok((command, shown))
+        command.args(job.words.iter().map(|word| OsStr::from_bytes(word)));
+        Ok(())
+    }
+}
+
+/// A command that is started, and waits for a word; without that, it ends and did nothing.
+#[derive(Debug)]
+pub struct Waiting {
+    child: Child,
+    /// `None` once it has got the word.
+    output: Option<Output>,
+    timeout: Duration,
+    process: Process,
+}
+
+impl Waiting {
+    /// Returns who it is.
+    pub fn process(&self) -> Process {
+        self.process
+    }
+
+    /// Lets it run to its end, and returns what it said.
+    pub fn go(mut self) -> Result<(Ended, Vec<u8>)> {
+        let mut output = self.output.take().expect("BUG: it goes once");
+        if let Some(mut word) = self.child.stdin.take() {
+            // One that was killed meanwhile tells so by its end.
+            let _ = word.write_all(b"go\n");
+        }
+        let ended = wait(&mut self.child, self.timeout, &mut output)?;
+        Ok((ended, output.keep()?))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.output.is_some() {
+            drop(self.child.stdin.take());
+            let _ = self.child.wait();
+        }
     }
 }
 
 /// Waits for the end of a command; one that takes too long is ended, with all that it started.
-fn wait(child: &mut Child, timeout: Duration, said: &mpsc::Receiver<Vec<u8>>, heard: &mut Heard) -> Result<Ended> {
+fn wait(child: &mut Child, timeout: Duration, output: &mut Output) -> Result<Ended> {
     let group = Pid::from_child(child);
     let end = Instant::now() + timeout;
     let mut kill_at = None;
@@ -194,14 +213,8 @@ fn wait(child: &mut Child, timeout: Duration, said: &mpsc::Receiver<Vec<u8>>, he
             Some(at) if now >= at => drop(kill_process_group(group, Signal::KILL)),
             _ => (),
         }
-        match said.recv_timeout(pause) {
-            Ok(bytes) => heard.take(&bytes),
-            Err(mpsc::RecvTimeoutError::Timeout) => pause = (pause * 2).min(Duration::from_millis(50)),
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(50));
-            }
-        }
+        std::thread::sleep(pause);
+        pause = if output.bound()? { Duration::from_millis(1) } else { (pause * 2).min(Duration::from_millis(50)) };
     }
 }
 
@@ -209,33 +222,6 @@ fn how(status: ExitStatus) -> Ended {
     match (status.code(), status.signal()) {
         (Some(code), _) => Ended::Code(code),
         (None, signal) => Ended::Signal(signal.unwrap_or_default()),
-    }
-}
-
-/// What a command said: the beginning and the end of it.
-#[derive(Default)]
-struct Heard {
-    first: Vec<u8>,
-    last: VecDeque<u8>,
-    n_lost: u64,
-}
-
-impl Heard {
-    fn take(&mut self, bytes: &[u8]) {
-        let (first, rest) = bytes.split_at(bytes.len().min(HALF_OUTPUT - self.first.len()));
-        self.first.extend_from_slice(first);
-        self.last.extend(rest);
-        let surplus = self.last.len().saturating_sub(HALF_OUTPUT);
-        self.last.drain(..surplus);
-        self.n_lost += surplus as u64;
-    }
-
-    fn into_bytes(mut self) -> Vec<u8> {
-        if self.n_lost > 0 {
-            self.first.extend(format!("\n[{} bytes left out]\n", self.n_lost).into_bytes());
-        }
-        self.first.extend(self.last);
-        self.first
     }
 }
 
@@ -250,8 +236,9 @@ pub fn boot_id() -> Result<String> {
 mod tests {
     use super::*;
 
-    fn ground() -> Ground {
-        Ground { root: std::env::temp_dir(), is_system: false }
+    fn run(job: &Job<'_>) -> (Ended, Vec<u8>) {
+        let state = tempfile::tempdir().unwrap();
+        Ground { root: std::env::temp_dir(), is_system: false, state: state.path().to_owned() }.run(job).unwrap()
     }
 
     fn sh(script: &str) -> Job<'static> {
@@ -261,7 +248,7 @@ mod tests {
     #[test]
     fn a_command_gets_a_clean_environment_and_is_heard() {
         let job = Job { env: vec![("A".into(), b"1".to_vec())], umask: 0o027, ..sh("env | sort; umask; echo no >&2; exit 3") };
-        let (ended, said) = ground().run(&job).unwrap();
+        let (ended, said) = run(&job);
         let said = String::from_utf8(said).unwrap();
         assert_eq!(ended, Ended::Code(3));
         let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
@@ -274,23 +261,40 @@ mod tests {
     fn what_takes_too_long_is_killed_with_its_children() {
         let began = Instant::now();
         let job = Job { timeout: Duration::from_millis(200), ..sh("sleep 60 & sleep 60; echo never") };
-        let (ended, said) = ground().run(&job).unwrap();
+        let (ended, said) = run(&job);
         assert_eq!((ended, said.len()), (Ended::Timeout, 0));
         assert!(began.elapsed() < Duration::from_secs(5));
     }
 
     #[test]
     fn a_signal_is_told_from_a_code_and_a_daemon_is_not_waited_for() {
-        assert_eq!(ground().run(&sh("kill -9 $$")).unwrap().0, Ended::Signal(9));
-        assert_eq!(ground().run(&Job::of(vec![b"/no/such/program".to_vec()])).unwrap().0, Ended::Code(127));
+        assert_eq!(run(&sh("kill -9 $$")).0, Ended::Signal(9));
+        assert_eq!(run(&Job::of(vec![b"/no/such/program".to_vec()])).0, Ended::Code(127));
         let began = Instant::now();
-        assert_eq!(ground().run(&sh("sleep 5 & echo started")).unwrap(), (Ended::Code(0), b"started\n".to_vec()));
+        assert_eq!(run(&sh("sleep 5 & echo started")), (Ended::Code(0), b"started\n".to_vec()));
         assert!(began.elapsed() < Duration::from_secs(3));
     }
 
     #[test]
     fn of_much_that_is_said_the_beginning_and_the_end_are_kept() {
-        let (_, said) = ground().run(&sh("echo begin; yes | head -c 3000000; echo end")).unwrap();
-        assert!(said.starts_with(b"begin\n") && said.ends_with(b"end\n") && said.len() < 2 * HALF_OUTPUT + 100);
+        let (_, said) = run(&sh("echo begin; yes | head -c 3000000; echo end"));
+        assert!(said.starts_with(b"begin\n") && said.ends_with(b"end\n") && said.len() < (2 << 19) + 100);
+    }
+
+    #[test]
+    fn nothing_runs_without_its_word_and_nothing_has_a_terminal() {
+        let state = tempfile::tempdir().unwrap();
+        let ground = Ground { root: state.path().to_owned(), is_system: false, state: state.path().to_owned() };
+        let job = sh("touch made; ps -o sid= -p $$ | tr -d ' '; : > /dev/tty && echo terminal");
+        drop(ground.prepare(&job, Output::create(state.path(), 1).unwrap()).unwrap());
+        assert!(!state.path().join("made").exists());
+        let waiting = ground.prepare(&job, Output::create(state.path(), 1).unwrap()).unwrap();
+        let process = waiting.process();
+        assert_eq!(process.living().unwrap(), [process.id]);
+        let (_, said) = waiting.go().unwrap();
+        assert!(state.path().join("made").exists());
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.starts_with(&format!("{}\n", process.id)) && !said.contains("terminal"), "{said}");
+        assert!(process.living().unwrap().is_empty());
     }
 }

@@ -73,6 +73,7 @@ impl Host<'_> {
             self.confirm()?;
             return Ok(None);
         }
+        self.must_be_alone()?;
         let back = self.back(to, content_only, Some(hold), progress);
         match back {
             // Nobody can be asked: what was changed meanwhile is kept, and taken back as well.

@@ -90,6 +90,11 @@ impl HostLog {
         &self.lines
     }
 
+    /// Returns the number that the next line gets.
+    pub fn next_sequence(&self) -> u64 {
+        self.lines.len() as u64 + 1
+    }
+
     /// Appends a line; it is durable on return. Who calls holds the lock of the instance.
     pub fn append(&mut self, time: u64, kind: &str, fields: &[Field<'_>]) -> Result<&Line> {
         if self.is_torn {
@@ -104,7 +109,7 @@ impl HostLog {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), if WHOLE.contains(key) { value } else { cut(value) }.to_owned()))
             .collect();
-        let line = Line { sequence: self.lines.len() as u64 + 1, time, kind: kind.to_owned(), fields };
+        let line = Line { sequence: self.next_sequence(), time, kind: kind.to_owned(), fields };
         let body = line.body();
         let check = check(&self.last, &body);
         let text = [&body[..], b" ", &hex(&check)[..CHECK], b"\n"].concat();

@@ -1,0 +1,135 @@
+//! Commands that outlive their run, what they say and read, and what becomes of a host whose log or start fails.
+
+mod common;
+
+use common::World;
+use common::pair::{Pair, echo};
+
+/// A command that outlives whoever started it: it begins with a line, and ends with another when it may.
+fn slow(guard: &[&'static str]) -> Vec<&'static str> {
+    let script = "echo begin >> ../ran; echo said; if test -e ../kill; then rm ../kill; kill -9 $(cat ../gdo); \
+                  for n in $(seq 2000); do test ! -e ../go || break; sleep 0.02; echo more; done; fi; touch made-it; echo end >> ../ran";
+    [guard, &["--", "sh", "-c", script]].concat()
+}
+
+/// Replays at the target, and is killed while the command runs.
+fn cut_off(pair: &Pair) {
+    pair.target.sh("touch ../kill; sh -c 'echo $$ > ../gdo; exec gdo up --offline --to o/main' || test $? = 137");
+}
+
+#[test]
+fn a_command_that_outlived_its_run_is_waited_for() {
+    for (guard, after) in [(&["--idempotent"][..], "begin\nend\nbegin\nend\n"), (&["--creates", "/made-it"], "begin\nend\n")] {
+        let pair = Pair::new();
+        pair.origin.ok(&["handler", "reload", "--", "true"]);
+        pair.exec(&slow(guard));
+        pair.release();
+        cut_off(&pair);
+        let halted = pair.up(12);
+        assert!(halted.err.contains("command-running") && halted.err.contains("kill -- -"), "{}", halted.err);
+        let process = halted.err.split("as process ").nth(1).unwrap().split(',').next().unwrap().to_owned();
+        let line = std::fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap();
+        assert!(line.contains("begin >> ../ran"), "{process}: {line}");
+        let refused = pair.run(&["resume", "--rerun"], 12);
+        assert!(refused.err.contains("still runs"), "{}", refused.err);
+        assert_eq!(pair.run(&["rollback"], 12).code, 12);
+        assert_eq!(pair.note("ran"), "begin\n");
+        // It goes on writing what it has to say, though nobody hears it.
+        pair.target.sh(&format!("touch ../go; while test -e /proc/{process}/exe; do sleep 0.02; done"));
+        assert_eq!(pair.note("ran"), "begin\nend\n", "{guard:?}: it was not ended by what it writes");
+        pair.up(0);
+        assert_eq!(pair.note("ran"), after, "{guard:?}");
+        let number = pair.run(&["log", "--host"], 0).out.lines().rfind(|line| line.contains(" run ")).unwrap().to_owned();
+        let said = pair.run(&["log", "--output", number.split(' ').next().unwrap()], 0).out;
+        assert!(said.starts_with("said\n") && said.contains("more\n"), "{said}");
+    }
+}
+
+#[test]
+fn what_outlived_its_run_for_ever_is_left_alone_by_a_persons_word() {
+    let pair = Pair::new();
+    pair.exec(&[
+        "--idempotent",
+        "--",
+        "sh",
+        "-c",
+        "test ! -e ../gdo || { sleep 1000 & echo $! > ../daemon; kill -9 $(cat ../gdo); }",
+    ]);
+    pair.release();
+    cut_off(&pair);
+    let halted = pair.up(12);
+    assert!(halted.err.contains("command-running"), "{}", halted.err);
+    pair.run(&["resume", "--done"], 0);
+    pair.target.sh("kill -0 $(cat ../daemon); kill $(cat ../daemon)");
+    pair.up(0);
+}
+
+#[test]
+fn a_daemon_that_a_command_started_may_write_on() {
+    let pair = Pair::new();
+    pair.exec(&["--", "sh", "-c", "echo started; (for n in $(seq 500); do test ! -e ../go || break; sleep 0.02; done; echo later; echo alive > ../daemon) &"]);
+    pair.origin.sh("touch ../go");
+    pair.release();
+    pair.up(0);
+    pair.target.sh("touch ../go; for n in $(seq 500); do test ! -s ../daemon || exit 0; sleep 0.02; done; exit 1");
+    let log = pair.run(&["log", "--host"], 0).out;
+    let line = log.lines().find(|line| line.contains(" run ")).unwrap();
+    assert!(line.contains("process=") && line.contains("started="), "{line}");
+    assert_eq!(pair.run(&["log", "--output", line.split(' ').next().unwrap()], 0).out, "started\nlater\n");
+    assert_eq!(
+        pair.target.sh("stat -c %a .git/devops/state/output/*"),
+        pair.target.sh("for f in .git/devops/state/output/*; do echo 600; done")
+    );
+}
+
+#[test]
+fn a_command_that_writes_without_end_does_not_fill_the_disk() {
+    let pair = Pair::new();
+    pair.exec(&["--timeout", "3", "--", "sh", "-c", "test ! -e ../much || { echo first; yes; }"]);
+    pair.release();
+    pair.target.sh("touch ../much");
+    let most = std::thread::scope(|scope| {
+        let run = scope.spawn(|| pair.up(12));
+        let mut most = 0;
+        while !run.is_finished() {
+            let taken = pair.target.sh("du -s --block-size=1 .git/devops/state | cut -f1").trim().parse::<u64>().unwrap();
+            most = most.max(taken);
+        }
+        assert!(run.join().unwrap().err.contains("took too long"));
+        most
+    });
+    assert!(most < 1 << 30, "{most}");
+    let taken = pair.target.sh("cat .git/devops/state/output/* | wc -c; cat .git/devops/state/output/* | head -n 1");
+    let (n_bytes, first) = taken.trim().split_once('\n').unwrap();
+    assert!(n_bytes.parse::<u64>().unwrap() < (1 << 20) + 100 && first == "first", "{taken}");
+}
+
+#[test]
+fn a_command_has_no_terminal() {
+    let pair = Pair::new();
+    pair.exec(&["--", "sh", "-c", "if (: < /dev/tty) 2>/dev/null; then echo yes; else echo no; fi > ../tty"]);
+    pair.release();
+    // On a terminal of its own, where it would be stopped.
+    pair.target.sh("script -qec 'gdo up --offline --to o/main' /dev/null < /dev/null > ../said; cat ../tty");
+    assert_eq!(pair.note("tty"), "no\n");
+}
+
+#[test]
+fn inputs_go_with_a_word_of_a_person() {
+    for word in ["--done", "skip"] {
+        let pair = Pair::new();
+        pair.origin.sh("echo x > ../input");
+        pair.exec(&["--input", "../input", "--", "sh", "-c", "test ! -e ../gdo || kill -9 $(cat ../gdo)"]);
+        pair.release();
+        cut_off(&pair);
+        let halted = pair.up(12);
+        assert_ne!(pair.target.sh("ls -A .git/devops/state/in"), "");
+        if word == "skip" {
+            let skip = halted.err.lines().find(|line| line.contains("gdo skip")).unwrap();
+            pair.run(&["skip", skip.split_whitespace().nth(2).unwrap(), "--reason", "no"], 0);
+        } else {
+            pair.run(&["resume", word], 0);
+        }
+        assert_eq!(pair.target.sh("ls -A .git/devops/state/in"), "", "{word}");
+    }
+}
