@@ -115,6 +115,25 @@ fn a_command_has_no_terminal() {
 }
 
 #[test]
+fn another_user_reads_its_inputs_and_has_its_own_home() {
+    let pair = Pair::new();
+    pair.origin.sh("echo secret > ../input; chmod 600 ../input");
+    pair.target.sh("touch ../later");
+    let script = "id -un; echo $HOME; cat \"$1/input\"; stat -c %a \"$1\"";
+    pair.exec(&["--user", "nobody", "--input", "../input", "--", "sh", "-c", script, "sh", "${in}"]);
+    pair.exec(&["--user", "nobody", "--input", "../input", "--unless", "true", "--", "true"]);
+    pair.release();
+    pair.up(0);
+    let log = pair.run(&["log", "--host"], 0).out;
+    let line = log.lines().find(|line| line.contains(" run ")).unwrap();
+    let home = pair.target.sh("getent passwd nobody | cut -d: -f6");
+    let said = pair.run(&["log", "--output", line.split(' ').next().unwrap()], 0).out;
+    assert_eq!(said, format!("nobody\n{home}secret\n700\n"));
+    assert_eq!(pair.target.sh("ls -A .git/devops/state/in"), "", "also of what was not needed");
+    assert_eq!(pair.target.sh("cat /run/git-devops/*/*/input 2>/dev/null || :"), "");
+}
+
+#[test]
 fn inputs_go_with_a_word_of_a_person() {
     for word in ["--done", "skip"] {
         let pair = Pair::new();

@@ -238,6 +238,14 @@ pub fn empty_unsynced(path: &Path) -> Result<()> {
     options.open(path).map(drop).context(|| format!("cannot write '{}'", path.display()))
 }
 
+/// Gives the file or directory `path` to another user and group; nothing is synced.
+pub fn give(path: &Path, uid: u32, gid: u32) -> Result<()> {
+    let what = || format!("cannot change the owner of '{}'", path.display());
+    let file = File::options().read(true).custom_flags(NO_SYMLINK).open(path).context(what)?;
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    rustix::fs::fchown(&file, Some(uid), Some(gid)).context(what)
+}
+
 /// Lets nobody but the owner into the directory `path`.
 pub fn make_private(path: &Path) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))

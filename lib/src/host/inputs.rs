@@ -1,12 +1,16 @@
 //! The files that commands read: laid down in a directory of their own while the command runs.
+//!
+//! They lie in the state directory, which nobody else enters; for a command of another user, a copy lies where that user alone reaches it.
 
 use std::path::{Path, PathBuf};
 
 use super::Host;
+use super::run::Ground;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::Oid;
 use crate::journal::{Entry, EntryId, Name};
+use crate::safepath::Dir;
 
 impl Host<'_> {
     /// Lays the inputs of an entry into a directory of their own, and returns where its commands find them.
@@ -18,21 +22,22 @@ impl Host<'_> {
             let oid = oid.ok_or_else(|| Error::new(Kind::NotFound, "it is not in the commit")).context(what)?;
             self.repo.write_blob(&oid, &dir.join(input.as_str())).context(what)?;
         }
-        Ok(dir)
+        self.within_reach(dir, id, entry)
     }
 
     /// Copies files of this host to where the commands of an entry find them, and returns where that is.
-    pub(super) fn copy_inputs(&self, id: &EntryId, inputs: &[(Name, PathBuf)]) -> Result<PathBuf> {
+    pub(super) fn copy_inputs(&self, id: &EntryId, entry: &Entry, inputs: &[(Name, PathBuf)]) -> Result<PathBuf> {
         let dir = self.empty_inputs(id, inputs.is_empty())?;
         for (name, path) in inputs {
             copy(path, &dir.join(name.as_str())).context(|| format!("cannot read input '{}'", path.display()))?;
         }
-        Ok(dir)
+        self.within_reach(dir, id, entry)
     }
 
-    /// Removes the inputs of an entry, if there are any.
+    /// Removes the inputs of an entry, wherever they lie.
     pub(super) fn remove_inputs(&self, id: &EntryId) -> Result<()> {
-        durable::remove_dir_all(&self.inputs_of(id))
+        durable::remove_dir_all(&self.inputs_of(id))?;
+        durable::remove_dir_all(&self.outside().join(id.to_string()))
     }
 
     /// Returns where the inputs of an entry lie in the state directory.
@@ -47,6 +52,36 @@ impl Host<'_> {
             durable::create_private_dir(&dir)?;
         }
         Ok(dir)
+    }
+
+    /// Returns where copies for other users lie: each instance has a directory of its own, into which a name leads whoever knows it.
+    fn outside(&self) -> PathBuf {
+        let places = &self.repo.places;
+        let root = if places.is_system() { &places.work_tree } else { Path::new("/") };
+        let instance = blake3::hash(places.state.as_os_str().as_encoded_bytes()).to_hex();
+        root.join("run/git-devops").join(&instance[..16])
+    }
+
+    /// Gives the user that an entry runs as a copy of its inputs, if there is such a user.
+    fn within_reach(&self, dir: PathBuf, id: &EntryId, entry: &Entry) -> Result<PathBuf> {
+        let Some(user) = entry.user.as_deref().filter(|_| !entry.inputs.is_empty()) else { return Ok(dir) };
+        let what = || format!("cannot give the inputs of entry {id} to user '{user}'");
+        let account = Ground::of(&self.repo.places).account(user).context(what)?;
+        let account = account.ok_or_else(|| Error::new(Kind::NotFound, "there is no such user in 'etc/passwd'")).context(what)?;
+        let (above, root) =
+            (self.outside(), if self.repo.places.is_system() { &self.repo.places.work_tree } else { Path::new("/") });
+        // Not through a symlink, which would lead out of the root.
+        Dir::open(root).and_then(|root| root.open_path_if_there(b"run/git-devops")).context(what)?;
+        let outside = above.join(id.to_string());
+        durable::create_dir_all(&above, 0o711).context(what)?;
+        durable::create_dir_all(&outside, 0o700).context(what)?;
+        for input in &entry.inputs {
+            let copied = outside.join(input.as_str());
+            copy(&dir.join(input.as_str()), &copied).context(what)?;
+            durable::give(&copied, account.uid, account.gid).context(what)?;
+        }
+        durable::give(&outside, account.uid, account.gid).context(what)?;
+        Ok(outside)
     }
 }
 

@@ -98,7 +98,7 @@ impl Host<'_> {
         let id = self.new_id()?;
         let ground = Ground::of(&self.repo.places);
         entry.inputs = inputs.iter().map(|(name, _)| name.clone()).collect();
-        let here = self.copy_inputs(&id, &inputs)?;
+        let here = self.copy_inputs(&id, &entry, &inputs)?;
         let mut spared = None;
         match guarded(self.repo, &ground, &id, &entry, &here)? {
             Some(guard) => {

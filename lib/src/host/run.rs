@@ -15,6 +15,7 @@ use super::output::Output;
 use super::process::Process;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
+use crate::metadata::Account;
 use crate::repo::Places;
 
 /// What the commands find programs by.
@@ -107,7 +108,13 @@ impl Ground {
         let mut command = Command::new("setsid");
         command.args(["sh", "-c", GATE, "sh"]);
         self.add_words(&mut command, job)?;
-        command.env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").env("HOME", "/root").envs(super::dpkg::ENVIRONMENT);
+        let home = job.user.map_or(Ok(b"/root".to_vec()), |user| self.home_of(user))?;
+        command
+            .env_clear()
+            .env("PATH", PATH)
+            .env("LANG", "C.UTF-8")
+            .env("HOME", OsStr::from_bytes(&home))
+            .envs(super::dpkg::ENVIRONMENT);
         command.envs(job.env.iter().map(|(name, value)| (name, OsStr::from_bytes(value))));
         command.stdin(Stdio::piped()).stdout(output.end()?).stderr(output.end()?);
         let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(job.umask.into()));
@@ -117,6 +124,16 @@ impl Ground {
         let mut waiting = Waiting { child, output: Some(output), timeout: job.timeout, process: Process { id: 0, started: 0 } };
         waiting.process = Process::of(waiting.child.id())?;
         Ok(waiting)
+    }
+
+    /// Returns the home of a user of this root; `/` where nobody knows it.
+    fn home_of(&self, user: &str) -> Result<Vec<u8>> {
+        Ok(self.account(user)?.map_or(b"/".to_vec(), |account| account.home))
+    }
+
+    /// Returns what the root that `chroot --userspec` asks knows of a user.
+    pub(super) fn account(&self, user: &str) -> Result<Option<Account>> {
+        Account::find(if self.is_system { &self.root } else { Path::new("/") }, user)
     }
 
     /// Adds the words that lead to the root, the place and the user of a job, and then those of the job.

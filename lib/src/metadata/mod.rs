@@ -22,7 +22,7 @@ pub use apply::{add_flags, apply_flags, apply_flags_before_content, apply_to_ent
 pub use capture::{holes, of_entry, of_file};
 pub use flags::Flags;
 pub use merge::{Merged, merge};
-pub use names::{Names, owner};
+pub use names::{Account, Names, owner};
 pub use text::{Entries, encode_entry, encode_header, escaped, unescaped};
 
 /// Longest value of an extended attribute, in bytes: the kernel's limit.

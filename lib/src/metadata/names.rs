@@ -78,6 +78,41 @@ impl Names {
     }
 }
 
+/// A user of a root, as its `passwd` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its number.
+    pub uid: u32,
+    /// The number of its first group.
+    pub gid: u32,
+    /// Its home, from the top of the root.
+    pub home: Vec<u8>,
+}
+
+impl Account {
+    /// Looks for `user`, by name or by number, in `etc/passwd` below `root`, through no symlink; `None` if it is not there.
+    pub fn find(root: &Path, user: &str) -> Result<Option<Self>> {
+        let what = || format!("cannot look for user '{user}' in '{}'", root.display());
+        let Some(etc) = Dir::open(root).context(what)?.open_path_if_there(b"etc").context(what)? else { return Ok(None) };
+        Ok(Self::parse(&read_bounded(&etc, b"passwd").context(what)?, user))
+    }
+
+    fn parse(passwd: &[u8], user: &str) -> Option<Self> {
+        let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u32>().ok().filter(|&n| n != u32::MAX);
+        let all = passwd.split(|&b| b == b'\n').filter_map(|line| {
+            let fields: Vec<&[u8]> = line.split(|&b| b == b':').collect();
+            let (uid, gid, home) = (number(fields.get(2)?)?, number(fields.get(3)?)?, *fields.get(5)?);
+            let home = if home.starts_with(b"/") { home } else { b"/" };
+            Some((fields[0], Self { uid, gid, home: home.to_vec() }))
+        });
+        let mut all: Vec<(&[u8], Self)> = all.collect();
+        let wanted = user.parse().ok();
+        let by_name = all.iter().position(|(name, _)| *name == user.as_bytes());
+        let at = by_name.or_else(|| all.iter().position(|(_, account)| Some(account.uid) == wanted))?;
+        Some(all.swap_remove(at).1)
+    }
+}
+
 /// Returns user and group number that `metadata` stands for on the machine of `names`.
 ///
 /// The name decides where the target knows it, else the number. What was not root's never becomes root's:
@@ -211,6 +246,19 @@ mod tests {
         assert_eq!(owner(&file(Some("bob"), 1000), &names).unwrap(), (1000, 0));
         assert_eq!(names.user_name(1000), None);
         assert_eq!(names.user_name(0), Some(&b"root"[..])); // so that root's files need no line
+    }
+
+    #[test]
+    fn an_account_is_found_by_name_and_then_by_number() {
+        let passwd = b"root:x:0:0:root:/root:/bin/sh\nwww:x:33:34:web:/var/www:/bin/false\n7:x:8:9::relative:\nbad:x:y:1::/:\nshort:x:5:5\n";
+        let find = |user: &str| Account::parse(passwd, user).map(|found| (found.uid, found.gid, found.home));
+        for who in ["www", "33"] {
+            assert_eq!(find(who), Some((33, 34, b"/var/www".to_vec())), "{who}");
+        }
+        assert_eq!(find("7"), Some((8, 9, b"/".to_vec())));
+        for who in ["bad", "short", "none", "99", ""] {
+            assert_eq!(find(who), None, "{who}");
+        }
     }
 
     #[test]
