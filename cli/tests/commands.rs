@@ -152,3 +152,25 @@ fn inputs_go_with_a_word_of_a_person() {
         assert_eq!(pair.target.sh("ls -A .git/devops/state/in"), "", "{word}");
     }
 }
+
+#[test]
+fn a_damaged_log_is_put_aside_and_the_host_begins_anew() {
+    let pair = Pair::new();
+    pair.exec(&echo("a"));
+    pair.release();
+    pair.up(0);
+    pair.target.sh("sed -i '3s/commit=./commit=x/' .git/devops/state/log");
+    let damaged = pair.up(8);
+    assert!(damaged.err.contains("line 2") && damaged.err.contains("gdo adopt --begin"), "{}", damaged.err);
+    let found = pair.run(&["check"], 8);
+    assert!(found.out.contains("state/log' at byte ") && found.out.contains("gdo adopt --begin"), "{}", found.out);
+    let begun = pair.run(&["adopt", "--begin", "o/main"], 0);
+    assert!(begun.err.contains("quarantine/log-1"), "{}", begun.err);
+    pair.target.sh("grep -q commit=x .git/devops/state/quarantine/log-1");
+    pair.run(&["check"], 0);
+    assert!(pair.target.ok(&["status"]).contains("convergent"));
+    // What was said before is still under its number, and no other command gets that.
+    let kept = pair.target.sh("ls .git/devops/state/output | tail -n 1");
+    let first = pair.run(&["log", "--host"], 0).out.lines().last().unwrap().split(' ').next().unwrap().parse::<u64>().unwrap();
+    assert_eq!(first, kept.trim().parse::<u64>().unwrap() + 1);
+}

@@ -16,7 +16,7 @@ use super::changes::{letter, to_json};
 use super::host::call;
 use crate::exit;
 use crate::places::GlobalArgs;
-use crate::ui::{Ui, json_path, shown, shown_path};
+use crate::ui::{Ui, complain, json_path, shown, shown_path};
 
 /// Tell how far this machine, which was not built from a type, is from it; with --begin, let it follow that type by convergence
 ///
@@ -67,7 +67,14 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AdoptArgs) -> Result<()> {
     if !args.begin {
         return ui.note("nothing was changed; 'gdo adopt --begin' lets this host follow the type");
     }
-    Host::open(&repo, call(&repo))?.adopt(&kind, commit, &progress)?;
+    let (mut host, aside) = Host::open_anew(&repo, call(&repo))?;
+    if let Some(aside) = aside {
+        let log = shown(aside.as_os_str().as_encoded_bytes());
+        complain(format_args!(
+            "warning: the log of this host is damaged, and lies in '{log}' now; what ran before is known from there alone"
+        ));
+    }
+    host.adopt(&kind, commit, &progress)?;
     ui.note(format_args!("this host follows '{kind}' by convergence; 'gdo converge -n' tells what that would do"))
 }
 

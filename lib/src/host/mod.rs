@@ -73,10 +73,25 @@ impl<'a> Host<'a> {
     /// Takes the lock and reads the log.
     pub fn open(repo: &'a Repo, call: Call) -> Result<Self> {
         let lock = repo.lock()?;
+        Self::with(repo, call, lock)
+    }
+
+    /// Does the same, and moves a log that is damaged aside first; returns where that is then.
+    pub fn open_anew(repo: &'a Repo, call: Call) -> Result<(Self, Option<PathBuf>)> {
+        let lock = repo.lock()?;
+        let aside = HostLog::put_aside(&repo.places.state)?;
+        Ok((Self::with(repo, call, lock)?, aside))
+    }
+
+    fn with(repo: &'a Repo, call: Call, lock: Lock) -> Result<Self> {
         // A daemon that a command starts would hold it for ever.
         lock.keep_from_children()?;
         output::bound_all(&repo.places.state)?;
-        let log = HostLog::open(&repo.places.state)?;
+        let mut log = HostLog::open(&repo.places.state)?;
+        if log.lines().is_empty() {
+            let kept = preimage::pre_images(repo)?.last().map_or(0, |(number, _)| *number);
+            log.begin_behind(kept.max(output::highest(&repo.places.state)?));
+        }
         let history = History::of(log.lines())?;
         Ok(Self { repo, call, lock, log, history })
     }

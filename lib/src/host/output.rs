@@ -127,6 +127,17 @@ pub(super) fn bound_all(state: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Returns the highest number that something is kept under; 0 if nothing is.
+pub(super) fn highest(state: &Path) -> Result<u64> {
+    let dir = state.join(DIR);
+    if !durable::is_dir(&dir) {
+        return Ok(0);
+    }
+    let listed = durable::list(&dir).context(|| format!("cannot list '{}'", dir.display()))?;
+    let number = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
+    Ok(listed.into_iter().filter_map(|listed| number(listed.path)).max().unwrap_or(0))
+}
+
 fn path(state: &Path, sequence: u64) -> PathBuf {
     state.join(DIR).join(sequence.to_string())
 }
@@ -172,6 +183,7 @@ mod tests {
         end.write_all(&vec![b'y'; 2 * (SLACK as usize)]).unwrap();
         bound_all(state.path()).unwrap();
         assert!(std::fs::metadata(path(state.path(), 7)).unwrap().len() < 2 * HALF + 100);
+        assert_eq!(highest(state.path()).unwrap(), 7);
     }
 
     #[test]

@@ -15,6 +15,9 @@ const CHECK: usize = 32;
 /// Longest value that is written, in bytes; what is longer is cut.
 pub const MAX_VALUE: usize = 1000;
 
+/// What to do about a log that is damaged.
+pub const REMEDY: &str = "install this host anew, or let it follow its type from what it is: 'gdo adopt --begin TYPE' puts the log aside and begins another";
+
 /// What is no prose, and never cut.
 const WHOLE: [&str; 1] = ["handlers"];
 
@@ -67,6 +70,8 @@ impl Line {
 pub struct HostLog {
     path: PathBuf,
     lines: Vec<Line>,
+    /// The number of the first line.
+    first: u64,
     /// The check of the last line, whole.
     last: [u8; 32],
     /// Where the last whole line ends.
@@ -80,9 +85,37 @@ impl HostLog {
         let path = state.join("log");
         let what = || format!("cannot read the log of this host, '{}'", path.display());
         let bytes = durable::read_if_there(&path).context(what)?.unwrap_or_default();
-        let mut log = Self { path: path.clone(), lines: Vec::new(), last: [0; 32], len: 0, is_torn: false };
+        let mut log = Self { path: path.clone(), lines: Vec::new(), first: 1, last: [0; 32], len: 0, is_torn: false };
         log.take(&bytes).context(what)?;
         Ok(log)
+    }
+
+    /// Looks for damage in the log in the state directory `state`; returns its file, where what is sound in it ends, in bytes, and what is wrong.
+    pub fn examine(state: &Path) -> Result<Option<(PathBuf, u64, String)>> {
+        let path = state.join("log");
+        let mut log = Self { path: path.clone(), lines: Vec::new(), first: 1, last: [0; 32], len: 0, is_torn: false };
+        let what = || format!("cannot read the log of this host, '{}'", path.display());
+        let bytes = durable::read_if_there(&path).context(what)?.unwrap_or_default();
+        match log.take(&bytes) {
+            Err(error) if error.kind() == Kind::Corrupt => {
+                let problem = format!("line {} is damaged", log.lines.len() + 1);
+                Ok(Some((path, log.len, problem)))
+            }
+            other => other.map(|()| None).context(what),
+        }
+    }
+
+    /// Moves a damaged log to `quarantine` in the state directory `state`, and returns where it is then; `None` if it is not damaged.
+    ///
+    /// Who calls holds the lock of the instance.
+    pub fn put_aside(state: &Path) -> Result<Option<PathBuf>> {
+        let Some((path, ..)) = Self::examine(state)? else { return Ok(None) };
+        let quarantine = state.join("quarantine");
+        durable::create_dir_all(&quarantine, 0o700)?;
+        let mut names = (1_u64..).map(|n| quarantine.join(format!("log-{n}")));
+        let aside = names.find(|aside| !durable::is_there(aside)).expect("BUG: some name is free");
+        durable::move_to(&path, &aside)?;
+        Ok(Some(aside))
     }
 
     /// Returns the lines, oldest first.
@@ -92,7 +125,14 @@ impl HostLog {
 
     /// Returns the number that the next line gets.
     pub fn next_sequence(&self) -> u64 {
-        self.lines.len() as u64 + 1
+        self.lines.last().map_or(self.first, |line| line.sequence + 1)
+    }
+
+    /// Lets the numbers of a log without lines begin behind `last`, which something that an earlier log told of still lies under.
+    pub fn begin_behind(&mut self, last: u64) {
+        if self.lines.is_empty() {
+            self.first = last + 1;
+        }
     }
 
     /// Appends a line; it is durable on return. Who calls holds the lock of the instance.
@@ -153,12 +193,17 @@ impl HostLog {
 
     fn take_line(&mut self, text: &[u8]) -> Result<()> {
         let number = self.lines.len() + 1;
+        // The first one has whatever number it has: no line was before it, or its check would say so.
+        let expected = self.lines.last().map(|line| line.sequence + 1);
         let at = text.len().checked_sub(CHECK + 1).ok_or_else(|| damaged(number))?;
         let (body, written) = (&text[..at], &text[at + 1..]);
         let check = check(&self.last, body);
         let is_written = text[at] == b' ' && hex(&check)[..CHECK] == *written;
-        let line = Line::decode(body).filter(|line| line.sequence == number as u64 && is_written);
-        self.lines.push(line.ok_or_else(|| damaged(number))?);
+        let line = Line::decode(body)
+            .filter(|line| is_written && line.sequence > 0 && expected.is_none_or(|number| line.sequence == number));
+        let line = line.ok_or_else(|| damaged(number))?;
+        self.first = if self.lines.is_empty() { line.sequence } else { self.first };
+        self.lines.push(line);
         self.last = check;
         Ok(())
     }
@@ -183,9 +228,7 @@ fn cut(value: &str) -> &str {
 }
 
 fn damaged(number: usize) -> Error {
-    let what = format!(
-        "line {number} is damaged; what ran here is not known from there on: reinstall this host, or take it over with 'gdo adopt'"
-    );
+    let what = format!("line {number} is damaged; what ran here is not known from there on: {REMEDY}");
     Error::new(Kind::Corrupt, what)
 }
 
@@ -244,5 +287,31 @@ mod tests {
         let lines: Vec<&[u8]> = bytes.split_inclusive(|&b| b == b'\n').collect();
         std::fs::write(dir.path().join("log"), [lines[0], lines[2]].concat()).unwrap();
         assert!(HostLog::open(dir.path()).is_err());
+    }
+
+    #[test]
+    fn what_is_damaged_is_named_and_put_aside_and_the_numbers_go_on() {
+        let (dir, bytes) = two_lines();
+        assert_eq!(HostLog::examine(dir.path()).unwrap(), None);
+        assert_eq!(HostLog::put_aside(dir.path()).unwrap(), None);
+        let mut damaged = bytes.clone();
+        let second = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(1).unwrap().0 + 1;
+        damaged[second + 4] ^= 1;
+        for n in 1..=2 {
+            std::fs::write(dir.path().join("log"), &damaged).unwrap();
+            let (path, offset, problem) = HostLog::examine(dir.path()).unwrap().unwrap();
+            assert_eq!((path, offset, &*problem), (dir.path().join("log"), second as u64, "line 2 is damaged"));
+            let aside = HostLog::put_aside(dir.path()).unwrap().unwrap();
+            assert_eq!(aside, dir.path().join(format!("quarantine/log-{n}")));
+            assert_eq!(std::fs::read(aside).unwrap(), damaged);
+        }
+        let mut log = HostLog::open(dir.path()).unwrap();
+        log.begin_behind(40);
+        log.append(7, "begin", &[]).unwrap();
+        log.append(7, "done", &[]).unwrap();
+        log.begin_behind(90);
+        let mut log = HostLog::open(dir.path()).unwrap();
+        assert_eq!(log.lines().iter().map(|line| line.sequence).collect::<Vec<_>>(), [41, 42]);
+        assert_eq!(log.append(8, "done", &[]).unwrap().sequence, 43);
     }
 }

@@ -11,6 +11,7 @@ use crate::file::read;
 use crate::git::check::Role;
 use crate::git::{Deviation, Index, Oid, mirror};
 use crate::id::ChunkId;
+use crate::journal::{HostLog, LOG_REMEDY};
 use crate::progress::Progress;
 
 const CHUNK_REMEDY: &str =
@@ -130,6 +131,12 @@ fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
         offset: None,
         problem,
         remedy: "set it right by hand: one absolute path in each line, of each repository that uses the store; until then 'gdo gc' removes nothing. 'gdo init' adds the repository that it is run for".into(),
+    }));
+    findings.extend(HostLog::examine(&repo.places.state)?.map(|(path, offset, problem)| Finding {
+        what: path.display().to_string(),
+        offset: Some(offset),
+        problem: format!("{problem}, and then nobody knows what ran on this host"),
+        remedy: LOG_REMEDY.into(),
     }));
     if let Err(error) = holders::look(repo) {
         findings.push(Finding {
