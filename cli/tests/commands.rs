@@ -154,6 +154,36 @@ fn inputs_go_with_a_word_of_a_person() {
 }
 
 #[test]
+fn a_start_that_fails_is_told_and_tried_again() {
+    let world = World::new();
+    // The running system, with a 'systemctl' that fails or not.
+    let script = "mount -t tmpfs none /usr/local/sbin; printf \"#!/bin/sh\\necho \\$1 >> $PWD/../asked; echo no such luck; test -e $PWD/../can\\n\" > \
+                  /usr/local/sbin/systemctl; chmod 755 /usr/local/sbin/systemctl; export GIT_DIR=$PWD/../repo GIT_WORK_TREE=/; \"$@\"";
+    world.write("../in-system", script);
+    let run = |words: &str| world.sh(&format!("unshare -m sh -e ../in-system {words} 2>&1 || echo code $?"));
+    run("gdo --git-dir ../repo --work-tree / init");
+    world.write("owned", "x\n");
+    run("gdo snapshot -q owned");
+    let said = run("gdo reboot");
+    assert!(said.contains("exit code 1: no such luck") && said.ends_with("code 13\n"), "{said}");
+    world.sh("touch ../can");
+    assert_eq!(world.read("../asked"), "reboot\n");
+    run("gdo resume --done");
+    run("gdo ci");
+    // As a target, which is before it.
+    world.sh("git --git-dir ../repo update-ref refs/heads/later HEAD; git --git-dir ../repo update-ref refs/heads/main HEAD~1; rm -r ../repo/devops/state/log ../can ../asked");
+    run("sh -c 'gdo git log --oneline --all'");
+    for _ in 0..2 {
+        let said = run("gdo up -r --offline --to later");
+        assert!(said.contains("no such luck") && said.contains("gdo up -r") && said.ends_with("code 13\n"), "{said}");
+    }
+    world.sh("touch ../can");
+    let said = run("gdo up -r --offline --to later");
+    assert!(!said.contains("luck") && said.ends_with("code 13\n"), "{said}");
+    assert_eq!(world.read("../asked"), "reboot\n".repeat(3));
+}
+
+#[test]
 fn a_damaged_log_is_put_aside_and_the_host_begins_anew() {
     let pair = Pair::new();
     pair.exec(&echo("a"));

@@ -6,7 +6,7 @@ use super::halt::{Halt, Why};
 use super::history::{Model, Progress as Far};
 use super::plan::{Stop, check_drift, journal_of, line_to, parents, read_entry};
 use super::replay::{guarded, is_ok};
-use super::run::{Ground, Job, boot_id};
+use super::run::{Ended, Ground, Job, boot_id};
 use super::{Host, dpkg};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -355,10 +355,20 @@ impl Host<'_> {
     }
 
     /// Starts the machine anew, if it is the one that runs.
+    ///
+    /// Where that fails, nothing is changed: whoever calls may try again.
     pub fn start_anew(&self) -> Result<()> {
-        if self.repo.places.work_tree == std::path::Path::new("/") {
-            Ground::of(&self.repo.places).run(&Job::of(vec![b"systemctl".to_vec(), b"reboot".to_vec()]))?;
+        if self.repo.places.work_tree != std::path::Path::new("/") {
+            return Ok(());
         }
-        Ok(())
+        let (ended, said) = Ground::of(&self.repo.places).run(&Job::of(vec![b"systemctl".to_vec(), b"reboot".to_vec()]))?;
+        if ended == Ended::Code(0) {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&said);
+        let last = said.lines().rev().find(|line| !line.trim().is_empty()).map(crate::child::told).unwrap_or_default();
+        let separator = if last.is_empty() { "" } else { ": " };
+        let message = format!("'systemctl reboot' failed: {}{separator}{last}; start this machine anew yourself", ended.told());
+        Err(Error::new(Kind::Reboot, message))
     }
 }

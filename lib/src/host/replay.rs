@@ -253,7 +253,6 @@ impl Replay<'_, '_> {
                     self.host.note("ran", &[("entry", &name), ("ok", "yes"), ("how", "another boot")])?;
                     return Ok(());
                 }
-                return Err(reboot_halt(id).into());
             }
             Some(Far::Started { .. }) if !entry.is_idempotent && !has_guard(entry) => {
                 let what = format!("'{}' was interrupted, and nobody knows how far it came", entry.shown());
@@ -302,12 +301,14 @@ impl Replay<'_, '_> {
         if !self.options.may_reboot {
             return Err(reboot_halt(id).into());
         }
-        self.host.note("run", &[("entry", &id.to_string()), ("boot", &boot_id()?)])?;
-        let job = Job::of(vec![b"systemctl".to_vec(), b"reboot".to_vec()]);
-        if self.host.repo.places.work_tree == Path::new("/") {
-            self.ground.run(&job)?;
+        if !matches!(self.host.history.entry(id), Some(Far::Started { .. })) {
+            self.host.note("run", &[("entry", &id.to_string()), ("boot", &boot_id()?)])?;
         }
-        Err(reboot_halt(id).into())
+        let halt = reboot_halt(id);
+        Err(match self.host.start_anew() {
+            Ok(()) => halt.into(),
+            Err(error) => halt.with([format!("{error:#}")]).into(),
+        })
     }
 
     /// Compares what entries made with the commit, and sets its times.
