@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Kind, Result};
 /// A process of this boot, told from every other that gets its number later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Its number, which is that of its session too.
+    /// Its number, which is that of its process group too, and of its session.
     pub id: u32,
     /// When it was started, in clock ticks since the boot.
     pub started: u64,
@@ -22,16 +22,17 @@ impl Process {
         Ok(Self { id, started: found.started })
     }
 
-    /// Returns the processes that live of all that it began: itself, and those of its session.
+    /// Returns the processes that live of all that it began: itself, and those of its group and session.
     pub fn living(self) -> Result<Vec<u32>> {
         let leader = look(self.id);
-        // The number of a session is given to nobody else while somebody is in it.
+        // The number of a group or session is given to nobody else while somebody is in it.
         if leader.as_ref().is_some_and(|leader| leader.started != self.started) {
             return Ok(Vec::new());
         }
         let all = durable::list(Path::new("/proc")).context(|| "cannot list '/proc'")?;
         let id_of = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
-        let is_one = |id: &u32| look(*id).is_some_and(|found| found.is_alive && (found.session == self.id || *id == self.id));
+        let is_one =
+            |id: &u32| look(*id).is_some_and(|found| found.is_alive && (found.groups.contains(&self.id) || *id == self.id));
         let mut living: Vec<u32> = all.iter().filter_map(|listed| id_of(&listed.path)).filter(is_one).collect();
         living.sort_unstable();
         Ok(living)
@@ -40,7 +41,8 @@ impl Process {
 
 struct Found {
     is_alive: bool,
-    session: u32,
+    /// Its process group, and its session.
+    groups: [u32; 2],
     started: u64,
 }
 
@@ -54,9 +56,9 @@ fn look(id: u32) -> Option<Found> {
 fn parse(text: &str) -> Option<Found> {
     let mut words = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = words.next()?;
-    let session = words.nth(2)?.parse().ok()?;
+    let groups = [words.nth(1)?.parse().ok()?, words.next()?.parse().ok()?];
     let started = words.nth(15)?.parse().ok()?;
-    Some(Found { is_alive: !matches!(state, "Z" | "X" | "x"), session, started })
+    Some(Found { is_alive: !matches!(state, "Z" | "X" | "x"), groups, started })
 }
 
 #[cfg(test)]
@@ -67,7 +69,7 @@ mod tests {
     fn a_line_is_taken_whatever_the_program_is_called() {
         let line = "42 (a) S 1 (b) R 1 7 9 0 -1 4194304 88 0 0 0 0 0 0 0 20 0 1 0 56789 2654208 0 18446744073709551615";
         let found = parse(line).unwrap();
-        assert_eq!((found.session, found.started, found.is_alive), (9, 56789, true));
+        assert_eq!((found.groups, found.started, found.is_alive), ([7, 9], 56789, true));
         assert!(!parse(&line.replace(" R ", " Z ")).unwrap().is_alive);
         for hostile in ["", "42", "42 (a)", "42 (a) R", "42 (a) R 1 2 x"] {
             assert!(parse(hostile).is_none(), "{hostile}");

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -105,22 +105,34 @@ impl Ground {
     ///
     /// It has no terminal, and what it says goes to a file: it lives on when we are killed.
     pub fn prepare(&self, job: &Job<'_>, output: Output) -> Result<Waiting> {
-        let mut command = Command::new("setsid");
-        command.args(["sh", "-c", GATE, "sh"]);
-        self.add_words(&mut command, job)?;
         let home = job.user.map_or(Ok(b"/root".to_vec()), |user| self.home_of(user))?;
-        command
-            .env_clear()
-            .env("PATH", PATH)
-            .env("LANG", "C.UTF-8")
-            .env("HOME", OsStr::from_bytes(&home))
-            .envs(super::dpkg::ENVIRONMENT);
-        command.envs(job.env.iter().map(|(name, value)| (name, OsStr::from_bytes(value))));
-        command.stdin(Stdio::piped()).stdout(output.end()?).stderr(output.end()?);
-        let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(job.umask.into()));
-        let spawned = command.spawn();
-        rustix::process::umask(umask);
-        let child = spawned.context(|| "cannot start a command by 'setsid', which is part of util-linux")?;
+        let spawn = |first: &str| -> Result<std::io::Result<Child>> {
+            let mut command = Command::new(first);
+            match first {
+                "sh" => command.process_group(0),
+                _ => command.arg("sh"),
+            };
+            command.args(["-c", GATE, "sh"]);
+            self.add_words(&mut command, job)?;
+            command
+                .env_clear()
+                .env("PATH", PATH)
+                .env("LANG", "C.UTF-8")
+                .env("HOME", OsStr::from_bytes(&home))
+                .envs(super::dpkg::ENVIRONMENT);
+            command.envs(job.env.iter().map(|(name, value)| (name, OsStr::from_bytes(value))));
+            command.stdin(Stdio::piped()).stdout(output.end()?).stderr(output.end()?);
+            let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(job.umask.into()));
+            let spawned = command.spawn();
+            rustix::process::umask(umask);
+            Ok(spawned)
+        };
+        let spawned = match spawn("setsid")? {
+            // A small system without util-linux: at least a process group, by which all that it starts can be ended with it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => spawn("sh")?,
+            spawned => spawned,
+        };
+        let child = spawned.context(|| "cannot start a command")?;
         let mut waiting = Waiting { child, output: Some(output), timeout: job.timeout, process: Process { id: 0, started: 0 } };
         waiting.process = Process::of(waiting.child.id())?;
         Ok(waiting)
