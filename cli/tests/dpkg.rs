@@ -237,6 +237,54 @@ fn a_killed_installation_is_resumed() {
 }
 
 #[test]
+fn an_installation_goes_on_when_its_run_is_killed() {
+    if !is_possible() {
+        return;
+    }
+    for guard in [&[][..], &["--unless", "test \"$(dpkg-query -W -f '${Version} ${db:Status-Status}' tiny)\" = '3 installed'"]] {
+        let pair = Pair::new();
+        pair.build("3", "package 1\n", "echo begun; touch /tmp/begun; while test -e /tmp/wait; do sleep 0.1; echo more; done");
+        pair.install("3", guard);
+        fs::write(pair.path("t", "tmp/wait"), "").unwrap();
+        std::thread::scope(|scope| {
+            let run = scope.spawn(|| pair.up(-1));
+            let end = Instant::now() + Duration::from_secs(30);
+            while !pair.path("t", "tmp/begun").exists() {
+                assert!(Instant::now() < end, "it never began");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let top = pair.path("t", "");
+            let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q \"gdo --root $1 up\" && kill -9 ${p#/proc/}; done 2>/dev/null || true";
+            sh(script, &[top.to_str().unwrap()]);
+            run.join().unwrap();
+        });
+        for _ in 0..2 {
+            let halted = pair.up(12);
+            assert!(halted.err.contains("command-running"), "{}", halted.err);
+        }
+        fs::remove_file(pair.path("t", "tmp/wait")).unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        while pair.state("t") != "install ok installed 3" {
+            assert!(Instant::now() < end, "it was ended by what it says: {}", pair.state("t"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // Its last process ends.
+        let mut run = pair.gdo("t", &["up", "--offline", "--to", "o/web"]);
+        while run.err.contains("command-running") && Instant::now() < end {
+            run = pair.gdo("t", &["up", "--offline", "--to", "o/web"]);
+        }
+        if guard.is_empty() {
+            assert!(run.code == 12 && run.err.contains("command-unknown"), "{}", run.err);
+            pair.ok("t", &["resume", "--done"]);
+        } else {
+            assert!(run.code == 0 && run.out.contains("not needed"), "{}{}", run.out, run.err);
+        }
+        assert_eq!((pair.state("t"), pair.read("t", "etc/tiny.conf")), ("install ok installed 3".into(), "ours\n".into()));
+        assert!(!pair.ok("t", &["status"]).contains("unsettled"));
+    }
+}
+
+#[test]
 fn nothing_is_laid_down_while_dpkg_is_at_work() {
     if !is_possible() {
         return;
