@@ -204,3 +204,17 @@ fn a_damaged_log_is_put_aside_and_the_host_begins_anew() {
     let first = pair.run(&["log", "--host"], 0).out.lines().last().unwrap().split(' ').next().unwrap().parse::<u64>().unwrap();
     assert_eq!(first, kept.trim().parse::<u64>().unwrap() + 1);
 }
+
+#[test]
+fn an_option_that_is_none_is_not_taken_for_the_command() {
+    let world = World::new();
+    world.write("conf", "x\n");
+    world.snapshot();
+    for words in [&["-n", "--", "touch", "made"][..], &["--dry-run", "touch", "made"]] {
+        let run = world.gdo(&[&["exec"], words].concat());
+        assert!(run.code == 2 && run.err.contains(&format!("no option '{}'", words[0])), "{}{}", run.code, run.err);
+    }
+    assert_eq!(world.gdo(&["handler", "reload", "-n", "true"]).code, 2);
+    assert!(!world.exists("made"));
+    assert!(!world.ok(&["log", "--host"]).contains("run"));
+}

@@ -15,7 +15,7 @@ use super::changes::report;
 use super::host::{call, halt_json, tell_halt};
 use super::scan_args::{ScanArgs, check_paths, scope};
 use crate::places::GlobalArgs;
-use crate::ui::{Ui, json_path, shown_path, usage};
+use crate::ui::{Ui, json_path, shown, shown_path, usage};
 
 /// Run a command, and journal it so that every host of this type runs it, once, in order
 ///
@@ -76,6 +76,10 @@ pub struct How {
 
 impl How {
     fn entry(&self, kind: EntryKind, words: &[OsString]) -> Result<Entry> {
+        if let Some(word) = words.first().filter(|word| word.as_bytes().starts_with(b"-")) {
+            let word = shown(word.as_bytes());
+            return Err(usage(format!("there is no option '{word}'; nothing was run")));
+        }
         let mut env = Vec::new();
         for variable in &self.env {
             let bytes = variable.as_bytes();
