@@ -65,6 +65,27 @@ fn what_outlived_its_run_for_ever_is_left_alone_by_a_persons_word() {
 }
 
 #[test]
+fn a_handler_that_outlived_its_run_is_waited_for() {
+    let pair = Pair::new();
+    let script = "echo reload >> ../ran; test ! -e ../kill || { rm ../kill; kill -9 $(cat ../gdo); for n in $(seq 2000); do test ! -e ../go || \
+                  break; sleep 0.02; done; echo end >> ../ran; }";
+    pair.origin.ok(&["handler", "reload", "--", "sh", "-c", script]);
+    pair.origin.ok(&["attributes", "etc/conf", "handler=reload"]);
+    pair.origin.write("etc/conf", "new\n");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    cut_off(&pair);
+    for words in [&["up", "--offline", "--to", "o/main"][..], &["rollback"]] {
+        let halted = pair.run(words, 12);
+        assert!(halted.err.contains("handler 'reload' still runs"), "{}", halted.err);
+    }
+    assert_eq!(pair.note("ran"), "reload\n");
+    pair.target.sh("touch ../go; for n in $(seq 500); do ! grep -q end ../ran || break; sleep 0.02; done; sleep 0.2");
+    pair.up(0);
+    assert_eq!(pair.note("ran"), "reload\nend\nreload\n");
+}
+
+#[test]
 fn a_daemon_that_a_command_started_may_write_on() {
     let pair = Pair::new();
     pair.exec(&["--", "sh", "-c", "echo started; (for n in $(seq 500); do test ! -e ../go || break; sleep 0.02; done; echo later; echo alive > ../daemon) &"]);

@@ -326,3 +326,40 @@ impl History {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes lines, as `KIND KEY=VALUE…`, and says what still runs then.
+    fn running(lines: &[&str]) -> Option<(String, u32, u64)> {
+        let one = |(at, text): (usize, &&str)| {
+            let mut words = text.split(' ').map(str::to_owned);
+            let kind = words.next().unwrap();
+            let field = |word: String| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).unwrap();
+            Line { sequence: at as u64 + 1, time: 5, kind, fields: words.map(field).collect() }
+        };
+        let lines: Vec<Line> = lines.iter().enumerate().map(one).collect();
+        History::of(&lines).unwrap().running.map(|running| (running.what, running.process.id, running.sequence))
+    }
+
+    #[test]
+    fn what_was_started_last_and_did_not_end_still_runs_unless_nobody_said_who_it_is() {
+        let id = EntryId::new(1, [2; 10]).to_string();
+        let line = |kind: &str| format!("{kind} entry={id} boot=b process=77 started=9");
+        let (run, ran, undo) = (line("run"), format!("ran entry={id} ok=yes"), line("undo"));
+        let (handle, other) = ("handle handler=a boot=b process=78 started=9", "handled handler=b ok=yes");
+        assert_eq!(running(&[&run]), Some((format!("the command of entry {id}"), 77, 1)));
+        assert_eq!(running(&[&run, &ran]), None);
+        assert_eq!(running(&[&run, &format!("decided entry={id} as=done")]), None);
+        assert_eq!(running(&[&undo]), Some((format!("the undoing of entry {id}"), 77, 1)));
+        assert_eq!(running(&[&undo, &format!("undone entry={id}")]), None);
+        assert_eq!(running(&[&run, &ran, handle, other]), Some(("handler 'a'".to_owned(), 78, 3)));
+        assert_eq!(running(&[handle, "handled handler=a ok=no how=x"]), None);
+        for old in
+            ["boot=b", "boot=b process=x started=9", "boot=b process=77", "boot=b started=9", "boot=b process=-1 started=9"]
+        {
+            assert_eq!(running(&[&format!("run entry={id} {old}")]), None, "{old}");
+        }
+    }
+}

@@ -107,10 +107,10 @@ impl Ground {
     pub fn prepare(&self, job: &Job<'_>, output: Output) -> Result<Waiting> {
         let home = job.user.map_or(Ok(b"/root".to_vec()), |user| self.home_of(user))?;
         let spawn = |first: &str| -> Result<std::io::Result<Child>> {
-            let mut command = Command::new(first);
+            let mut command = Command::new(program(first));
             match first {
                 "sh" => command.process_group(0),
-                _ => command.arg("sh"),
+                _ => command.arg(program("sh")),
             };
             command.args(["-c", GATE, "sh"]);
             self.add_words(&mut command, job)?;
@@ -161,7 +161,7 @@ impl Ground {
             false => command.arg(self.root.join(relative)),
         };
         if is_elsewhere || job.user.is_some() {
-            command.arg("chroot");
+            command.arg(program("chroot"));
         }
         if let Some(user) = job.user {
             command.arg(format!("--userspec={user}"));
@@ -247,6 +247,12 @@ fn wait(child: &mut Child, timeout: Duration, output: &mut Output) -> Result<End
     }
 }
 
+/// Returns where a program lies that leads to a command, whose own environment says where that is found.
+fn program(name: &str) -> PathBuf {
+    let mut all = PATH.split(':').map(|dir| Path::new(dir).join(name));
+    all.find(|path| durable::is_file(path)).unwrap_or_else(|| PathBuf::from(name))
+}
+
 fn how(status: ExitStatus) -> Ended {
     match (status.code(), status.signal()) {
         (Some(code), _) => Ended::Code(code),
@@ -284,6 +290,15 @@ mod tests {
         let [frontend, force, ucf] = super::super::dpkg::ENVIRONMENT.map(|(name, value)| format!("{name}={value}"));
         let path = format!("PATH={PATH}");
         assert_eq!(lines, ["A=1", &frontend, &force, "HOME=/root", "LANG=C.UTF-8", &path, &ucf, "0027", "no"], "{said}");
+    }
+
+    #[test]
+    fn where_its_programs_are_is_said_by_its_environment() {
+        let words = ["/bin/sh", "-c", "echo $PATH; type ls"].map(|word| word.as_bytes().to_vec()).to_vec();
+        let (ended, said) = run(&Job { env: vec![("PATH".into(), b"/none".to_vec())], ..Job::of(words) });
+        assert_eq!((ended, &*said), (Ended::Code(127), &b"/none\nls: not found\n"[..]));
+        let words = vec![b"ls".to_vec()];
+        assert_eq!(run(&Job { env: vec![("PATH".into(), b"/none".to_vec())], ..Job::of(words) }).0, Ended::Code(127));
     }
 
     #[test]
