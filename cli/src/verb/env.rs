@@ -128,11 +128,11 @@ fn told(key: &str, found: &Assignment) -> String {
 fn to_json(key: &str, found: &Assignment) -> Value {
     let is_fact = found.at.line == 0;
     let place = if is_fact {
-        json!({"fact": found.at.file})
+        json!({"fact": &*found.at.file})
     } else {
-        json!({"file": found.at.file, "line": found.at.line, "stanza": found.stanza})
+        json!({"file": &*found.at.file, "line": found.at.line, "stanza": &*found.stanza})
     };
-    json!({"key": key, "value": found.value, "from": place})
+    json!({"key": key, "value": &*found.value, "from": place})
 }
 
 fn keys(repo: &Repo, name: &str, file: Option<&Path>) -> Result<()> {

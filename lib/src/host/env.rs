@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use gix_glob::wildmatch;
 
@@ -18,11 +19,20 @@ pub const DIR: &[u8] = b".git-devops/env";
 /// What keys of facts begin with.
 const FACT: &str = "fact.";
 
-const MAX_FILE: usize = 1 << 20;
+/// Bytes in a file.
+pub const MAX_FILE: usize = 1 << 20;
+/// Bytes in all files together.
+const MAX_ALL: usize = 8 << 20;
+const MAX_FILES: usize = 1000;
+/// Bytes in a line.
+const MAX_LINE: usize = 16 << 10;
+/// Stanzas in all files together, and conditions in one.
+const MAX_STANZAS: usize = 10_000;
+const MAX_CONDITIONS: usize = 16;
 const MAX_VALUE: usize = 4096;
 const MAX_NAME: usize = 64;
 const MAX_DEPTH: usize = 16;
-/// Lines that are read in all, each file counted as often as it is included.
+/// Lines that mean something, in all files together, and once more with each file counted as often as it is included.
 const MAX_LINES: usize = 100_000;
 /// Bytes that a template may become.
 const MAX_RENDERED: usize = 1 << 20;
@@ -33,25 +43,25 @@ pub type Facts = BTreeMap<String, String>;
 /// The keys that a host has, with all the lines that set them.
 #[derive(Clone, Debug, Default)]
 pub struct Env {
-    keys: BTreeMap<String, Vec<Assignment>>,
+    keys: BTreeMap<Arc<str>, Vec<Assignment>>,
 }
 
-/// A line that gives a key its value.
+/// A line that gives a key its value. All that was read from one place is kept once, however often it is included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
     /// The value.
-    pub value: String,
+    pub value: Arc<str>,
     /// Where it stands.
     pub at: Place,
     /// The stanza that it stands in, as it is written; empty for what holds everywhere.
-    pub stanza: String,
+    pub stanza: Arc<str>,
 }
 
 /// A line of a file; a fact has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Name of the file, or of the fact.
-    pub file: String,
+    pub file: Arc<str>,
     /// From 1 on; 0 for a fact.
     pub line: usize,
 }
@@ -59,13 +69,13 @@ pub struct Place {
 impl Env {
     /// Reads all `files`, by name, and keeps what holds for a host with these `facts`. Without files, there are the facts alone.
     pub fn new(files: &BTreeMap<String, Vec<u8>>, facts: &Facts) -> Result<Self> {
-        let decode = |(name, text): (&String, &Vec<u8>)| Ok((name.clone(), decode_file(name, text)?));
-        let parsed: BTreeMap<String, Vec<Statement>> = files.iter().map(decode).collect::<Result<_>>()?;
+        let parsed = decode_files(files)?;
         let mut env = Self::default();
+        let everywhere: Arc<str> = "".into();
         for (name, value) in facts {
-            let at = Place { file: name.clone(), line: 0 };
-            let assignment = Assignment { value: value.clone(), at, stanza: String::new() };
-            env.keys.insert(format!("{FACT}{name}"), vec![assignment]);
+            let at = Place { file: name.as_str().into(), line: 0 };
+            let assignment = Assignment { value: value.as_str().into(), at, stanza: everywhere.clone() };
+            env.keys.insert(format!("{FACT}{name}").into(), vec![assignment]);
         }
         let mut reader = Reader { files: &parsed, facts, n_lines: 0, open: Vec::new() };
         if parsed.contains_key(MAIN) {
@@ -78,7 +88,7 @@ impl Env {
 
     /// Refuses a file that is not understood.
     pub fn check(name: &str, text: &[u8]) -> Result<()> {
-        decode_file(name, text).map(drop)
+        decode_file(name, text, &mut Room::default()).map(drop)
     }
 
     /// Returns what a key is, the line that counts last in a list of all that set it.
@@ -93,7 +103,7 @@ impl Env {
 
     /// Returns all keys with the line that counts.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Assignment)> {
-        self.keys.iter().filter_map(|(key, all)| Some((key.as_str(), all.last()?)))
+        self.keys.iter().filter_map(|(key, all)| Some((&**key, all.last()?)))
     }
 
     /// Returns how many keys there are beside the facts: what somebody has to keep right by hand.
@@ -123,29 +133,29 @@ pub fn is_value(text: &str) -> bool {
     text.len() <= MAX_VALUE && !text.contains('\0')
 }
 
+/// A stanza of a file, with the lines that stand in it.
+struct Stanza {
+    /// What stands between the brackets; empty for what stands before the first one.
+    text: Arc<str>,
+    /// Facts and patterns that they must match, all of them.
+    conditions: Vec<(String, String)>,
+    statements: Vec<Statement>,
+}
+
 struct Statement {
     line: usize,
-    /// What must hold for it.
-    stanza: Stanza,
     what: What,
 }
 
 enum What {
-    Set(String, String),
+    Set(Arc<str>, Arc<str>),
     Include(String),
-}
-
-/// What a stanza asks for: facts and patterns that they must match, all of them.
-#[derive(Clone, Default)]
-struct Stanza {
-    text: String,
-    conditions: Vec<(String, String)>,
 }
 
 impl Stanza {
     /// Decodes what stands between brackets.
     fn decode(text: &str) -> Result<Self> {
-        let mut stanza = Self { text: text.to_owned(), conditions: Vec::new() };
+        let mut conditions = Vec::new();
         for word in text.split_ascii_whitespace().filter(|_| text != "all") {
             let condition = word.split_once('=').filter(|(fact, pattern)| is_name(fact) && !pattern.is_empty());
             let (fact, pattern) = condition.ok_or_else(|| {
@@ -154,12 +164,15 @@ impl Stanza {
             if pattern.bytes().filter(|b| *b == b'*').count() > 4 || pattern.len() > 256 {
                 return Err(bad(format!("'{}' is too long, or has more than four stars", word.escape_debug())));
             }
-            stanza.conditions.push((fact.to_owned(), pattern.to_owned()));
+            if conditions.len() == MAX_CONDITIONS {
+                return Err(bad(format!("a stanza has more than {MAX_CONDITIONS} conditions")));
+            }
+            conditions.push((fact.to_owned(), pattern.to_owned()));
         }
-        if stanza.conditions.is_empty() && text != "all" {
+        if conditions.is_empty() && text != "all" {
             return Err(bad("a stanza without a condition; write '[all]' for all hosts"));
         }
-        Ok(stanza)
+        Ok(Self { text: text.into(), conditions, statements: Vec::new() })
     }
 
     fn holds(&self, facts: &Facts) -> bool {
@@ -174,39 +187,76 @@ impl Stanza {
     }
 }
 
-/// Reads a file of the environment; an error names file and line.
-fn decode_file(name: &str, text: &[u8]) -> Result<Vec<Statement>> {
-    let in_file =
-        |line: usize, error: Error| error.wrap(format!("environment file '{}' has a bad line {line}", name.escape_debug()));
-    if !is_name(name) || text.len() > MAX_FILE {
-        return Err(bad(format!("environment file '{}' has a wrong name, or more than {MAX_FILE} bytes", name.escape_debug())));
-    }
-    let mut statements = Vec::new();
-    let mut stanza = Stanza::default();
-    for (at, line) in text.split(|&b| b == b'\n').enumerate() {
-        let result = decode_line(line, &mut stanza).map_err(|error| in_file(at + 1, error))?;
-        statements.extend(result.map(|what| Statement { line: at + 1, stanza: stanza.clone(), what }));
-    }
-    Ok(statements)
+/// How much was read already, of what all files together may have.
+#[derive(Default)]
+struct Room {
+    n_bytes: usize,
+    n_stanzas: usize,
+    n_lines: usize,
 }
 
-fn decode_line(line: &[u8], stanza: &mut Stanza) -> Result<Option<What>> {
+/// Reads all files of the environment.
+fn decode_files(files: &BTreeMap<String, Vec<u8>>) -> Result<BTreeMap<Arc<str>, Vec<Stanza>>> {
+    if files.len() > MAX_FILES {
+        return Err(bad(format!("there are more than {MAX_FILES} environment files")));
+    }
+    let mut room = Room::default();
+    files.iter().map(|(name, text)| Ok((name.as_str().into(), decode_file(name, text, &mut room)?))).collect()
+}
+
+/// Reads a file of the environment; an error names file and line.
+fn decode_file(name: &str, text: &[u8], room: &mut Room) -> Result<Vec<Stanza>> {
+    let shown = || name.escape_debug();
+    if !is_name(name) || text.len() > MAX_FILE {
+        return Err(bad(format!("environment file '{}' has a wrong name, or more than {MAX_FILE} bytes", shown())));
+    }
+    room.n_bytes += text.len();
+    if room.n_bytes > MAX_ALL {
+        return Err(bad(format!("with environment file '{}', all of them have more than {MAX_ALL} bytes", shown())));
+    }
+    let mut stanzas = vec![Stanza { text: "".into(), conditions: Vec::new(), statements: Vec::new() }];
+    for (at, line) in text.split(|&b| b == b'\n').enumerate() {
+        decode_line(line, at + 1, &mut stanzas, room)
+            .map_err(|error| error.wrap(format!("environment file '{}' has a bad line {}", shown(), at + 1)))?;
+    }
+    Ok(stanzas)
+}
+
+/// Reads a line, and adds what it means to the last of `stanzas`, or a stanza.
+fn decode_line(line: &[u8], at: usize, stanzas: &mut Vec<Stanza>, room: &mut Room) -> Result<()> {
+    if line.len() > MAX_LINE {
+        return Err(bad(format!("it is longer than {MAX_LINE} bytes")));
+    }
     let line = std::str::from_utf8(line).map_err(|_| bad("it is not UTF-8"))?.trim_matches([' ', '\t']);
     if line.chars().any(|c| c.is_control() && c != '\t') {
         return Err(bad("it has a control character"));
     }
     if line.is_empty() || line.starts_with('#') {
-        return Ok(None);
+        return Ok(());
     }
     if let Some(header) = line.strip_prefix('[') {
         let header = header.strip_suffix(']').ok_or_else(|| bad("a stanza ends with ']'"))?;
-        *stanza = Stanza::decode(header.trim())?;
-        return Ok(None);
+        room.n_stanzas += 1;
+        if room.n_stanzas > MAX_STANZAS {
+            return Err(bad(format!("with it, there are more than {MAX_STANZAS} stanzas in all files together")));
+        }
+        stanzas.push(Stanza::decode(header.trim())?);
+        return Ok(());
     }
+    room.n_lines += 1;
+    if room.n_lines > MAX_LINES {
+        return Err(bad(format!("with it, there are more than {MAX_LINES} lines in all files together")));
+    }
+    let what = decode_statement(line)?;
+    stanzas.last_mut().expect("BUG: there is one from the beginning").statements.push(Statement { line: at, what });
+    Ok(())
+}
+
+fn decode_statement(line: &str) -> Result<What> {
     if let Some(name) = line.strip_prefix("include ") {
         let name = name.trim();
         return match is_name(name) {
-            true => Ok(Some(What::Include(name.to_owned()))),
+            true => Ok(What::Include(name.to_owned())),
             false => Err(bad(format!("'{}' is not the name of a file here", name.escape_debug()))),
         };
     }
@@ -219,7 +269,7 @@ fn decode_line(line: &[u8], stanza: &mut Stanza) -> Result<Option<What>> {
             key.escape_debug()
         )));
     }
-    Ok(Some(What::Set(key.to_owned(), decode_value(value.trim_matches([' ', '\t']))?)))
+    Ok(What::Set(key.into(), decode_value(value.trim_matches([' ', '\t']))?.into()))
 }
 
 /// Reads a value: as it stands, or within double quotes with `\"`, `\\` and `\n`.
@@ -248,7 +298,7 @@ fn decode_value(text: &str) -> Result<String> {
 }
 
 struct Reader<'a> {
-    files: &'a BTreeMap<String, Vec<Statement>>,
+    files: &'a BTreeMap<Arc<str>, Vec<Stanza>>,
     facts: &'a Facts,
     n_lines: usize,
     /// The files that are being read, each included by the one before.
@@ -257,25 +307,27 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn read(&mut self, name: &str, env: &mut Env) -> Result<()> {
-        let (name, statements) =
+        let (name, stanzas) =
             self.files.get_key_value(name).ok_or_else(|| bad(format!("there is no environment file '{name}'")))?;
-        if self.open.contains(&name.as_str()) || self.open.len() == MAX_DEPTH {
+        if self.open.contains(&&**name) || self.open.len() == MAX_DEPTH {
             return Err(bad(format!("'{name}' includes itself, or files are included more than {MAX_DEPTH} deep")));
         }
-        self.n_lines += statements.len() + 1;
+        self.n_lines += stanzas.iter().map(|stanza| 1 + stanza.statements.len()).sum::<usize>();
         if self.n_lines > MAX_LINES {
             return Err(bad(format!("more than {MAX_LINES} lines are included")));
         }
         self.open.push(name);
-        for statement in statements.iter().filter(|statement| statement.stanza.holds(self.facts)) {
-            let at = Place { file: name.clone(), line: statement.line };
-            match &statement.what {
-                What::Include(other) => {
-                    self.read(other, env).map_err(|error| error.wrap(format!("in environment file '{at}'")))?
-                }
-                What::Set(key, value) => {
-                    let stanza = statement.stanza.text.clone();
-                    env.keys.entry(key.clone()).or_default().push(Assignment { value: value.clone(), at, stanza });
+        for stanza in stanzas.iter().filter(|stanza| stanza.holds(self.facts)) {
+            for Statement { line, what } in &stanza.statements {
+                let at = Place { file: name.clone(), line: *line };
+                match what {
+                    What::Include(other) => {
+                        self.read(other, env).map_err(|error| error.wrap(format!("in environment file '{at}'")))?
+                    }
+                    What::Set(key, value) => {
+                        let assignment = Assignment { value: value.clone(), at, stanza: stanza.text.clone() };
+                        env.keys.entry(key.clone()).or_default().push(assignment);
+                    }
                 }
             }
         }
@@ -369,7 +421,7 @@ impl Template {
 
 impl Use {
     fn value<'a>(&'a self, env: &'a Env) -> Result<&'a str> {
-        let found = env.get(&self.key).map(|found| found.value.as_str()).or(self.default.as_deref());
+        let found = env.get(&self.key).map(|found| &*found.value).or(self.default.as_deref());
         found.ok_or_else(|| {
             let Self { key, line, .. } = self;
             bad(format!("line {line}: key '{key}' has no value on this host; set it in '.git-devops/env/{MAIN}', or write '${{{key}:-DEFAULT}}'"))
@@ -467,10 +519,7 @@ last=
             ]
         );
         assert_eq!(env.n_keys(), 5);
-        assert_eq!(
-            env.all("dns").iter().map(|found| found.value.as_str()).collect::<Vec<_>>(),
-            ["10.0.0.1", "10.0.0.2", "10.0.0.7"]
-        );
+        assert_eq!(env.all("dns").iter().map(|found| &*found.value).collect::<Vec<_>>(), ["10.0.0.1", "10.0.0.2", "10.0.0.7"]);
     }
 
     #[test]
@@ -511,6 +560,67 @@ last=
             files.insert(name.clone(), text.into_bytes());
         }
         assert!(Env::new(&files, &facts()).unwrap_err().to_string().contains("environment"));
+    }
+
+    #[test]
+    fn files_stanzas_conditions_and_lines_are_bounded() {
+        let conditions = |n| format!("[{}]\n", vec!["rack=7"; n].join(" "));
+        let files = |n: usize, text: &str| {
+            (0..n)
+                .map(|n| if n == 0 { "main".into() } else { format!("f{n}") })
+                .map(|name: String| (name, text.as_bytes().to_vec()))
+                .collect::<BTreeMap<_, _>>()
+        };
+        for (good, bad, want) in [
+            (files(1, &conditions(16)), files(1, &conditions(17)), "more than 16 conditions"),
+            (
+                files(1, &"[all]\n".repeat(10_000)),
+                files(1, &"[all]\n".repeat(10_001)),
+                "bad line 10001: with it, there are more than 10000 stanzas",
+            ),
+            (files(2, &"[all]\n".repeat(5000)), files(2, &"[all]\n".repeat(5001)), "more than 10000 stanzas"),
+            (
+                files(1, &"a=\n".repeat(99_999)),
+                files(1, &"a=\n".repeat(100_001)),
+                "bad line 100001: with it, there are more than 100000 lines",
+            ),
+            (files(2, &"a=\n".repeat(50_000)), files(2, &"a=\n".repeat(50_001)), "more than 100000 lines"),
+            (
+                files(1, &format!("# {}", "x".repeat(16_382))),
+                files(1, &format!("# {}", "x".repeat(16_383))),
+                "bad line 1: it is longer than 16384 bytes",
+            ),
+            (files(8, &"#\n".repeat(1 << 19)), files(9, &"#\n".repeat(1 << 19)), "more than 8388608 bytes"),
+            (files(1, &"#\n".repeat(1 << 19)), files(1, &"#\n".repeat((1 << 19) + 1)), "more than 1048576 bytes"),
+            (files(1000, ""), files(1001, ""), "more than 1000 environment files"),
+        ] {
+            Env::new(&good, &facts()).unwrap_or_else(|error| panic!("{want}: {error:#}"));
+            let error = format!("{:#}", Env::new(&bad, &facts()).unwrap_err());
+            assert!(error.contains(want), "{want}: {error}");
+        }
+    }
+
+    /// Returns how many bytes this process ever had in memory.
+    fn peak() -> u64 {
+        let status = String::from_utf8(crate::durable::read(std::path::Path::new("/proc/self/status")).unwrap()).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    #[test]
+    fn a_long_stanza_and_a_long_value_are_kept_once_however_many_lines_there_are() {
+        let long = format!("[{}]\n", vec![format!("arch={}", "x".repeat(250)); 15].join(" "));
+        // As large as it may be, none of which holds; and a file with long values that is included again and again.
+        let hostile = format!("{long}{}", "a=b\n".repeat(90_000));
+        let values = format!("a={}\n", "x".repeat(4000)).repeat(250);
+        let includes = format!("include values\n{}", "include values\n".repeat(390));
+        for files in [vec![("main", hostile)], vec![("main", includes), ("values", values)]] {
+            let files: BTreeMap<_, _> = files.into_iter().map(|(name, text)| (name.to_owned(), text.into_bytes())).collect();
+            let before = peak();
+            let env = Env::new(&files, &facts()).unwrap();
+            let grown = (peak() - before) >> 20;
+            assert!(grown < 48, "{grown} MiB for {} lines", env.all("a").len());
+        }
     }
 
     #[test]
