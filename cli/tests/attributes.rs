@@ -94,3 +94,20 @@ fn a_seed_is_laid_down_where_nothing_is_and_then_the_hosts() {
     // A commit without it leaves the host its file.
     world.sh("gdo rm --cached conf; gdo commit -m gone; gdo restore --source HEAD~1; gdo restore; test -e conf");
 }
+
+#[test]
+fn a_handler_has_a_name_that_an_attribute_can_say() {
+    let world = World::new();
+    world.write("conf", "x\n");
+    world.snapshot();
+    for name in ["Reload", "a.b", "a_b", "-a", &"a".repeat(65)] {
+        let run = world.gdo(&["handler", name, "--", "true"]);
+        assert_eq!(run.code, 2, "{name}: {}{}", run.out, run.err);
+        assert_eq!(world.gdo(&["attributes", "conf", &format!("handler={name}")]).code, 2, "{name}");
+    }
+    assert!(world.gdo(&["handler", "Reload", "--", "true"]).err.contains("'Reload' is not the name of a handler"));
+    for name in ["reload", "0-a", &"a".repeat(64)] {
+        world.ok(&["handler", name, "--", "true"]);
+        world.ok(&["attributes", "conf", &format!("handler={name}")]);
+    }
+}

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use git_devops::error::{Kind, Result};
 use git_devops::host::Host;
 use git_devops::host::origin::Executed;
-use git_devops::journal::{DEFAULT_TIMEOUT, Entry, Kind as EntryKind, Name, When};
+use git_devops::journal::{DEFAULT_TIMEOUT, Entry, HandlerName, Kind as EntryKind, Name, When};
 use git_devops::repo::Repo;
 use serde_json::{Value, json};
 
@@ -253,7 +253,7 @@ pub struct HandlerArgs {
 pub fn run_handler(ui: &mut Ui, global: &GlobalArgs, args: &HandlerArgs) -> Result<()> {
     let repo = global.repo_of_host()?;
     let Some(name) = &args.name else { return list_handlers(ui, &repo) };
-    let name: Name = name.parse()?;
+    let name: HandlerName = name.parse()?;
     if args.words.is_empty() {
         return Err(usage("say what it is: 'gdo handler NAME -- COMMAND'"));
     }

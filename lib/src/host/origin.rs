@@ -14,7 +14,7 @@ use crate::file::write::{ChunkSink, cut_file};
 use crate::git::index::CachedStat;
 use crate::git::object::FILE;
 use crate::git::{Oid, PackWriter};
-use crate::journal::{Entry, EntryId, HANDLER, Kind as EntryKind, Name};
+use crate::journal::{Entry, EntryId, HandlerName, Kind as EntryKind, Name};
 use crate::progress::Progress;
 use crate::repo::exclude::{ExcludeOptions, Excludes};
 use crate::repo::restore::{ExchangeOptions, exchange};
@@ -157,9 +157,9 @@ impl Host<'_> {
     }
 
     /// Adds the handler `name`, or another version of it, to the work in progress.
-    pub fn set_handler(&mut self, name: &Name, handler: &Entry, progress: &Progress) -> Result<Option<Oid>> {
+    pub fn set_handler(&mut self, name: &HandlerName, handler: &Entry, progress: &Progress) -> Result<Option<Oid>> {
         self.follow(Model::Congruent)?;
-        let path = [HANDLER, name.as_str().as_bytes()].concat();
+        let path = name.path();
         handler.check()?;
         let text = handler.encode();
         let extra = |_: &_, pack: &PackWriter<'_>, _: &Writer| {

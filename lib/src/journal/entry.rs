@@ -84,7 +84,7 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// The name of an input or a handler: letters, digits, `.`, `_`, `+`, `~` and `-`, not beginning with a dot or a dash, at most 200.
+/// The name of an input: letters, digits, `.`, `_`, `+`, `~` and `-`, not beginning with a dot or a dash, at most 200.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name(String);
 
@@ -105,6 +105,42 @@ impl FromStr for Name {
             false => Err(Error::new(
                 ErrorKind::Usage,
                 format!("'{}' is no name: it has letters, digits, '.', '_', '+', '~' and '-'", text.escape_debug()),
+            )),
+        }
+    }
+}
+
+/// The name of a handler, as a commit and the attribute `handler=NAME` have it: up to 64 of a-z, 0-9 and `-`, which is not the first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HandlerName(String);
+
+impl HandlerName {
+    /// Returns its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns where the handler stands in a commit.
+    pub fn path(&self) -> Vec<u8> {
+        [HANDLER, self.0.as_bytes()].concat()
+    }
+}
+
+impl FromStr for HandlerName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let is_name =
+            text.len() <= 64 && text.bytes().next().is_some_and(is_word) && text.bytes().all(|b| is_word(b) || b == b'-');
+        match is_name {
+            true => Ok(Self(text.to_owned())),
+            false => Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "'{}' is not the name of a handler: up to 64 of a-z, 0-9 and '-', which is not the first",
+                    text.escape_debug()
+                ),
             )),
         }
     }

@@ -19,7 +19,6 @@ use crate::git::index::{CachedStat, Index};
 use crate::git::name::{self, Stored};
 use crate::git::object::FILE;
 use crate::git::{Kept, PackWriter};
-pub use line::is_handler_name;
 use line::{Line, Setting, quoted, words};
 
 /// Where the attributes stand in a commit.

@@ -7,11 +7,11 @@ use gix_glob::Pattern;
 use super::{Ownership, Policy};
 use crate::chunk::ChunkerSpec;
 use crate::error::{Error, Kind, Result};
+use crate::journal::HandlerName;
 
 /// Bytes in a line, and handlers in a list: more is nobody's intent.
 const MAX_LINE: usize = 16 << 10;
 const MAX_HANDLERS: usize = 16;
-const MAX_HANDLER_NAME: usize = 64;
 
 /// A pattern and what is laid down for what it matches.
 #[derive(Clone, Debug)]
@@ -127,23 +127,13 @@ fn checked_command(command: &str) -> Result<String> {
 fn handlers(names: &str) -> Result<Vec<String>> {
     let mut list: Vec<String> = Vec::new();
     for name in names.split(',') {
-        if !is_handler_name(name) {
-            return Err(bad(format!(
-                "'{name}' is not the name of a handler: up to 64 of a-z, 0-9 and '-', which is not the first"
-            )));
-        }
-        if list.iter().any(|other| other == name) || list.len() == MAX_HANDLERS {
+        let name: HandlerName = name.parse()?;
+        if list.iter().any(|other| other == name.as_str()) || list.len() == MAX_HANDLERS {
             return Err(bad(format!("'handler={names}' names one twice, or more than {MAX_HANDLERS}")));
         }
-        list.push(name.to_owned());
+        list.push(name.as_str().to_owned());
     }
     Ok(list)
-}
-
-/// Says whether `name` can name a handler: `[a-z0-9][a-z0-9-]{0,63}`.
-pub fn is_handler_name(name: &str) -> bool {
-    let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    name.len() <= MAX_HANDLER_NAME && name.bytes().next().is_some_and(is_word) && name.bytes().all(|b| is_word(b) || b == b'-')
 }
 
 /// Splits a line at spaces and tabs that are not within double quotes.
