@@ -94,3 +94,25 @@ fn env_tells_where_each_value_comes_from() {
     assert_eq!(world.gdo(&["env", "explain", "etc/other"]).code, 9);
     assert!(world.ok(&["--json", "env"]).contains("\"n_keys\":2"));
 }
+
+/// Makes a commit on top of HEAD that has `size` zeros, which are stored as a few kilobytes, at `path`; returns its name.
+fn with_zeros(world: &World, path: &str, size: &str) -> String {
+    let script = format!(
+        "cd .git; export GIT_DIR=$PWD GIT_INDEX_FILE=$PWD/hostile; blob=$(head -c {size} /dev/zero | git -c core.bigFileThreshold=4g hash-object -w --stdin); \
+         git read-tree HEAD; git update-index --add --cacheinfo 100755,$blob,{path}; git commit-tree -p HEAD -m x $(git write-tree)"
+    );
+    world.sh(&script).trim().to_owned()
+}
+
+#[test]
+fn a_huge_blob_where_a_short_text_belongs_costs_nothing() {
+    let world = World::new();
+    world.sh("echo conf > conf; gdo snapshot -q .");
+    for path in ["attributes", "env/main", "promises/10-a"] {
+        let commit = with_zeros(&world, &format!(".git-devops/{path}"), "400M");
+        let run = world.gdo_limited(&["converge", "-n", "--offline", "--to", &commit]);
+        assert!(run.err.contains("has 419430400 bytes"), "{path}: {} {}", run.code, run.err);
+        assert!(run.err.contains(path.rsplit('/').next().unwrap()), "{path}: {}", run.err);
+        assert!([2, 65].contains(&run.code), "{path}: {}", run.code);
+    }
+}

@@ -96,7 +96,9 @@ impl Objects {
     /// Returns the object `oid`, which must be a `wanted` of at most `most` bytes: nothing longer is read.
     pub fn short(&self, oid: &Oid, wanted: ObjectKind, most: u64) -> Result<Vec<u8>> {
         match self.size(oid, wanted)? {
-            Some(size) if size > most => Err(Error::new(Kind::Refused, format!("{wanted} '{oid}' has {size} bytes"))),
+            Some(size) if size > most => {
+                Err(Error::new(Kind::Refused, format!("{wanted} '{oid}' has {size} bytes; at most {most} are read")))
+            }
             _ => self.expect(oid, wanted),
         }
     }

@@ -20,10 +20,11 @@ pub const DIR: &[u8] = b".git-devops/env";
 const FACT: &str = "fact.";
 
 /// Bytes in a file.
-pub const MAX_FILE: usize = 1 << 20;
+pub(super) const MAX_FILE: usize = 1 << 20;
 /// Bytes in all files together.
-const MAX_ALL: usize = 8 << 20;
-const MAX_FILES: usize = 1000;
+pub(super) const MAX_ALL: usize = 8 << 20;
+/// Files.
+pub(super) const MAX_FILES: usize = 1000;
 /// Bytes in a line.
 const MAX_LINE: usize = 16 << 10;
 /// Stanzas in all files together, and conditions in one.

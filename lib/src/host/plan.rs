@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::git::{ObjectKind, Oid, empty_tree};
 use crate::journal::{Entry, EntryId, HANDLER, JOURNAL, MAX_ENTRY, When};
 use crate::progress::Progress;
-use crate::repo::attributes::{self, Attributes, Ownership};
+use crate::repo::attributes::{Attributes, Ownership};
 use crate::repo::restore::{Action, ExchangeOptions, exchange};
 use crate::repo::scan::{Change, What, join, shown, split};
 use crate::repo::seen::Seen;
@@ -440,10 +440,7 @@ impl<'a> Look<'a> {
 
 /// Returns the policies of a tree.
 pub fn attributes_of(repo: &Repo, tree: Oid) -> Result<Attributes> {
-    match blob_at(repo, tree, attributes::PATH)? {
-        Some(oid) => Attributes::decode(&repo.objects.blob(&oid)?).context(|| "cannot read the attributes of the commit"),
-        None => Ok(Attributes::default()),
-    }
+    repo.attributes_of(&tree)
 }
 
 /// Returns what stands at `path` in the git tree `tree`.

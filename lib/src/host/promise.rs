@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::git::index::CachedStat;
 use crate::git::object::EXECUTABLE;
-use crate::git::{Oid, PackWriter};
+use crate::git::{ObjectKind, Oid, PackWriter};
 use crate::progress::Progress;
 use crate::repo::scan::Staged;
 use crate::repo::stage::{record_on, remove_on};
@@ -24,8 +24,10 @@ use crate::store::Writer;
 pub const PROMISES: &[u8] = b".git-devops/promises/";
 /// How long a name may be, in bytes.
 const MAX_NAME: usize = 64;
-/// How long a program may be, in bytes.
+/// How long a program may be, in bytes; and how many there may be, and how long together.
 const MAX_PROGRAM: usize = 1 << 20;
+const MAX_PROMISES: usize = 1000;
+const MAX_ALL: u64 = 32 << 20;
 
 /// A promise of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,8 +89,20 @@ fn needs_of(program: &[u8]) -> Vec<String> {
 
 /// Returns the promises of a tree, in their order.
 pub fn promises(repo: &Repo, tree: Oid) -> Result<Vec<Promise>> {
-    let read = |(name, oid): (Vec<u8>, Oid)| Promise::new(&String::from_utf8_lossy(&name), repo.objects.blob(&oid)?);
-    let mut all = names_in(repo, tree, PROMISES)?.into_iter().map(read).collect::<Result<Vec<Promise>>>()?;
+    let found = names_in(repo, tree, PROMISES)?;
+    if found.len() > MAX_PROMISES {
+        let message = format!("there are {} promises; at most {MAX_PROMISES} are kept", found.len());
+        return Err(Error::new(Kind::Refused, message));
+    }
+    let mut n_left = MAX_ALL;
+    let mut read = |(name, oid): (Vec<u8>, Oid)| {
+        let name = String::from_utf8_lossy(&name);
+        let what = || format!("cannot use promise '{}'", name.escape_debug());
+        let program = repo.objects.short(&oid, ObjectKind::Blob, n_left.min(MAX_PROGRAM as u64)).context(what)?;
+        n_left -= program.len() as u64;
+        Promise::new(&name, program)
+    };
+    let mut all = found.into_iter().map(&mut read).collect::<Result<Vec<Promise>>>()?;
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::env::{DIR, Env, Template, Use};
+use super::env::{DIR, Env, MAX_ALL, MAX_FILE, MAX_FILES, Template, Use};
 use super::facts;
-use crate::error::{Context, Result};
-use crate::git::{Index, Oid};
+use crate::error::{Context, Error, Kind, Result};
+use crate::git::{Index, ObjectKind, Oid};
 use crate::repo::attributes::Ownership;
 use crate::repo::restore::Laying;
 use crate::repo::scan::shown;
@@ -53,8 +53,21 @@ impl Rendering {
 
     fn new(repo: &Repo, files: Vec<(Vec<u8>, Oid)>) -> Result<Self> {
         let kind = repo.git.head_ref()?.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
-        let read = |(name, oid): (Vec<u8>, Oid)| Ok((String::from_utf8_lossy(&name).into_owned(), repo.objects.blob(&oid)?));
-        let files = files.into_iter().map(read).collect::<Result<_>>()?;
+        let n_files = files.len();
+        if n_files > MAX_FILES {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("there are {n_files} environment files; at most {MAX_FILES} are read"),
+            ));
+        }
+        let mut n_left = MAX_ALL as u64;
+        let mut read = |(name, oid): (Vec<u8>, Oid)| {
+            let what = || format!("cannot read environment file '{}'", shown(&name));
+            let text = repo.objects.short(&oid, ObjectKind::Blob, n_left.min(MAX_FILE as u64)).context(what)?;
+            n_left -= text.len() as u64;
+            Ok((String::from_utf8_lossy(&name).into_owned(), text))
+        };
+        let files = files.into_iter().map(&mut read).collect::<Result<_>>()?;
         Ok(Self { places: repo.places.clone(), kind, files, env: OnceLock::new(), decrypting: Mutex::new(()) })
     }
 

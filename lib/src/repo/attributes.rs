@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::git::index::{CachedStat, Index};
 use crate::git::name::{self, Stored};
 use crate::git::object::FILE;
-use crate::git::{Kept, PackWriter};
+use crate::git::{Kept, ObjectKind, Oid, PackWriter};
 use line::{Line, Setting, quoted, words};
 
 /// Where the attributes stand in a commit.
@@ -219,7 +219,29 @@ fn is_for_names(mode: Mode) -> bool {
 
 /// Returns the text of the attributes that are staged.
 pub fn text(repo: &Repo, index: &Index) -> Result<Vec<u8>> {
-    index.lookup(PATH).map_or(Ok(Vec::new()), |position| repo.objects.blob(&index.entry(position).oid))
+    index.lookup(PATH).map_or(Ok(Vec::new()), |position| stored_text(repo, &index.entry(position).oid))
+}
+
+/// Reads the attributes file `oid`; one that is longer than any may be is refused unread.
+fn stored_text(repo: &Repo, oid: &Oid) -> Result<Vec<u8>> {
+    repo.objects.short(oid, ObjectKind::Blob, MAX_TEXT as u64)
+}
+
+impl Repo {
+    /// Returns the attributes that the index holds.
+    pub fn attributes(&self, index: &Index) -> Result<Attributes> {
+        self.attributes_at(index.lookup(PATH).map(|position| index.entry(position).oid))
+    }
+
+    /// Returns the attributes that a tree holds.
+    pub fn attributes_of(&self, tree: &Oid) -> Result<Attributes> {
+        self.attributes_at(self.blob_in(tree, PATH)?)
+    }
+
+    fn attributes_at(&self, blob: Option<Oid>) -> Result<Attributes> {
+        let Some(oid) = blob else { return Ok(Attributes::default()) };
+        stored_text(self, &oid).and_then(|text| Attributes::decode(&text)).context(|| "cannot read the attributes of the commit")
+    }
 }
 
 /// Lays down `values` for `pattern` in the place of what was laid down for it before, staged for the next commit; returns the new text.

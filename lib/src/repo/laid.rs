@@ -4,7 +4,7 @@ use super::Repo;
 use super::attributes::Ownership;
 use super::scan::{Sink, shown};
 use crate::error::{Context, Error, Kind, Result};
-use crate::git::Oid;
+use crate::git::{ObjectKind, Oid};
 
 /// What such a file should hold.
 pub(super) struct Laid {
@@ -13,6 +13,9 @@ pub(super) struct Laid {
     stored: Option<(Oid, Vec<u8>)>,
     path: Vec<u8>,
 }
+
+/// No template and no encrypted message is longer, in bytes: see `MAX_THRESHOLD`.
+const MAX_STORED: u64 = super::MAX_THRESHOLD;
 
 /// What is shown in the place of a secret.
 const MASK: &[u8] = b"(a secret that is not as it was stored; its content is not shown)\n";
@@ -29,7 +32,7 @@ impl Laid {
             return Ok(None);
         }
         let want = |oid: Oid| -> Result<(Oid, Vec<u8>)> {
-            let blob = repo.objects.blob(&oid)?;
+            let blob = repo.objects.short(&oid, ObjectKind::Blob, MAX_STORED)?;
             Ok((oid, repo.laying.content(path, ownership, &blob)?.unwrap_or(blob)))
         };
         let stored = stored.map(want).transpose().context(|| "cannot tell what it should hold")?;

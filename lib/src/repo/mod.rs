@@ -547,20 +547,6 @@ impl Repo {
         DirMetadata::decode(&self.objects.blob(oid).context(what)?).map_err(|error| error.or_refused(Reason::Meta)).context(what)
     }
 
-    /// Returns the attributes that the index holds.
-    pub fn attributes(&self, index: &Index) -> Result<Attributes> {
-        match index.lookup(attributes::PATH) {
-            Some(position) => Attributes::decode(&self.objects.blob(&index.entry(position).oid)?),
-            None => Ok(Attributes::default()),
-        }
-    }
-
-    /// Returns the attributes that a tree holds.
-    pub fn attributes_of(&self, tree: &Oid) -> Result<Attributes> {
-        let text = self.blob_in(tree, attributes::PATH)?.map(|oid| self.objects.blob(&oid)).transpose()?;
-        Attributes::decode(&text.unwrap_or_default())
-    }
-
     /// Returns the blob at `path` in a tree.
     pub fn blob_in(&self, tree: &Oid, path: &[u8]) -> Result<Option<Oid>> {
         let mut tree = *tree;
