@@ -327,3 +327,40 @@ fn taking_over_a_host_that_followed_a_type_loses_nothing_and_owes_nothing_of_it(
     // Any way to name a commit will do.
     expect(&taken.host, &["adopt", "--begin", "o/main~0"], 0);
 }
+
+#[test]
+fn what_is_put_aside_keeps_its_path_however_long_and_nothing_is_lost() {
+    let long = format!("a/{}/{}", "x".repeat(200), "y".repeat(200));
+    let taken = Taken::new(&[("a/b/x", "x\n"), ("a%b/x", "x\n"), (&format!("{long}/x"), "x\n")]);
+    taken.origin.sh("gdo attributes / exact; gdo commit -q -m exact");
+    taken.host.write("a/b/mine", "one\n");
+    taken.host.write("a%b/mine", "two\n");
+    taken.host.write(&format!("{long}/mine"), "three\n");
+    taken.host.write("a/b/more/deep", "four\n");
+    taken.send();
+    taken.converge(0);
+    let aside = taken.host.sh("echo .git/devops/state/quarantine/*").trim().to_owned();
+    for (path, text) in
+        [("a/b/mine", "one\n"), ("a%b/mine", "two\n"), (&format!("{long}/mine"), "three\n"), ("a/b/more/deep", "four\n")]
+    {
+        assert_eq!(taken.host.read(&format!("{aside}/{path}")), text, "{path}");
+        assert!(!taken.host.exists(path), "{path}");
+    }
+    taken.is_settled();
+}
+
+#[test]
+fn nothing_in_quarantine_is_overwritten() {
+    let taken = Taken::new(&[("etc/x", "x\n")]);
+    taken.origin.sh("gdo attributes /etc/ exact; gdo commit -q -m exact");
+    taken.host.write("etc/mine", "mine\n");
+    taken.send();
+    // The number of the line that the log gets next: one after 'begin'.
+    taken.host.sh("mkdir -p .git/devops/state/quarantine/2/etc; echo earlier > .git/devops/state/quarantine/2/etc/mine");
+    let left = taken.converge(3);
+    assert!(left.err.contains("'etc/mine'") && left.err.contains("cannot be put aside"), "{}", left.err);
+    assert_eq!(taken.host.read("etc/mine"), "mine\n");
+    assert_eq!(taken.host.read(".git/devops/state/quarantine/2/etc/mine"), "earlier\n");
+    taken.converge(0);
+    assert!(!taken.host.exists("etc/mine"));
+}

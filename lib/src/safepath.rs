@@ -388,6 +388,26 @@ impl Dir {
         Ok(self.with_temp_name(|temp| rustix::fs::renameat_with(&from.0, name, &self.0, temp, RenameFlags::NOREPLACE))?.0)
     }
 
+    /// Moves the entry `name` of `from` into this directory, where nothing may have that name: else it fails with [`Kind::Conflict`], and both stay.
+    pub fn take(&self, from: &Self, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        match rustix::fs::renameat_with(&from.0, name, &self.0, name, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => Err(Error::new(Kind::Conflict, "something has that name there")),
+            // The filesystem has no such call.
+            Err(Errno::INVAL) if self.stat(name)?.is_none() => Ok(rustix::fs::renameat(&from.0, name, &self.0, name)?),
+            other => Ok(other?),
+        }
+    }
+
+    /// Opens the directory `name` in this one, and makes it, mode 0700, if it is missing.
+    pub fn open_or_make_dir(&self, name: &[u8]) -> Result<Self> {
+        check_name(name)?;
+        match rustix::fs::mkdirat(&self.0, name, Mode::RWXU) {
+            Err(error) if error != Errno::EXIST => Err(error.into()),
+            _ => self.open_dir(name),
+        }
+    }
+
     /// Creates the directory `name`, mode 0700; an existing one is an error.
     pub fn make_dir(&self, name: &[u8]) -> Result<()> {
         check_name(name)?;

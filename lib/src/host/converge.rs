@@ -23,7 +23,7 @@ use crate::journal::{Entry, EntryId};
 use crate::progress::Progress;
 use crate::repo::attributes::{Attributes, Ownership};
 use crate::repo::restore::{ExchangeOptions, Laying, exchange};
-use crate::repo::scan::{Change, What, shown, split};
+use crate::repo::scan::{Change, What, split};
 use crate::repo::seen::Seen;
 use crate::repo::tree::StoredDir;
 use crate::repo::{status, wip};
@@ -318,19 +318,17 @@ impl Host<'_> {
         Ok(())
     }
 
-    /// Moves what is not owned out of directories that hold only what is.
+    /// Moves what is not owned out of directories that hold only what is: below the quarantine, it has the path that it had.
     fn put_aside(&self, number: u64, done: &mut Converged) -> Result<()> {
         let root = Dir::open(&self.repo.places.work_tree)?;
         let aside = self.state().join("quarantine").join(number.to_string());
         let move_one = |path: &[u8]| -> Result<()> {
             let (parent, name) = split(path);
-            let to = aside.join(crate::child::told(&shown(parent)).replace('/', "%"));
-            durable::create_dir_all(&to, 0o700)?;
-            let (from, to) = (root.open_path(parent)?, Dir::open(&to)?);
-            let temp = to.adopt(&from, name)?;
-            to.rename(&temp, name)?;
-            to.sync()?;
-            from.sync()
+            let from = root.open_path(parent)?;
+            durable::create_dir_all(&aside, 0o700)?;
+            let mut above = parent.split(|&b| b == b'/').filter(|_| !parent.is_empty());
+            let to = above.try_fold(Dir::open(&aside)?, |dir, name| dir.open_or_make_dir(name))?;
+            to.take(&from, name)
         };
         for path in std::mem::take(&mut done.aside) {
             match move_one(&path) {
@@ -341,7 +339,8 @@ impl Host<'_> {
                 Err(error) => done.left.push((path, format!("is not owned, and cannot be put aside: {error:#}"))),
             }
         }
-        Ok(())
+        // A rename stays on one filesystem: that of the quarantine.
+        done.quarantine.as_ref().map_or(Ok(()), |dir| durable::sync_filesystem(dir))
     }
 
     /// Lets HEAD and index say that `commit` is here.
