@@ -364,3 +364,27 @@ fn nothing_in_quarantine_is_overwritten() {
     taken.converge(0);
     assert!(!taken.host.exists("etc/mine"));
 }
+
+#[test]
+fn a_file_that_is_merged_has_its_mode_and_owner_put_right() {
+    let taken = Taken::new(&[("etc/merge", "1\n2\n3\n"), ("etc/plain", "1\n2\n3\n")]);
+    taken.origin.sh("gdo attributes etc/merge merge=3way; gdo attributes etc/plain merge=3way; gdo commit -q -m merge");
+    taken.send();
+    taken.converge(0);
+    taken.host.write("etc/merge", "mine\n2\n3\n");
+    taken.host.write("etc/plain", "mine\n2\n3\n");
+    taken.host.sh("touch -d 2001-01-01 etc/plain; chmod 600 etc/merge");
+    let planned = expect(&taken.host, &["converge", "-n", "--exit-code", "--offline", "--to", "o/main"], 1);
+    assert!(planned.out.starts_with("m etc/merge\nfiles: 1 would be repaired"), "{}", planned.out);
+    let done = taken.converge(0);
+    assert!(done.out.starts_with("m etc/merge\nfiles: 1 repaired"), "{}", done.out);
+    assert_eq!((taken.host.mode("etc/merge"), taken.host.read("etc/merge")), (0o644, "mine\n2\n3\n".into()));
+    taken.is_settled();
+    // And where the new version is merged, too.
+    taken.origin.sh("printf '1\\n2\\nnew\\n' > etc/merge; gdo snapshot -q");
+    taken.host.sh("chmod 666 etc/merge");
+    taken.send();
+    taken.converge(0);
+    assert_eq!((taken.host.mode("etc/merge"), taken.host.read("etc/merge")), (0o644, "mine\n2\nnew\n".into()));
+    taken.is_settled();
+}

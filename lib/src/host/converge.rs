@@ -192,6 +192,7 @@ impl Host<'_> {
         let dropped = self.dropped((before, tree), attributes)?;
         let is_dropped = |change: &Change| dropped.iter().any(|gone| gone.path == change.path);
         let mut changes = Vec::new();
+        let mut ours = BTreeMap::new();
         for change in found.changes {
             let is_exact = || attributes.policy_of_dir(split(&change.path).0).is_exact;
             match change.what {
@@ -206,7 +207,9 @@ impl Host<'_> {
                 What::Content if attributes.policy(&change.path).merges => {
                     match merge::merged(self.repo, &change.path, before, tree)? {
                         merge::Merged::Theirs => changes.push(change),
-                        merge::Merged::Ours => (),
+                        merge::Merged::Ours(text) => {
+                            ours.insert(change.path, text);
+                        }
                         merge::Merged::Both(text) => {
                             plan.merged.insert(change.path.clone(), text);
                             changes.push(change);
@@ -219,6 +222,10 @@ impl Host<'_> {
                 }
                 _ => changes.push(change),
             }
+        }
+        for path in self.only_metadata(tree, &ours)? {
+            plan.merged.extend(ours.remove_entry(&path));
+            changes.push(Change { path, what: What::Metadata });
         }
         changes.extend(dropped);
         let look = blocked(self.repo, (before, tree), &changes)?;
@@ -238,6 +245,15 @@ impl Host<'_> {
             plan.left.extend(warnings);
         }
         Ok(plan)
+    }
+
+    /// Returns the files whose content stays as it is here, and whose owner, mode and the like are not as the commit says; a time is the local change's.
+    fn only_metadata(&self, tree: Oid, ours: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        let paths: Vec<Vec<u8>> = ours.keys().cloned().collect();
+        let laying = WithMerged { inner: self.laying(), merged: ours };
+        let how = ExchangeOptions { dry_run: true, ignores_times: true, allow_type_change: true, seen: None };
+        let differ = exchange(self.repo, (tree, tree), &paths, &laying, how, &Progress::default())?.steps;
+        Ok(differ.into_iter().map(|step| step.path).collect())
     }
 
     /// Returns those that are directories and differ only in their time.

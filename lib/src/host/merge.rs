@@ -14,8 +14,8 @@ use crate::safepath::Dir;
 pub(super) enum Merged {
     /// What the commit says: nobody changed it here.
     Theirs,
-    /// What is there: the commit did not change it.
-    Ours,
+    /// What is there, which is this: the commit did not change it.
+    Ours(Vec<u8>),
     /// This text.
     Both(Vec<u8>),
     /// A person decides.
@@ -34,7 +34,7 @@ pub(super) fn merged(repo: &Repo, path: &[u8], old: Oid, new: Oid) -> Result<Mer
         return Ok(Merged::Theirs);
     }
     if base == theirs {
-        return Ok(Merged::Ours);
+        return Ok(Merged::Ours(ours));
     }
     if [&base, &theirs].iter().any(|text| ChunkIndex::is_index(text)) {
         return Ok(Merged::Conflict);
