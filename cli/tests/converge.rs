@@ -388,3 +388,48 @@ fn a_file_that_is_merged_has_its_mode_and_owner_put_right() {
     assert_eq!((taken.host.mode("etc/merge"), taken.host.read("etc/merge")), (0o644, "mine\n2\nnew\n".into()));
     taken.is_settled();
 }
+
+#[test]
+fn what_a_command_creates_is_found_through_symlinks_of_root_within_the_tree() {
+    let taken = Taken::new(&[("etc/conf", "c\n")]);
+    taken.origin.ok(&["exec", "--idempotent", "--creates", "/run/made", "--", "sh", "-c", "echo ran >> ../ran"]);
+    taken.origin.ok(&["ci"]);
+    taken.send();
+    // An absolute symlink begins at the top of the tree, not of the machine.
+    taken.host.sh("mkdir -p var/real; touch var/real/made; ln -s /var/link run; ln -s ../../var/./real var/link");
+    taken.converge(0);
+    assert!(!taken.host.path("../ran").exists(), "it is there");
+    taken.host.sh("rm var/real/made");
+    let not_kept = taken.converge(3);
+    assert!(not_kept.err.contains("was applied, and is not kept"), "{}", not_kept.err);
+    assert_eq!(taken.host.read("../ran"), "ran\n", "it is not there, and the command was run");
+    // Where nobody can tell, it is said of what, and what to do.
+    taken.host.sh("touch var/real/made; chmod 777 .");
+    let refused = taken.converge(3);
+    for part in ["'/run/made'", "'run' on the way", "another user can have put there", "name the directory itself"] {
+        assert!(refused.err.contains(part), "{part}: {}", refused.err);
+    }
+    taken.host.sh("chmod 755 .; rm run; ln -s run run");
+    let refused = taken.converge(3);
+    assert!(refused.err.contains("'/run/made'") && refused.err.contains("symlinks"), "{}", refused.err);
+    assert_eq!(taken.host.read("../ran"), "ran\n");
+}
+
+#[test]
+fn a_rendered_file_below_a_symlink_is_drift_with_a_name() {
+    let host = World::new();
+    host.write("../template", "port = ${port:-80}\n");
+    host.sh("mkdir -p etc/app; gdo attributes /etc/app/conf env; gdo env template etc/app/conf ../template; gdo snapshot -q .; gdo restore -q");
+    let up = |code| expect(&host, &["up", "--offline", "--to", "main"], code);
+    up(0);
+    for script in
+        ["mv etc/app etc/real; ln -s real etc/app", "rm etc/app; mv etc/real etc/app; rm etc/app/conf; mkfifo etc/app/conf"]
+    {
+        host.sh(script);
+        let halted = up(12);
+        assert!(halted.err.contains("'etc/app/conf'") && halted.err.contains("gdo fix PATH"), "{}", halted.err);
+    }
+    host.sh("rm etc/app/conf");
+    up(0);
+    assert_eq!(host.read("etc/app/conf"), "port = 80\n");
+}

@@ -20,7 +20,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::error::{Error, Kind, Reason, Result};
+use crate::error::{Context, Error, Kind, Reason, Result};
 
 /// What starts the name of every temporary file of ours; see [`is_temp_name`].
 pub const TEMP_PREFIX: &[u8] = b".gdo-tmp-";
@@ -188,6 +188,82 @@ impl Dir {
             dir = dir.open_dir(name)?;
         }
         Ok(dir)
+    }
+
+    /// Opens the directory that `path` leads to below this one, as if this one were `/`: an absolute symlink begins here, and `..` leads nowhere above.
+    ///
+    /// Symlinks are followed if no other user can have put them there, as by [`Dir::open`]. `None` if nothing is there, or no directory.
+    pub fn follow(&self, path: &[u8]) -> Result<Option<Self>> {
+        Ok(self.walk_within(path, Way::Within)?.map(|(dir, _)| dir))
+    }
+
+    /// Opens the regular file that `path` leads to below this directory, like [`Self::follow`], for reading; `None` if nothing is there.
+    pub fn follow_to_file(&self, path: &[u8]) -> Result<Option<File>> {
+        match self.walk_within(path, Way::ToFile)? {
+            Some((dir, Some(name))) => dir.open_file(&name).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Fails if the kernel, which knows nothing of this directory being `/`, would be led out of it on the way to `path`, as far as that is there.
+    pub fn must_contain(&self, path: &[u8]) -> Result<()> {
+        self.walk_within(path, Way::Strict).map(drop)
+    }
+
+    /// Goes along `path` within this directory; returns where that leads, and the name of what it ends with there, if that is no directory and one was not
+    /// asked for.
+    fn walk_within(&self, path: &[u8], way: Way) -> Result<Option<(Self, Option<Vec<u8>>)>> {
+        let shown = |name: &[u8]| name.escape_ascii().to_string();
+        let told = || format!("cannot follow '{}'", shown(path));
+        let mut rest = reversed(path);
+        // Where we are, as names that are no symlinks, so that '..' needs no trust in what lies above.
+        let mut at: Vec<Vec<u8>> = Vec::new();
+        let mut dir = self.try_clone()?;
+        let mut n_links = 0;
+        while let Some(name) = rest.pop() {
+            if name == b"." {
+                continue;
+            }
+            if name == b".." {
+                if at.pop().is_none() && way == Way::Strict {
+                    return Err(leads_out(path));
+                }
+                dir = self.open_path(&at.join(&b'/'))?;
+                continue;
+            }
+            check_name(&name).context(told)?;
+            let Some(stat) = dir.stat(&name)? else { return Ok(None) };
+            match stat.kind {
+                FileKind::Dir => {
+                    dir = dir.open_dir(&name).context(told)?;
+                    at.push(name);
+                }
+                FileKind::Symlink => {
+                    n_links += 1;
+                    if n_links > MAX_LINKS {
+                        let message = format!(
+                            "'{}' on the way to '/{}' leads through too many symlinks; mend them",
+                            shown(&name),
+                            shown(path)
+                        );
+                        return Err(Error::new(Kind::Refused, message));
+                    }
+                    let target =
+                        read_trusted_link(&dir.0, &name, Path::new(std::ffi::OsStr::from_bytes(&[b"/", path].concat())))?;
+                    if target.starts_with(b"/") {
+                        if way == Way::Strict {
+                            return Err(leads_out(path));
+                        }
+                        at.clear();
+                        dir = self.try_clone()?;
+                    }
+                    rest.extend(reversed(&target));
+                }
+                _ if way == Way::ToFile && rest.is_empty() => return Ok(Some((dir, Some(name)))),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some((dir, None)))
     }
 
     /// Opens the directory at `path` like [`Self::open_path`]; `None` if there is none.
@@ -481,6 +557,25 @@ pub fn identity(path: &Path) -> Option<((u32, u32), u64)> {
 /// Symlinks that are followed on the way to one directory, as many as the kernel follows.
 const MAX_LINKS: usize = 40;
 
+/// How a path is followed within a directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// To a directory, as if the one that it begins in were `/`.
+    Within,
+    /// The same, to whatever there is.
+    ToFile,
+    /// As the kernel does, and not out of it.
+    Strict,
+}
+
+fn leads_out(path: &[u8]) -> Error {
+    let message = format!(
+        "a symlink on the way to '{}' leads out of it; make it a relative one that stays within, or a directory",
+        path.escape_ascii()
+    );
+    Error::new(Kind::Refused, message)
+}
+
 fn open_handle_of(path: &str) -> Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::PATH | DIR_FLAGS, Mode::empty())?)
 }
@@ -747,6 +842,79 @@ mod tests {
             assert_eq!(Dir::open(&at("links/relative")).unwrap_err().reason(), Some(Reason::SymlinkUntrusted));
             assert_eq!(inode(Dir::open(&at("links/../real/deep"))), deep, "a directory of another user is no symlink");
         }
+    }
+
+    #[test]
+    fn a_path_is_followed_as_if_its_beginning_were_the_root() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |path: &str| temp.path().join(path);
+        for dir in ["root/etc/app", "root/run", "root/srv/deep", "outside"] {
+            std::fs::create_dir_all(at(dir)).unwrap();
+        }
+        for (file, text) in [("root/run/id", "inner"), ("outside/id", "outer"), ("root/etc/plain", "plain")] {
+            std::fs::write(at(file), text).unwrap();
+        }
+        let outside = at("outside");
+        for (link, target) in [
+            ("etc/id", "/run/id"),
+            ("etc/up", "../../../../run/id"),
+            ("etc/out", outside.to_str().unwrap()),
+            ("etc/round", "round"),
+            ("etc/srv", "/etc/../srv/./"),
+            ("etc/further", "srv/deep/.."),
+            ("etc/gone", "/nowhere"),
+            ("within", "srv"),
+            ("srv/back", "../etc/app"),
+        ] {
+            std::os::unix::fs::symlink(target, at("root").join(link)).unwrap();
+        }
+        let root = Dir::open(&at("root")).unwrap();
+        let inode = |dir: Option<Dir>| dir.map(|dir| dir.stat_self().unwrap().ino);
+        let srv = inode(Some(root.open_path(b"srv").unwrap()));
+        for (path, want) in [
+            ("srv", srv),
+            ("/etc/srv", srv),
+            ("etc/further", srv),
+            ("within/", srv),
+            ("..//srv/../../srv", srv),
+            ("etc/plain", None),
+            ("etc/plain/x", None),
+            ("etc/out", None),
+            ("etc/gone/x", None),
+            ("none/x", None),
+        ] {
+            assert_eq!(inode(root.follow(path.as_bytes()).unwrap()), want, "{path}");
+        }
+        let text = |path: &str| {
+            let file = root.follow_to_file(path.as_bytes()).unwrap();
+            file.map(|file| std::io::read_to_string(file).unwrap())
+        };
+        for (path, want) in
+            [("etc/id", Some("inner")), ("etc/up", Some("inner")), ("etc/plain", Some("plain")), ("etc/gone", None)]
+        {
+            assert_eq!(text(path).as_deref(), want, "{path}");
+        }
+        for (path, is_within) in [
+            ("etc/app", true),
+            ("none/whatever", true),
+            ("within/deep", true),
+            ("within/back/x", true),
+            ("etc/id", false),
+            ("etc/up", false),
+            ("etc/out/x", false),
+            ("etc/gone/x", false),
+        ] {
+            assert_eq!(root.must_contain(path.as_bytes()).is_ok(), is_within, "{path}");
+        }
+        let round = root.follow(b"etc/round").unwrap_err();
+        assert!(round.kind() == Kind::Refused && round.to_string().contains("'/etc/round'"), "{round}");
+        std::fs::set_permissions(at("root/etc"), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        for refused in
+            [root.follow(b"etc/srv").map(drop), root.follow_to_file(b"etc/id").map(drop), root.must_contain(b"etc/srv")]
+        {
+            assert_eq!(refused.unwrap_err().reason(), Some(Reason::SymlinkUntrusted));
+        }
+        root.must_contain(b"etc/app").unwrap();
     }
 
     #[test]

@@ -445,9 +445,10 @@ impl Host<'_> {
             }
             One::Entry(id, entry) => {
                 let inputs = self.lay_inputs(trial.tree, id, entry)?;
-                let guard = guarded(self.repo, &trial.ground, id, entry, &inputs)?;
+                let guard = guarded(self.repo, &trial.ground, id, entry, &inputs);
                 durable::remove_dir_all(&inputs)?;
-                Ok(Ok(guard.is_some()))
+                // One of which that cannot be told stops no other.
+                Ok(guard.map(|guard| guard.is_some()).map_err(|error| format!("{error:#}")))
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::repo::Repo;
 use crate::repo::attributes::Ownership;
 use crate::repo::restore::{ExchangeOptions, exchange};
 use crate::repo::scan::{shown, split};
-use crate::safepath::Dir;
+use crate::safepath::{Dir, FileKind};
 
 const NOTE: &str = "rendered";
 const HEAD: &str = "git-devops rendered 1\n";
@@ -47,7 +47,11 @@ impl Host<'_> {
         let root = Dir::open(&self.repo.places.work_tree)?;
         let mut by_hand = Vec::new();
         for path in &differ {
-            let is_ours = hash_of(&root, path)?.is_none_or(|hash| noted.get(path) == Some(&hash));
+            let is_ours = match look_at(&root, path)? {
+                There::Nothing => true,
+                There::File(hash) => noted.get(path) == Some(&hash),
+                There::Other => false,
+            };
             by_hand.extend((!is_ours).then(|| format!("'{}'", shown(path))));
         }
         if !by_hand.is_empty() {
@@ -74,7 +78,9 @@ impl Host<'_> {
         let before = noted.clone();
         noted.clear();
         for path in paths {
-            noted.extend(hash_of(&root, &path)?.map(|hash| (path, hash)));
+            if let There::File(hash) = look_at(&root, &path)? {
+                noted.insert(path, hash);
+            }
         }
         if noted != before {
             self.write_note(&noted)?;
@@ -101,9 +107,9 @@ fn read_note(state: &Path) -> Result<BTreeMap<Vec<u8>, String>> {
 
 /// Says whether the file at `path` is what was rendered last, whatever its template would become now.
 pub(super) fn is_untouched(repo: &Repo, path: &[u8]) -> Result<bool> {
-    let noted = read_note(&repo.places.state)?.remove(path);
+    let Some(noted) = read_note(&repo.places.state)?.remove(path) else { return Ok(false) };
     let root = Dir::open(&repo.places.work_tree)?;
-    Ok(noted.is_some() && noted == hash_of(&root, path)?)
+    Ok(matches!(look_at(&root, path)?, There::File(hash) if hash == noted))
 }
 
 fn decode(bytes: &[u8]) -> Option<BTreeMap<Vec<u8>, String>> {
@@ -116,12 +122,29 @@ fn decode(bytes: &[u8]) -> Option<BTreeMap<Vec<u8>, String>> {
     lines.map(line).collect()
 }
 
-/// Returns the BLAKE3 of the regular file at `path`; `None` if there is none.
-fn hash_of(root: &Dir, path: &[u8]) -> Result<Option<String>> {
+/// What lies where a rendered file belongs.
+enum There {
+    Nothing,
+    /// A regular file, with this BLAKE3.
+    File(String),
+    /// Something that nobody rendered: no regular file, or one behind a symlink.
+    Other,
+}
+
+fn look_at(root: &Dir, path: &[u8]) -> Result<There> {
     let (parent, name) = split(path);
-    let Some(dir) = root.open_path_if_there(parent)? else { return Ok(None) };
-    if dir.stat(name)?.is_none() {
-        return Ok(None);
+    let mut dir = root.try_clone()?;
+    for above in parent.split(|&b| b == b'/').filter(|_| !parent.is_empty()) {
+        match dir.stat(above)?.map(|stat| stat.kind) {
+            None => return Ok(There::Nothing),
+            Some(FileKind::Dir) => dir = dir.open_dir(above)?,
+            Some(_) => return Ok(There::Other),
+        }
+    }
+    match dir.stat(name)?.map(|stat| stat.kind) {
+        None => return Ok(There::Nothing),
+        Some(FileKind::File) => (),
+        Some(_) => return Ok(There::Other),
     }
     let mut hasher = blake3::Hasher::new();
     let mut file = dir.open_file(name)?.take(MAX_FILE);
@@ -129,5 +152,5 @@ fn hash_of(root: &Dir, path: &[u8]) -> Result<Option<String>> {
     while let n @ 1.. = file.read(&mut buffer)? {
         hasher.update(&buffer[..n]);
     }
-    Ok(Some(hasher.finalize().to_hex().to_string()))
+    Ok(There::File(hasher.finalize().to_hex().to_string()))
 }

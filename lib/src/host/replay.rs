@@ -405,7 +405,10 @@ pub(super) fn guarded(repo: &Repo, ground: &Ground, id: &EntryId, entry: &Entry,
     if let Some(path) = &entry.creates {
         let root = Dir::open(&repo.places.work_tree)?;
         let (parent, name) = split(path.strip_prefix(b"/").unwrap_or(path));
-        if root.open_path_if_there(parent)?.map_or(Ok(false), |dir| dir.stat(name).map(|found| found.is_some()))? {
+        let dir = root
+            .follow(parent)
+            .context(|| format!("cannot tell whether '{}' is there, which entry {id} creates", shown(path)))?;
+        if dir.map_or(Ok(false), |dir| dir.stat(name).map(|found| found.is_some()))? {
             return Ok(Some("creates"));
         }
     }
