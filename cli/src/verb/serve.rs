@@ -29,6 +29,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, _: &ServeArgs) -> Result<()> {
     }
     // Not the whole repository: whoever asks must not make us mend it.
     let mut places = GlobalArgs { ignores_environment: true, ..global.clone() }.places()?;
+    places.must_be_within()?;
     let (git, config) = Git::open(&places.git_dir)?;
     if is(wire::GIT_COMMAND) {
         return upload_pack(ui, &git);

@@ -33,6 +33,7 @@ pub mod supply;
 pub mod trial;
 pub mod types;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::durable::{self, Lock};
@@ -40,6 +41,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::git::Identity;
 use crate::journal::{Field, HostLog, Line};
 use crate::repo::{Places, Repo};
+use crate::safepath::Dir;
 
 pub use halt::Halt;
 pub use history::{History, Model};
@@ -171,13 +173,19 @@ pub fn history(state: &Path) -> Result<History> {
     History::of(HostLog::open(state)?.lines())
 }
 
+/// As much is read of a machine-id, which has 33 bytes.
+const MAX_MACHINE_ID: u64 = 4096;
+
 /// Returns what tells this machine from others: 16 digits out of its machine-id, or nothing.
 fn machine(places: &Places) -> Result<String> {
     if !places.is_system() {
         return Ok(String::new());
     }
-    let path = places.work_tree.join("etc/machine-id");
-    let id = durable::read_if_there(&path).context(|| format!("cannot read '{}'", path.display()))?.unwrap_or_default();
+    let what = || format!("cannot read '{}'", places.work_tree.join("etc/machine-id").display());
+    let mut id = Vec::new();
+    if let Some(file) = Dir::open(&places.work_tree).and_then(|root| root.follow_to_file(b"etc/machine-id")).context(what)? {
+        file.take(MAX_MACHINE_ID).read_to_end(&mut id).context(what)?;
+    }
     let id = id.trim_ascii();
     // systemd writes that word where the first start is to make one.
     Ok(if id.is_empty() || id == b"uninitialized" { String::new() } else { blake3::hash(id).to_hex()[..16].to_owned() })

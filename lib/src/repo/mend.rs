@@ -114,6 +114,7 @@ pub fn repair(repo: &Repo, from: &[PathBuf], progress: &Progress) -> Result<Repa
 
 /// Makes the repository one that can be opened: HEAD, configuration, and the file that says what the store is; returns what was put back.
 pub fn prepare(places: &Places) -> Result<Witnessed> {
+    places.must_be_within()?;
     let witnessed = witness::heal_files(places)?;
     let (_, config) = Git::open(&places.git_dir)?;
     Store::mend_format(&places.configured_store(&config))?;

@@ -121,13 +121,26 @@ impl Places {
         }
     }
 
+    /// Fails if a symlink leads one of our own places out of the root of another system: git, and whatever else takes a path, would follow it to what
+    /// belongs to this machine.
+    pub fn must_be_within(&self) -> Result<()> {
+        if !self.is_system() || self.work_tree == Path::new("/") {
+            return Ok(());
+        }
+        let what = || format!("cannot use '{}' as a root", self.work_tree.display());
+        let root = Dir::open(&self.work_tree).context(what)?;
+        self.own_paths().iter().try_for_each(|path| root.must_contain(path)).context(what)
+    }
+
     /// Returns where our own directories are in the work tree, as far as they are.
     fn own_paths(&self) -> Vec<Vec<u8>> {
         use std::os::unix::ffi::OsStrExt;
         let mut places = vec![self.git_dir.clone(), self.store.clone(), self.state.clone()];
         if self.is_system() {
-            places
-                .extend(["etc/git-devops", "var/lib/git-devops", "var/cache/git-devops"].map(|place| self.work_tree.join(place)));
+            places.extend(
+                ["etc/git-devops", "etc/git-devops/trust", "var/lib/git-devops", "var/cache/git-devops"]
+                    .map(|place| self.work_tree.join(place)),
+            );
         }
         let inside = places.iter().filter_map(|place| place.strip_prefix(&self.work_tree).ok());
         inside.map(|path| path.as_os_str().as_bytes().to_vec()).filter(|path| !path.is_empty()).collect()
@@ -280,6 +293,7 @@ impl Repo {
     ///
     /// A `.git` that is not ours is refused. A run that was cut short is simply repeated.
     pub fn init(places: &Places, branch: &str) -> Result<()> {
+        places.must_be_within()?;
         let is_ours = durable::is_dir(&places.state);
         if is_ours && witness::is_known(&places.state) {
             witness::heal_files(places)?;
@@ -328,6 +342,7 @@ impl Repo {
 
     /// Opens the repository like [`Repo::open`], but also where HEAD or refs are in doubt.
     pub fn open_to_check(places: Places) -> Result<Self> {
+        places.must_be_within()?;
         let is_there = durable::is_dir(&places.state)
             && (durable::is_there(&places.git_dir.join("HEAD")) || witness::is_known(&places.state));
         if !is_there {
