@@ -433,3 +433,73 @@ fn a_rendered_file_below_a_symlink_is_drift_with_a_name() {
     up(0);
     assert_eq!(host.read("etc/app/conf"), "port = 80\n");
 }
+
+#[test]
+fn a_protected_file_or_many_files_go_only_if_a_person_says_so() {
+    let taken = Taken::new(&[("etc/keep", "keep\n"), ("etc/conf", "old\n")]);
+    taken
+        .origin
+        .sh("mkdir many; seq 80 | while read n; do echo $n > many/$n; done; gdo attributes etc/keep protect; gdo snapshot -q .");
+    taken.send();
+    taken.converge(0);
+    let is_untouched = |run: &Run| {
+        let files = ["many/80", "etc/keep"].map(|path| taken.host.exists(path));
+        assert_eq!((taken.host.read("etc/conf"), files), ("old\n".into(), [true, true]), "{}", run.out);
+        assert!(run.out.contains("would be repaired"), "{}", run.out);
+    };
+    taken.origin.sh("rm -r many; echo new > etc/conf; gdo snapshot -q");
+    taken.send();
+    let log = taken.host.read(".git/devops/state/log");
+    let planned = expect(&taken.host, &["converge", "-n", "--offline", "--to", "o/main"], 12);
+    is_untouched(&planned);
+    assert_eq!(taken.host.read(".git/devops/state/log"), log);
+    let halted = taken.converge(12);
+    is_untouched(&halted);
+    assert!(halted.err.contains("81 files of") && halted.err.contains("gdo converge --yes-delete 81"), "{}", halted.err);
+    assert!(taken.host.ok(&["status"]).contains("81 files of"), "{}", taken.host.ok(&["status"]));
+    expect(&taken.host, &["converge", "--offline", "--to", "o/main", "--yes-delete", "81"], 0);
+    assert!(!taken.host.exists("many") && taken.host.read("etc/conf") == "new\n");
+    taken.is_settled();
+    for (script, what) in
+        [("rm etc/keep", "gone"), (": > etc/keep", "emptied"), ("rm etc/keep; ln -s conf etc/keep", "a symlink")]
+    {
+        taken.origin.sh(&format!("{script}; gdo snapshot -q"));
+        taken.send();
+        let halted = taken.converge(12);
+        assert!(halted.err.contains("'etc/keep'") && halted.err.contains("protected"), "{what}: {}", halted.err);
+        assert_eq!(taken.host.read("etc/keep"), "keep\n", "{what}");
+        taken.origin.sh("rm -f etc/keep; gdo restore -q --source HEAD~1 etc/keep; gdo snapshot -q");
+    }
+    // What is not there can be laid down, and what was changed by hand put right.
+    taken.origin.sh("echo better > etc/keep; gdo snapshot -q");
+    taken.host.sh("rm etc/keep");
+    taken.send();
+    taken.converge(0);
+    assert_eq!(taken.host.read("etc/keep"), "better\n");
+}
+
+#[test]
+fn what_is_put_aside_counts_as_gone() {
+    let taken = Taken::new(&[("d/x", "x\n")]);
+    taken.origin.sh("gdo attributes /d/ exact; gdo commit -q -m exact");
+    taken.host.sh("mkdir d; seq 60 | while read n; do echo $n > d/$n; done");
+    taken.send();
+    let halted = taken.converge(12);
+    assert!(halted.err.contains("--yes-delete 60") && taken.host.exists("d/60"), "{}", halted.err);
+    expect(&taken.host, &["converge", "--offline", "--to", "o/main", "--yes-delete", "60"], 0);
+    assert!(!taken.host.exists("d/60"));
+}
+
+#[test]
+fn what_does_not_fit_is_not_begun() {
+    let taken = Taken::new(&[("etc/first", "x\n")]);
+    taken.origin.sh("mkdir boot; head -c 100000 /dev/urandom > boot/kernel; gdo snapshot -q .");
+    taken.send();
+    let script = "mkdir -p boot; mount -t tmpfs -o size=64k,mode=755 none boot; \
+                  if gdo converge --offline --to o/main; then exit 99; else test $? = 12; fi; test ! -e etc/first; ls -A boot | wc -l";
+    let said = taken.host.sh(&format!("unshare -m sh -ec '{script}' 2>&1"));
+    assert!(said.contains("'boot'") && said.contains("are needed") && said.contains("gdo converge"), "{said}");
+    assert!(said.trim().ends_with('0'), "{said}");
+    taken.host.sh("rmdir boot");
+    taken.converge(0);
+}

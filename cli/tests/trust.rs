@@ -516,3 +516,28 @@ fn a_system_trusts_from_its_first_moment() {
     let run = world.gdo(&["init", "../other", "--trust", text(&secret)]);
     assert_eq!((run.code, world.path("../other/.git").exists()), (2, false), "{}", run.err);
 }
+
+#[test]
+fn a_convergence_of_a_host_that_is_held_waits_for_a_newer_release() {
+    let fleet = Fleet::new();
+    let host = &fleet.host;
+    fleet.release(&[]);
+    assert_eq!(fleet.fetch().code, 0);
+    host.ok(&["converge"]);
+    host.ok(&["hold"]);
+    host.write("file", "by hand");
+    for args in [&["converge"][..], &["converge", "--offline"], &["converge", "-n"]] {
+        let held = host.gdo(args);
+        let is_held = held.out.contains("held: nothing is applied");
+        assert_eq!((held.code, is_held), (0, true), "{args:?}: {}{}", held.out, held.err);
+        assert_eq!(host.read("file"), "by hand");
+    }
+    assert!(host.ok(&["--json", "converge"]).contains(r#""held":"1/1""#));
+    fleet.commit("two");
+    fleet.release(&[]);
+    host.ok(&["converge"]);
+    assert_eq!(host.read("file"), "two");
+    host.write("file", "by hand");
+    host.ok(&["converge"]);
+    assert_eq!(host.read("file"), "two", "the hold is lifted");
+}

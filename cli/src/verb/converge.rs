@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use git_devops::error::Result;
 use git_devops::host::Host;
-use git_devops::host::converge::{Converged, State};
+use git_devops::host::converge::{ConvergeOptions, Converged, State};
 use git_devops::host::rendering::Rendering;
 use serde_json::{Value, json};
 
 use super::changes::{letter, to_json};
 use super::fetch::{finish, repo_within_reach};
 use super::host::{call, halt_json, tell_halt};
-use super::up::{fetch, target};
+use super::up::{HELD, fetch, held, target};
 use crate::exit;
 use crate::places::GlobalArgs;
 use crate::ui::{Ui, complain, json_path, shown, shown_path};
@@ -34,6 +34,9 @@ pub struct ConvergeArgs {
     /// Ask no other host: what is needed is here
     #[arg(long)]
     offline: bool,
+    /// So many removals are meant
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    yes_delete: usize,
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &ConvergeArgs) -> Result<()> {
@@ -41,20 +44,27 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &ConvergeArgs) -> Result<()> 
     if !args.offline && !args.dry_run {
         fetch(ui, &repo)?;
     }
-    let target = target(&Host::open(&repo, call(&repo))?, args.to.as_deref())?;
+    let mut host = Host::open(&repo, call(&repo))?;
+    let target = target(&host, args.to.as_deref())?;
+    if let Some(hold) = held(&mut host, (args.to.as_deref(), target), args.dry_run)? {
+        ui.json(|| json!({"commit": target.to_string(), "held": hold, "halt": Value::Null}))?;
+        return ui.note(HELD);
+    }
+    drop(host);
     repo.laying = Arc::new(Rendering::of_tree(&repo, &repo.objects.commit(&target)?.tree)?);
     let progress = ui.progress();
     progress.stage("converging", 0, 0);
     let mut handlers = Vec::new();
     let mut host = Host::open(&repo, call(&repo))?;
-    let done = host.converge(target, args.dry_run, &progress, &mut |name, _| {
+    let how = ConvergeOptions { dry_run: args.dry_run, yes_delete: args.yes_delete };
+    let done = host.converge(target, how, &progress, &mut |name, _| {
         handlers.push(name.to_owned());
         Ok(())
     });
     finish(&repo);
     let done = done?;
     ui.json(|| to_json_all(&done, &handlers, args.dry_run))?;
-    report(ui, &done, &handlers, args.dry_run)?;
+    report(ui, &done, &handlers)?;
     if !args.dry_run {
         super::host::report(ui, &host);
     }
@@ -70,14 +80,14 @@ fn to_json_all(done: &Converged, handlers: &[String], dry_run: bool) -> Value {
         State::Repaired => json!({"name": name, "state": "repaired", "why": null}),
         State::NotKept(why) => json!({"name": name, "state": "not-kept", "why": why}),
     };
-    json!({"commit": done.commit.to_string(), "dry_run": dry_run, "owned": done.n_owned, "percent": done.percent(dry_run), "unowned": done.n_unowned,
+    json!({"commit": done.commit.to_string(), "dry_run": dry_run, "owned": done.n_owned, "percent": done.percent(), "unowned": done.n_unowned,
         "repaired": to_json(&done.repaired), "aside": done.aside.iter().map(|path| json_path(path)).collect::<Value>(),
         "left": done.left.iter().map(|(path, why)| json!({"path": json_path(path), "why": why})).collect::<Value>(),
         "promises": done.promises.iter().map(promise).collect::<Value>(), "handlers": handlers, "undo": done.undo, "quarantine": done.quarantine.as_ref().map(|dir| dir.display().to_string()),
         "halt": halt_json(done.halt.as_ref())})
 }
 
-fn report(ui: &mut Ui, done: &Converged, handlers: &[String], dry_run: bool) -> Result<()> {
+fn report(ui: &mut Ui, done: &Converged, handlers: &[String]) -> Result<()> {
     for change in &done.repaired {
         ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path)))?;
     }
@@ -105,7 +115,7 @@ fn report(ui: &mut Ui, done: &Converged, handlers: &[String], dry_run: bool) -> 
         }
     }
     let (n, left, percent, would) =
-        (done.repaired.len(), done.left.len(), done.percent(dry_run), if dry_run { "would be " } else { "" });
+        (done.repaired.len(), done.left.len(), done.percent(), if done.is_planned { "would be " } else { "" });
     ui.note(format_args!("files: {n} {would}repaired, {left} left, {percent}% of {} as they should be", done.n_owned))?;
     if !done.promises.is_empty() {
         ui.note(format_args!("promises: {} kept, {} {would}repaired, {} not kept", counts[0], counts[1], counts[2]))?;

@@ -79,7 +79,7 @@ pub fn run_hold(ui: &mut Ui, global: &GlobalArgs, _: &HoldArgs) -> Result<()> {
     let mut host = Host::open(&repo, call(&repo))?;
     let at = newest(&host)?;
     host.hold(&at)?;
-    ui.note("held: 'gdo up' applies nothing until a newer release, or 'gdo unhold'")
+    ui.note("held: 'gdo up' and 'gdo converge' apply nothing until a newer release, or 'gdo unhold'")
 }
 
 /// Lift a hold

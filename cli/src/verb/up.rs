@@ -62,17 +62,9 @@ pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
     }
     let mut host = Host::open(&repo, call(&repo))?;
     let target = target(&host, args.to.as_deref())?;
-    let is_made_here = next::tip(&repo)? == Some(target);
-    if args.to.is_none() && !is_made_here && host.history().hold.is_some() {
-        let accepted = releases::accepted(&repo, &host.kind()?.parse()?)?;
-        let hold = host.history().hold.clone().unwrap_or_default();
-        if accepted.is_none_or(|accepted| is_held(&hold, accepted.epoch.into(), accepted.seq)) {
-            ui.json(|| json!({"target": target.to_string(), "applied": [], "held": hold, "halt": Value::Null}))?;
-            return ui.note("held: nothing is applied until a newer release; 'gdo unhold' lifts that");
-        }
-        if !args.dry_run {
-            host.unhold()?;
-        }
+    if let Some(hold) = held(&mut host, (args.to.as_deref(), target), args.dry_run)? {
+        ui.json(|| json!({"target": target.to_string(), "applied": [], "held": hold, "halt": Value::Null}))?;
+        return ui.note(HELD);
     }
     drop(host);
     let options = UpOptions { dry_run: args.dry_run, may_reboot: args.reboot, yes_delete: args.yes_delete };
@@ -83,6 +75,23 @@ pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
         }
         None => lead_to(ui, repo, target, &options, args.offline),
     }
+}
+
+/// What a host says that is held.
+pub const HELD: &str = "held: nothing is applied until a newer release; 'gdo unhold' lifts that";
+
+/// Returns the hold that keeps this host from `target`, which nobody asked for by name; one that a newer release ends is lifted, but not by a dry run.
+pub fn held(host: &mut Host<'_>, (asked, target): (Option<&str>, Oid), dry_run: bool) -> Result<Option<String>> {
+    let is_made_here = next::tip(host.repo)? == Some(target);
+    let Some(hold) = host.history().hold.clone().filter(|_| asked.is_none() && !is_made_here) else { return Ok(None) };
+    let accepted = releases::accepted(host.repo, &host.kind()?.parse()?)?;
+    if accepted.is_none_or(|accepted| is_held(&hold, accepted.epoch.into(), accepted.seq)) {
+        return Ok(Some(hold));
+    }
+    if !dry_run {
+        host.unhold()?;
+    }
+    Ok(None)
 }
 
 /// Brings what is missing here, and replays what leads to `target`.

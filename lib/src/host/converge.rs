@@ -8,9 +8,9 @@ use super::adopt::n_owned;
 use super::dpkg::Packages;
 use super::halt::Halt;
 use super::handlers::Tell;
-use super::history::Model;
+use super::history::{Model, Stopped};
 use super::laying::Checked;
-use super::plan::{Stop, journal_of, read_entry};
+use super::plan::{CommitPlan, Stop, journal_of, read_entry};
 use super::preimage::{Over, blocked, differing, handlers_of, index_of};
 use super::promise::{Promise, promises};
 use super::replay::{guarded, has_guard, is_ok};
@@ -28,6 +28,15 @@ use crate::repo::seen::Seen;
 use crate::repo::tree::StoredDir;
 use crate::repo::{status, wip};
 use crate::safepath::Dir;
+
+/// How to converge.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConvergeOptions {
+    /// Tell what would be done, and do nothing.
+    pub dry_run: bool,
+    /// So many removals are meant.
+    pub yes_delete: usize,
+}
 
 /// What a convergence did, or would do.
 #[derive(Debug)]
@@ -52,6 +61,8 @@ pub struct Converged {
     pub quarantine: Option<std::path::PathBuf>,
     /// Where it stopped.
     pub halt: Option<Halt>,
+    /// Whether nothing was written, and all of this would be done: by a dry run, or by one that halted before it began.
+    pub is_planned: bool,
 }
 
 /// How a promise stands.
@@ -78,9 +89,9 @@ impl Converged {
         !self.repaired.is_empty() || !self.aside.is_empty() || self.promises.iter().any(is_repaired)
     }
 
-    /// Returns how much of what is owned is as the commit says: of a dry run, before anything is done.
-    pub fn percent(&self, is_dry: bool) -> f64 {
-        let n_wrong = self.left.len() + if is_dry { self.repaired.len() } else { 0 };
+    /// Returns how much of what is owned is as the commit says.
+    pub fn percent(&self) -> f64 {
+        let n_wrong = self.left.len() + if self.is_planned { self.repaired.len() } else { 0 };
         let right = self.n_owned.saturating_sub(n_wrong);
         if self.n_owned == 0 { 100.0 } else { (right as f64 * 1000.0 / self.n_owned as f64).floor() / 10.0 }
     }
@@ -125,7 +136,8 @@ impl Laying for WithMerged<'_> {
 
 impl Host<'_> {
     /// Brings this host to `commit`, or tells what that would do.
-    pub fn converge(&mut self, commit: Oid, dry_run: bool, progress: &Progress, tell: Tell<'_>) -> Result<Converged> {
+    pub fn converge(&mut self, commit: Oid, how: ConvergeOptions, progress: &Progress, tell: Tell<'_>) -> Result<Converged> {
+        let ConvergeOptions { dry_run, yes_delete } = how;
         wip::must_not_be(self.repo)?;
         let is_begun = self.history.begun.is_some();
         if is_begun || !dry_run {
@@ -150,7 +162,17 @@ impl Host<'_> {
             undo: None,
             quarantine: None,
             halt: None,
+            is_planned: dry_run,
         };
+        let planned = CommitPlan::of_convergence(self.repo, (commit, before), &done.repaired, done.aside.len(), &attributes)?;
+        if let Err(stop) = planned.check_converging(self.repo, yes_delete) {
+            let halt = stop.into_halt()?;
+            if !dry_run {
+                self.note_halt(commit, &halt)?;
+            }
+            (done.halt, done.is_planned) = (Some(halt), true);
+            return Ok(done);
+        }
         if dry_run {
             done.promises = self.check_promises(tree, false)?;
             return Ok(done);
@@ -166,13 +188,11 @@ impl Host<'_> {
         if is_moved || !done.repaired.is_empty() {
             status::refresh(self.repo, progress)?;
         }
-        match self.run_handlers(&[tree], tell) {
-            Ok(()) => (),
-            Err(Stop::Halt(halt)) => done.halt = Some(halt),
-            Err(Stop::Error(error)) => return Err(error),
+        if let Err(stop) = self.run_handlers(&[tree], tell) {
+            done.halt = Some(stop.into_halt()?);
         }
         done.promises = self.check_promises(tree, true)?;
-        if is_moved || done.has_news() || !is_begun {
+        if is_moved || done.has_news() || !is_begun || self.history.stopped.is_some() {
             let n_left = done.left.len() + usize::from(!done.is_whole());
             let fields =
                 [("commit", commit.to_string()), ("repaired", done.repaired.len().to_string()), ("left", n_left.to_string())];
@@ -182,6 +202,15 @@ impl Host<'_> {
             }
         }
         Ok(done)
+    }
+
+    /// Writes down where it stopped, once.
+    fn note_halt(&mut self, commit: Oid, halt: &Halt) -> Result<()> {
+        let is_known = |stopped: &Stopped| stopped.why == halt.why.id() && stopped.what == halt.what;
+        if self.history.stopped.as_ref().is_some_and(is_known) {
+            return Ok(());
+        }
+        self.note("halt", &[("why", halt.why.id()), ("commit", &commit.to_string()), ("what", &halt.what)]).map(drop)
     }
 
     /// Looks what differs, and what can be done about it; changes nothing.
@@ -197,7 +226,7 @@ impl Host<'_> {
             let is_exact = || attributes.policy_of_dir(split(&change.path).0).is_exact;
             match change.what {
                 What::Added if is_dropped(&change) => (),
-                What::Added if is_exact() => {
+                What::Added if is_exact() && !attributes.policy(&change.path).is_protected => {
                     let is_above = |dir: &Vec<u8>| change.path.starts_with(dir) && change.path.get(dir.len()) == Some(&b'/');
                     if !plan.aside.iter().any(is_above) {
                         plan.aside.push(change.path);

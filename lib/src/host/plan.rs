@@ -41,6 +41,14 @@ impl<E: Into<Error>> From<E> for Stop {
 }
 
 impl Stop {
+    /// Returns what a person decides; what cannot be done is an error.
+    pub fn into_halt(self) -> Result<Halt> {
+        match self {
+            Self::Error(error) => Err(error),
+            Self::Halt(halt) => Ok(halt),
+        }
+    }
+
     /// Returns a halt as an error, for what is not a replay.
     pub fn into_error(self) -> Error {
         match self {
@@ -81,6 +89,10 @@ pub struct CommitPlan {
     effects: BTreeSet<Vec<u8>>,
     /// Those of its changes that are directories.
     dirs: BTreeSet<Vec<u8>>,
+    /// What is put aside, beside what is removed.
+    n_aside: usize,
+    /// The command that does all this.
+    command: &'static str,
 }
 
 impl CommitPlan {
@@ -117,7 +129,38 @@ impl CommitPlan {
                 changes.push(change);
             }
         }
-        Ok(Self { commit, before, tree, changes, entries, handlers, attributes, effects, dirs })
+        Ok(Self { commit, before, tree, changes, entries, handlers, attributes, effects, dirs, n_aside: 0, command: "gdo up" })
+    }
+
+    /// Returns what a convergence from `before` to the tree of `commit` would do: `found` is what differs on the disk, and what it removes.
+    pub(super) fn of_convergence(
+        repo: &Repo,
+        (commit, before): (Oid, Oid),
+        found: &[Change],
+        n_aside: usize,
+        attributes: &Attributes,
+    ) -> Result<Self> {
+        let tree = repo.objects.commit(&commit)?.tree;
+        let mut after = Look::new(repo, tree)?;
+        let mut changes = found.to_vec();
+        for change in &mut changes {
+            // What the disk lacks is made.
+            let is_missing = change.what == What::Deleted && after.kind(&change.path)?.is_some();
+            change.what = if is_missing { What::Added } else { change.what };
+        }
+        Ok(Self {
+            commit,
+            before,
+            tree,
+            changes,
+            entries: Vec::new(),
+            handlers: BTreeSet::new(),
+            attributes: attributes.clone(),
+            effects: BTreeSet::new(),
+            dirs: BTreeSet::new(),
+            n_aside,
+            command: "gdo converge",
+        })
     }
 
     /// Returns the entries that run before, or after, the files are laid down.
@@ -152,7 +195,8 @@ impl CommitPlan {
     pub fn check(&self, repo: &Repo, yes_delete: usize, is_begun: bool) -> Step<Seen> {
         // What was begun was looked at before that.
         if !is_begun {
-            self.check_protected(repo)?;
+            let mut before = Look::new(repo, self.before)?;
+            self.check_protected(repo, &mut |path| before.kind(path))?;
             self.check_diverted(repo)?;
             self.check_deletions(repo, yes_delete)?;
         }
@@ -161,14 +205,22 @@ impl CommitPlan {
         Ok(seen)
     }
 
-    fn check_protected(&self, repo: &Repo) -> Step<()> {
+    /// Halts if a convergence must not do this before a person says so, or has no room for it; what lies there need not be what was applied last.
+    pub(super) fn check_converging(&self, repo: &Repo, yes_delete: usize) -> Step<()> {
+        let root = Dir::open(&repo.places.work_tree)?;
+        self.check_protected(repo, &mut |path| kind_on_disk(&root, path))?;
+        self.check_deletions(repo, yes_delete)?;
+        self.check_room(repo, &self.laid())
+    }
+
+    fn check_protected(&self, repo: &Repo, was: &mut dyn FnMut(&[u8]) -> Result<Option<FileKind>>) -> Step<()> {
         let mut hurt = Vec::new();
-        let (mut before, mut after) = (Look::new(repo, self.before)?, Look::new(repo, self.tree)?);
+        let mut after = Look::new(repo, self.tree)?;
         for Change { path, what } in &self.changes {
             if *what == What::Added || !self.attributes.policy(path).is_protected {
                 continue;
             }
-            let (was, is) = (before.kind(path)?, after.kind(path)?);
+            let (was, is) = (was(path)?, after.kind(path)?);
             let is_emptied = *what == What::Content && after.size(path)? == Some(0);
             if was != is || is_emptied {
                 hurt.push(named(path, None));
@@ -202,7 +254,7 @@ impl CommitPlan {
     }
 
     fn check_deletions(&self, repo: &Repo, yes_delete: usize) -> Step<()> {
-        let n = self.changes.iter().filter(|change| change.what == What::Deleted).count();
+        let n = self.changes.iter().filter(|change| change.what == What::Deleted).count() + self.n_aside;
         if n <= FEW_DELETIONS.max(yes_delete) {
             return Ok(());
         }
@@ -211,8 +263,8 @@ impl CommitPlan {
             return Ok(());
         }
         let what = format!("{} of {n_owned} would be removed", files(n));
-        let command = format!("gdo up --yes-delete {n}");
-        Err(Halt::new(Why::Deletions, what, &[("gdo up -n", "shows which"), (&command, "removes them")]).into())
+        let (look, go_on) = (format!("{} -n", self.command), format!("{} --yes-delete {n}", self.command));
+        Err(Halt::new(Why::Deletions, what, &[(&look, "shows which"), (&go_on, "removes them")]).into())
     }
 
     /// Looks whether all of `paths` can be written where they go.
@@ -258,11 +310,20 @@ impl CommitPlan {
         if problems.is_empty() {
             return Ok(());
         }
-        let ways = [("df -h; df -i", "shows what is full"), ("gdo up", "goes on when there is room")];
+        let ways = [("df -h; df -i", "shows what is full"), (self.command, "goes on when there is room")];
         Err(Halt::new(Why::Room, "there is no room for the files of this commit, or they cannot be written", &ways)
             .with(problems)
             .into())
     }
+}
+
+fn kind_on_disk(root: &Dir, path: &[u8]) -> Result<Option<FileKind>> {
+    if path.is_empty() {
+        return Ok(Some(FileKind::Dir));
+    }
+    let (parent, name) = split(path);
+    let dir = root.open_path_if_there(parent)?;
+    Ok(dir.map_or(Ok(None), |dir| dir.stat(name))?.map(|stat| stat.kind))
 }
 
 /// Returns the owned directories in which the names of `laid` change, and whose times do so with them, if they are as recorded otherwise.
