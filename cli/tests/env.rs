@@ -109,10 +109,14 @@ fn a_huge_blob_where_a_short_text_belongs_costs_nothing() {
     let world = World::new();
     world.sh("echo conf > conf; gdo snapshot -q .");
     for path in ["attributes", "env/main", "promises/10-a"] {
-        let commit = with_zeros(&world, &format!(".git-devops/{path}"), "400M");
+        let commit = with_zeros(&world, &format!(".git-devops/{path}"), "300M");
         let run = world.gdo_limited(&["converge", "-n", "--offline", "--to", &commit]);
-        assert!(run.err.contains("has 419430400 bytes"), "{path}: {} {}", run.code, run.err);
+        assert!(run.err.contains("has 314572800 bytes"), "{path}: {} {}", run.code, run.err);
         assert!(run.err.contains(path.rsplit('/').next().unwrap()), "{path}: {}", run.err);
         assert!([2, 65].contains(&run.code), "{path}: {}", run.code);
     }
+    world.sh("gdo attributes /conf env; gdo commit -q -m x");
+    let commit = with_zeros(&world, "conf", "300M");
+    let run = world.gdo_limited(&["restore", "--source", &commit, "--target", "../out"]);
+    assert!(run.code == 3 && run.err.contains("'conf'") && run.err.contains("has 314572800 bytes"), "{} {}", run.code, run.err);
 }

@@ -4,7 +4,7 @@ use super::Repo;
 use super::attributes::Ownership;
 use super::scan::{Sink, shown};
 use crate::error::{Context, Error, Kind, Result};
-use crate::git::{ObjectKind, Oid};
+use crate::git::Oid;
 
 /// What such a file should hold.
 pub(super) struct Laid {
@@ -20,6 +20,17 @@ const MAX_STORED: u64 = super::MAX_THRESHOLD;
 /// What is shown in the place of a secret.
 const MASK: &[u8] = b"(a secret that is not as it was stored; its content is not shown)\n";
 
+/// Fails, without reading it, if the blob `oid` is longer than any template or encrypted message is.
+pub(super) fn must_be_short(repo: &Repo, oid: &Oid) -> Result<()> {
+    match repo.objects.blob_size(oid)? {
+        Some(size) if size > MAX_STORED => Err(Error::new(
+            Kind::Refused,
+            format!("blob '{oid}' has {size} bytes; at most {MAX_STORED} are read of a template or a secret"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 impl Laid {
     /// Returns what the file at `path`, stored as the blob `stored`, should hold; `None` if just what is stored.
     pub fn of(repo: &Repo, path: &[u8], ownership: Ownership, stored: Option<Oid>) -> Result<Option<Self>> {
@@ -32,7 +43,8 @@ impl Laid {
             return Ok(None);
         }
         let want = |oid: Oid| -> Result<(Oid, Vec<u8>)> {
-            let blob = repo.objects.short(&oid, ObjectKind::Blob, MAX_STORED)?;
+            must_be_short(repo, &oid)?;
+            let blob = repo.objects.blob(&oid)?;
             Ok((oid, repo.laying.content(path, ownership, &blob)?.unwrap_or(blob)))
         };
         let stored = stored.map(want).transpose().context(|| "cannot tell what it should hold")?;

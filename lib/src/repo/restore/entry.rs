@@ -13,6 +13,7 @@ use crate::file::read;
 use crate::metadata::{self, Flags, Metadata};
 use crate::repo::attributes::Ownership;
 use crate::repo::content::{Content, write_around};
+use crate::repo::laid;
 use crate::repo::scan::split;
 use crate::repo::tree::Item;
 use crate::safepath::{self, Dir, FileKind, Stat};
@@ -29,6 +30,9 @@ impl Run<'_> {
     pub(super) fn content_of(&self, path: &[u8], item: &Item) -> Result<Content> {
         let ownership = self.attributes.policy(path).ownership;
         let is_other = matches!(ownership, Ownership::Env | Ownership::Secret);
+        if let (true, Some(oid)) = (is_other, item.content) {
+            laid::must_be_short(self.repo, &oid)?;
+        }
         match Content::of(self.repo, item)? {
             Content::Small(stored) => match self.laying.content(path, ownership, &stored)? {
                 Some(content) => Ok(Content::Small(content)),
