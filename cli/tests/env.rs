@@ -95,28 +95,56 @@ fn env_tells_where_each_value_comes_from() {
     assert!(world.ok(&["--json", "env"]).contains("\"n_keys\":2"));
 }
 
-/// Makes a commit on top of HEAD that has `size` zeros, which are stored as a few kilobytes, at `path`; returns its name.
-fn with_zeros(world: &World, path: &str, size: &str) -> String {
-    let script = format!(
-        "cd .git; export GIT_DIR=$PWD GIT_INDEX_FILE=$PWD/hostile; blob=$(head -c {size} /dev/zero | git -c core.bigFileThreshold=4g hash-object -w --stdin); \
-         git read-tree HEAD; git update-index --add --cacheinfo 100755,$blob,{path}; git commit-tree -p HEAD -m x $(git write-tree)"
-    );
-    world.sh(&script).trim().to_owned()
+/// Stores what `script` prints as a blob; returns its name.
+fn blob(world: &World, script: &str) -> String {
+    world.sh(&format!("({script}) | git --git-dir .git -c core.bigFileThreshold=4g hash-object -w --stdin")).trim().to_owned()
+}
+
+/// Makes a commit on top of HEAD that has these blobs at these paths; returns its name.
+fn commit_with(world: &World, blobs: &[(&str, &str)]) -> String {
+    let lines: String = blobs.iter().map(|(path, blob)| format!("100755 {blob}\t{path}\n")).collect();
+    world.write("../lines", &lines);
+    let script = "cd .git; export GIT_DIR=$PWD GIT_INDEX_FILE=$PWD/hostile; git read-tree HEAD; git update-index --add --index-info < ../../lines; \
+                  git commit-tree -p HEAD -m x $(git write-tree)";
+    world.sh(script).trim().to_owned()
 }
 
 #[test]
 fn a_huge_blob_where_a_short_text_belongs_costs_nothing() {
     let world = World::new();
     world.sh("echo conf > conf; gdo snapshot -q .");
+    let zeros = blob(&world, "head -c 300M /dev/zero");
     for path in ["attributes", "env/main", "promises/10-a"] {
-        let commit = with_zeros(&world, &format!(".git-devops/{path}"), "300M");
+        let commit = commit_with(&world, &[(&format!(".git-devops/{path}"), &zeros)]);
         let run = world.gdo_limited(&["converge", "-n", "--offline", "--to", &commit]);
         assert!(run.err.contains("has 314572800 bytes"), "{path}: {} {}", run.code, run.err);
         assert!(run.err.contains(path.rsplit('/').next().unwrap()), "{path}: {}", run.err);
         assert!([2, 65].contains(&run.code), "{path}: {}", run.code);
     }
     world.sh("gdo attributes /conf env; gdo commit -q -m x");
-    let commit = with_zeros(&world, "conf", "300M");
+    let commit = commit_with(&world, &[("conf", &zeros)]);
     let run = world.gdo_limited(&["restore", "--source", &commit, "--target", "../out"]);
     assert!(run.code == 3 && run.err.contains("'conf'") && run.err.contains("has 314572800 bytes"), "{} {}", run.code, run.err);
+}
+
+#[test]
+fn a_long_stanza_and_a_long_value_are_kept_once_however_many_lines_there_are() {
+    let world = World::new();
+    // As large as it may be, none of which holds; and a file with long values that is included again and again.
+    let long = format!("[{}]\n", vec![format!("arch={}", "x".repeat(250)); 15].join(" "));
+    let hostile = format!("{long}{}", "a=b\n".repeat(90_000));
+    let values = format!("a={}\n", "x".repeat(4000)).repeat(250);
+    let includes = format!("include values\n{}", "include values\n".repeat(390));
+    world.sh("echo conf > conf; gdo attributes /conf env; gdo snapshot -q .");
+    for files in [vec![("main", hostile)], vec![("main", includes), ("values", values)]] {
+        let mut blobs = Vec::new();
+        for (name, text) in files {
+            world.write("../keys", &text);
+            blobs.push((format!(".git-devops/env/{name}"), blob(&world, "cat ../keys")));
+        }
+        let blobs: Vec<(&str, &str)> = blobs.iter().map(|(path, blob)| (&**path, &**blob)).collect();
+        let commit = commit_with(&world, &blobs);
+        let run = world.gdo_limited(&["converge", "-n", "--offline", "--to", &commit]);
+        assert_eq!(run.code, 0, "{}", run.err);
+    }
 }

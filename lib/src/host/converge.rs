@@ -143,6 +143,9 @@ impl Host<'_> {
         if is_begun || !dry_run {
             self.follow(Model::Convergent)?;
         }
+        if !dry_run {
+            self.must_be_alone()?;
+        }
         let head = self.repo.head()?;
         let tree = self.repo.objects.commit(&commit)?.tree;
         let before =

@@ -601,29 +601,6 @@ last=
         }
     }
 
-    /// Returns how many bytes this process ever had in memory.
-    fn peak() -> u64 {
-        let status = String::from_utf8(crate::durable::read(std::path::Path::new("/proc/self/status")).unwrap()).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-    }
-
-    #[test]
-    fn a_long_stanza_and_a_long_value_are_kept_once_however_many_lines_there_are() {
-        let long = format!("[{}]\n", vec![format!("arch={}", "x".repeat(250)); 15].join(" "));
-        // As large as it may be, none of which holds; and a file with long values that is included again and again.
-        let hostile = format!("{long}{}", "a=b\n".repeat(90_000));
-        let values = format!("a={}\n", "x".repeat(4000)).repeat(250);
-        let includes = format!("include values\n{}", "include values\n".repeat(390));
-        for files in [vec![("main", hostile)], vec![("main", includes), ("values", values)]] {
-            let files: BTreeMap<_, _> = files.into_iter().map(|(name, text)| (name.to_owned(), text.into_bytes())).collect();
-            let before = peak();
-            let env = Env::new(&files, &facts()).unwrap();
-            let grown = (peak() - before) >> 20;
-            assert!(grown < 48, "{grown} MiB for {} lines", env.all("a").len());
-        }
-    }
-
     #[test]
     fn a_template_is_filled() {
         let env = env_of(&[("main", "a = A\nempty =\nd = ${a}\n")]).unwrap();

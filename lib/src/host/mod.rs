@@ -36,7 +36,7 @@ pub mod types;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::durable::{self, Lock};
+use crate::durable::Lock;
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::Identity;
 use crate::journal::{Field, HostLog, Line};

@@ -63,6 +63,7 @@ impl Host<'_> {
     /// Takes the files that `options` name into the work in progress, as they are now.
     pub fn snap(&mut self, options: &ScanOptions, message: String, progress: &Progress) -> Result<Recorded> {
         self.follow(Model::Congruent)?;
+        self.must_be_alone()?;
         self.finish_cut_off()?;
         let line = wip::line(self.repo)?;
         record_on(self.repo, &self.lock, &line, options, Some(&self.info(message)), &nothing_else, progress)
@@ -171,6 +172,7 @@ impl Host<'_> {
 
     /// Makes the work in progress part of the branch; returns where that is then.
     pub fn check_in(&mut self) -> Result<Oid> {
+        self.must_be_alone()?;
         self.finish_cut_off()?;
         if let (Some(tip), Some(branch)) = (wip::tip(self.repo)?, self.repo.git.head_ref()?) {
             self.must_be_over(tip)?;

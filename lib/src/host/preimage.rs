@@ -66,6 +66,7 @@ impl Host<'_> {
         if dry_run || fixed.changes.is_empty() {
             return Ok(fixed);
         }
+        self.must_be_alone()?;
         let paths: BTreeSet<Vec<u8>> = fixed.changes.iter().map(|change| change.path.clone()).collect();
         let handlers = handlers_of(self.repo, tree, &attributes, &paths)?;
         fixed.undo = Some(self.keep(&Over { commit, trees: (tree, tree), paths: paths.clone(), handlers }, "fix", progress)?);
@@ -97,6 +98,7 @@ impl Host<'_> {
         if paths.is_empty() {
             return Ok(fixed);
         }
+        self.must_be_alone()?;
         let handlers = handlers_of(self.repo, owned, &attributes, &paths)?;
         let over = Over { commit: kept.over, trees, paths: paths.clone(), handlers };
         fixed.undo = Some(self.keep(&over, &format!("undo {n}"), progress)?);

@@ -13,7 +13,7 @@ use super::history::Progress as Far;
 use super::plan::{CommitPlan, Step, Stop, are, check_drift, first, line_to, parents};
 use super::run::{Ended, Ground, Job, boot_id};
 use super::supply;
-use crate::error::{Error, Kind, Reason, Result};
+use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::git::Oid;
 use crate::journal::{Entry, EntryId, IN, Kind as EntryKind, When, Words};
 use crate::progress::Progress;
