@@ -33,6 +33,8 @@ fn a_command_that_outlived_its_run_is_waited_for() {
         let refused = pair.run(&["resume", "--rerun"], 12);
         assert!(refused.err.contains("still runs"), "{}", refused.err);
         assert_eq!(pair.run(&["rollback"], 12).code, 12);
+        pair.target.sh("echo drift >> etc/conf");
+        assert!(pair.run(&["fix", "--all"], 12).err.contains("still runs"));
         assert_eq!(pair.note("ran"), "begin\n");
         // It goes on writing what it has to say, though nobody hears it.
         pair.target.sh(&format!("touch ../go; while test -e /proc/{process}/exe; do sleep 0.02; done"));
