@@ -264,6 +264,13 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).context(|| format!("cannot sync directory '{}'", path.display()))
 }
 
+/// Returns how many bytes the filesystem that holds `path` has left for us.
+pub fn filesystem_free(path: &Path) -> Result<u64> {
+    let stat =
+        rustix::fs::statvfs(path).context(|| format!("cannot tell what is free on the filesystem of '{}'", path.display()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Returns how many bytes the filesystem of `path` has in all.
 pub fn filesystem_size(path: &Path) -> Result<u64> {
     let stat = rustix::fs::statvfs(path).context(|| format!("cannot tell the size of the filesystem of '{}'", path.display()))?;

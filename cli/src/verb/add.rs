@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use git_devops::error::Result;
 use git_devops::repo::scan::{ScanOptions, Scope, Sink, scan};
-use git_devops::repo::stage;
 
 use super::changes::{preview, report};
+use super::hand_over_args::HandOverArgs;
 use super::scan_args::{ScanArgs, check_paths};
 use crate::places::GlobalArgs;
 use crate::ui::Ui;
@@ -15,7 +15,7 @@ use crate::ui::Ui;
 #[derive(clap::Args)]
 pub struct AddArgs {
     /// Files and directories; a directory stands for all below it, also what comes later
-    #[arg(required = true)]
+    #[arg(required_unless_present = "stdin")]
     paths: Vec<PathBuf>,
     /// Tell what would be staged, and stage nothing
     #[arg(short = 'n', long)]
@@ -23,14 +23,22 @@ pub struct AddArgs {
     /// Leave the content of large files where it is: they become their own store, and take no space a second time
     ///
     /// For files that do not change. What is in one is lost with it, unless another host got it before.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["hand_over", "stdin"])]
     reference: bool,
+    #[command(flatten)]
+    hand_over: HandOverArgs,
     #[command(flatten)]
     scan: ScanArgs,
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AddArgs) -> Result<()> {
     let repo = global.repo_of_host()?;
+    if args.hand_over.is_stream() {
+        let progress = ui.progress();
+        progress.stage("adding", 0, 0);
+        let recorded = args.hand_over.record_stream(ui, global, &repo, None, &progress)?;
+        return report(ui, &recorded, "staged");
+    }
     let paths = global.work_paths(&repo.places, &args.paths)?;
     check_paths(&repo, &paths)?;
     let options = ScanOptions { by_reference: args.reference, ..args.scan.options(&repo, Scope::Paths(paths))? };
@@ -39,6 +47,6 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AddArgs) -> Result<()> {
     if args.dry_run {
         return preview(ui, &scan(&repo, &repo.index()?, &options, Sink::Compare, &progress)?);
     }
-    let recorded = stage::record(&repo, &options, None, &progress)?;
+    let recorded = args.hand_over.record(ui, &repo, &options, None, &progress)?;
     report(ui, &recorded, "staged")
 }

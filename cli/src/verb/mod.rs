@@ -25,6 +25,7 @@ mod fix;
 mod fleet;
 mod gc;
 mod git;
+mod hand_over_args;
 mod host;
 mod init;
 mod log;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use git_devops::error::Result;
 use git_devops::repo::scan::{Sink, scan};
-use git_devops::repo::stage;
+use git_devops::repo::stage::Recorded;
 
 use super::changes::{preview, report};
 use super::commit::commit_info;
+use super::hand_over_args::HandOverArgs;
 use super::scan_args::{ScanArgs, check_paths, scope};
 use crate::places::GlobalArgs;
 use crate::ui::{Ui, usage};
@@ -27,11 +28,20 @@ pub struct SnapshotArgs {
     #[arg(short = 'n', long)]
     dry_run: bool,
     #[command(flatten)]
+    hand_over: HandOverArgs,
+    #[command(flatten)]
     scan: ScanArgs,
 }
 
 pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &SnapshotArgs) -> Result<()> {
     let repo = global.repo_of_host()?;
+    let info = || commit_info(&repo, args.message.clone().unwrap_or_else(|| "snapshot".to_owned()));
+    if args.hand_over.is_stream() {
+        let (info, progress) = (info()?, ui.progress());
+        progress.stage("snapshot", 0, 0);
+        let recorded = args.hand_over.record_stream(ui, global, &repo, Some(&info), &progress)?;
+        return tell(ui, &recorded);
+    }
     let mut paths = global.work_paths(&repo.places, &args.paths)?;
     check_paths(&repo, &paths)?;
     let index = repo.index()?;
@@ -48,10 +58,12 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &SnapshotArgs) -> Result<()> 
         return preview(ui, &scan(&repo, &index, &options, Sink::Compare, &progress)?);
     }
     drop(index);
-    let message = args.message.clone().unwrap_or_else(|| "snapshot".to_owned());
-    let info = commit_info(&repo, message)?;
-    let recorded = stage::record(&repo, &options, Some(&info), &progress)?;
-    report(ui, &recorded, "stored")?;
+    let recorded = args.hand_over.record(ui, &repo, &options, Some(&info()?), &progress)?;
+    tell(ui, &recorded)
+}
+
+fn tell(ui: &mut Ui, recorded: &Recorded) -> Result<()> {
+    report(ui, recorded, "stored")?;
     if recorded.commit.is_none() {
         ui.note("nothing changed: no commit")?;
     }

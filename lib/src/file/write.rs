@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -46,9 +47,21 @@ pub enum ChunkSink<'a> {
         /// Raised when the store fails.
         has_failed: &'a AtomicBool,
     },
+    /// To somebody who passes them on; only lists go into the chunk store.
+    Passed {
+        /// Takes the lists.
+        writer: &'a Writer,
+        /// Takes a chunk, from several threads at once, and may take its time.
+        take: &'a Take<'a>,
+        /// Raised when either fails.
+        has_failed: &'a AtomicBool,
+    },
     /// Nowhere: only the index is wanted, to compare.
     Discard,
 }
+
+/// Takes a chunk and its plain bytes.
+pub type Take<'a> = dyn Fn(ChunkId, &[u8]) -> Result<()> + Sync + 'a;
 
 /// Notes that a chunk lies at an offset, and its length; called in the order of the file.
 pub type Note<'a> = dyn Fn(ChunkId, u64, u64) -> Result<()> + Sync + 'a;
@@ -59,6 +72,7 @@ impl ChunkSink<'_> {
             Self::Store { writer, has_failed } => {
                 writer.put(id, bytes).map(drop).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
             }
+            Self::Passed { take, has_failed, .. } => take(id, bytes).inspect_err(|_| has_failed.store(true, Ordering::Relaxed)),
             Self::Wanted { wanted, writer } if wanted.contains(&id) => writer.put(id, bytes).map(drop),
             Self::Wanted { .. } | Self::Stay { .. } | Self::Discard => Ok(()),
         }
@@ -66,7 +80,7 @@ impl ChunkSink<'_> {
 
     fn put_list(&self, id: ChunkId, list: &[u8]) -> Result<()> {
         match self {
-            Self::Stay { writer, has_failed, .. } => {
+            Self::Stay { writer, has_failed, .. } | Self::Passed { writer, has_failed, .. } => {
                 writer.put(id, list).map(drop).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
             }
             _ => self.put(id, list),
@@ -97,6 +111,29 @@ pub fn cut_file(
     n_threads: usize,
     progress: &Progress,
 ) -> Result<ChunkIndex> {
+    cut(Source::File(file), size, holes, spec, sink, n_threads, progress)
+}
+
+/// Cuts what `input` gives until it ends, as [`cut_file`] cuts a file.
+pub fn cut_stream(
+    input: &mut dyn Read,
+    spec: &ChunkerSpec,
+    sink: ChunkSink<'_>,
+    n_threads: usize,
+    progress: &Progress,
+) -> Result<ChunkIndex> {
+    cut(Source::Stream(input), u64::MAX, &[], spec, sink, n_threads, progress)
+}
+
+fn cut(
+    source: Source<'_>,
+    size: u64,
+    holes: &[(u64, u64)],
+    spec: &ChunkerSpec,
+    sink: ChunkSink<'_>,
+    n_threads: usize,
+    progress: &Progress,
+) -> Result<ChunkIndex> {
     let mut hasher = blake3::Hasher::new();
     let mut builder = EntryBuilder::new(|id, list: &[u8]| sink.put_list(id, list));
     let mut offset = 0;
@@ -105,7 +142,7 @@ pub fn cut_file(
         offset += entry.len();
         builder.push(entry)
     };
-    let mut source = Pieces { file, spec, hasher: &mut hasher, progress };
+    let mut source = Pieces { source, spec, hasher: &mut hasher, progress };
     if size < PARALLEL_FROM || n_threads < 2 {
         source.each(size, holes, |piece| {
             push(match piece {
@@ -114,10 +151,10 @@ pub fn cut_file(
             })
         })?;
     } else {
-        cut_in_parallel(&mut source, size, holes, sink, n_threads, push)?;
+        cut_in_parallel(&mut source, size, holes, sink, n_threads, &mut push)?;
     }
     let hash = FileHash::from_bytes(*hasher.finalize().as_bytes());
-    Ok(ChunkIndex { size, hash, has_holes: !holes.is_empty(), chunker: *spec, entries: builder.finish()? })
+    Ok(ChunkIndex { size: offset, hash, has_holes: !holes.is_empty(), chunker: *spec, entries: builder.finish()? })
 }
 
 fn store_chunk(sink: ChunkSink<'_>, bytes: &[u8]) -> Result<Entry> {
@@ -128,7 +165,7 @@ fn store_chunk(sink: ChunkSink<'_>, bytes: &[u8]) -> Result<Entry> {
 
 /// Cuts in this thread, hashes and stores in `n_threads` others, and pushes the entries in the order of the file.
 fn cut_in_parallel(
-    source: &mut Pieces<'_>,
+    source: &mut Pieces<'_, '_>,
     size: u64,
     holes: &[(u64, u64)],
     sink: ChunkSink<'_>,
@@ -195,15 +232,43 @@ enum Piece<'a> {
     Hole(u64),
 }
 
+/// What is cut.
+enum Source<'a> {
+    /// As many bytes as were asked for are in it.
+    File(&'a File),
+    /// It ends when it ends.
+    Stream(&'a mut dyn Read),
+}
+
+impl Source<'_> {
+    /// Fills `buffer` with what is at `at`, and returns how much there was.
+    fn fill(&mut self, buffer: &mut [u8], at: u64) -> Result<usize> {
+        let input = match self {
+            Self::File(file) => return read_exact(file, buffer, at).map(|()| buffer.len()),
+            Self::Stream(input) => input,
+        };
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match input.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(filled)
+    }
+}
+
 /// Reads a file from front to back and cuts it.
-struct Pieces<'a> {
-    file: &'a File,
+struct Pieces<'a, 's> {
+    source: Source<'s>,
     spec: &'a ChunkerSpec,
     hasher: &'a mut blake3::Hasher,
     progress: &'a Progress,
 }
 
-impl Pieces<'_> {
+impl Pieces<'_, '_> {
     /// Hands all pieces to `take`, in order; cutting starts anew after each hole.
     fn each(&mut self, size: u64, holes: &[(u64, u64)], mut take: impl FnMut(Piece<'_>) -> Result<()>) -> Result<()> {
         let capacity = BLOCK.max(2 * self.spec.max_len());
@@ -218,18 +283,27 @@ impl Pieces<'_> {
     }
 
     /// Cuts the bytes from `start` to `end`, which have no hole.
-    fn data(&mut self, buffer: &mut [u8], start: u64, end: u64, take: &mut impl FnMut(Piece<'_>) -> Result<()>) -> Result<()> {
+    fn data(
+        &mut self,
+        buffer: &mut [u8],
+        start: u64,
+        mut end: u64,
+        take: &mut impl FnMut(Piece<'_>) -> Result<()>,
+    ) -> Result<()> {
         let mut chunker = Chunker::new(self.spec);
         let mut at = start;
         let mut filled = 0;
         while at < end || filled > 0 {
             let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len() - filled);
             let fresh = &mut buffer[filled..filled + want];
-            read_exact(self.file, fresh, at)?;
-            self.hasher.update(fresh);
-            self.progress.add(0, want as u64);
-            at += want as u64;
-            filled += want;
+            let n = self.source.fill(fresh, at)?;
+            self.hasher.update(&fresh[..n]);
+            self.progress.add(0, n as u64);
+            at += n as u64;
+            filled += n;
+            if n < want {
+                end = at;
+            }
             let mut used = 0;
             while used < filled && (at == end || filled - used >= self.spec.max_len()) {
                 let len = chunker.cut(&buffer[used..filled]);

@@ -7,6 +7,7 @@ pub mod check;
 pub mod command;
 mod config;
 mod delta;
+mod elsewhere;
 mod heal;
 pub mod index;
 mod inflate;

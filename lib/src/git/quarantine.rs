@@ -29,6 +29,10 @@ pub const REPORTS: &str = "refs/devops/reports/";
 pub const RELEASES: &str = "refs/tags/release/";
 /// Where root documents are, under their versions.
 pub const ROOTS: &str = "refs/devops/trust/";
+/// Where a host names the chunks that are on their way from it: the one ref [`HANDED`] of its own.
+pub const IN_FLIGHT: &str = "refs/devops/in-flight/";
+/// The name of that ref below [`IN_FLIGHT`].
+pub const HANDED: &str = "run";
 /// What the name of the directory begins with.
 const PREFIX: &str = "incoming-";
 
@@ -100,6 +104,7 @@ impl Quarantine {
             url,
             "+refs/heads/*:refs/heads/*",
             "+refs/devops/holders/*:refs/devops/holders/*",
+            "+refs/devops/in-flight/*:refs/devops/in-flight/*",
             "+refs/devops/reports/*:refs/devops/reports/*",
             "+refs/devops/trust/*:refs/devops/trust/*",
             "+refs/tags/release/*:refs/tags/release/*",
@@ -182,6 +187,11 @@ impl Quarantine {
         self.refs(REPORTS)
     }
 
+    /// Returns the commit that names the chunks on their way from that host, if there are any.
+    pub fn in_flight(&self) -> Result<Option<Oid>> {
+        Ok(self.refs(IN_FLIGHT)?.get(HANDED).copied())
+    }
+
     /// Returns the tags of releases that came, by their names below `refs/tags/release/`.
     pub fn releases(&self) -> Result<BTreeMap<String, Oid>> {
         self.refs(RELEASES)
@@ -198,7 +208,7 @@ impl Quarantine {
         for (at, line) in String::from_utf8_lossy(&listed).lines().enumerate() {
             let (oid, name) = line.split_once(' ').unwrap_or_default();
             check_ref_name(name)?;
-            let is_asked = [BRANCHES, HOLDERS, RELEASES, REPORTS, ROOTS].iter().any(|asked| name.starts_with(asked));
+            let is_asked = [BRANCHES, HOLDERS, IN_FLIGHT, RELEASES, REPORTS, ROOTS].iter().any(|asked| name.starts_with(asked));
             let (true, Ok(oid)) = (is_asked, Oid::from_hex(oid.as_bytes())) else {
                 return Err(Error::refused(
                     Reason::RefName,

@@ -288,7 +288,15 @@ impl<'a> OthersFiles<'a> {
     }
 
     fn own(&self) -> Option<HashSet<Oid>> {
-        let what = ["rev-list", "--objects", "--no-object-names", "--indexed-objects", "--exclude=refs/remotes/*", "--all"];
+        let what = [
+            "rev-list",
+            "--objects",
+            "--no-object-names",
+            "--indexed-objects",
+            "--exclude=refs/remotes/*",
+            "--exclude=refs/devops/in-flight*/*",
+            "--all",
+        ];
         let listed = self.repo.git.run(&what).ok()?;
         listed.split(|&b| b == b'\n').filter(|line| !line.is_empty()).map(|hex| Oid::from_hex(hex).ok()).collect()
     }

@@ -284,7 +284,8 @@ impl Run<'_> {
     }
 }
 
-fn fill_random(bytes: &mut [u8]) -> Result<()> {
+/// Fills `bytes` with what nobody can foresee.
+pub(super) fn fill_random(bytes: &mut [u8]) -> Result<()> {
     let n = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty()).context(|| "cannot get random bytes")?;
     match n == bytes.len() {
         true => Ok(()),

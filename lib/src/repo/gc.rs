@@ -83,6 +83,13 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<Cleaned> {
         // What is listed there lies elsewhere: a pack goes when all of it is dead.
         references.gc(&mut live, GcOptions { max_dead_ratio: 1.0, ..options }, progress)?;
     }
+    if !what.dry_run {
+        // No run of this repository is at work, and whatever one left is read again by the next.
+        match repo.chunks.local().in_flight().clear() {
+            Err(error) if error.kind() == Kind::Locked => (), // that of another repository of the store is
+            other => other?,
+        }
+    }
     match repo.settings.policy {
         Policy::Cache(quota) if !what.dry_run => drop(repo.chunks.local().cache().shrink(quota)?),
         Policy::None if !what.dry_run => drop(repo.chunks.local().cache().shrink(0)?),

@@ -55,7 +55,7 @@ pub fn keep(
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
     let chunks = repo.store.writer(WriteOptions { level: repo.settings.level })?;
     let has_failed = AtomicBool::new(false);
-    let sink = Sink::Store { pack: &pack, chunks: &chunks, references: None, has_failed: &has_failed };
+    let sink = Sink::Store { pack: &pack, chunks: &chunks, references: None, hand_over: None, has_failed: &has_failed };
     // Against nothing: whatever is there is taken, with no policy of any commit.
     let nothing = IndexBuilder::default().build();
     let found = scan(repo, &nothing, &options, sink, progress)?;

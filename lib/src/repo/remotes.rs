@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::holders::Came;
 use super::releases::Incoming;
 use super::tree::StoredDir;
-use super::{Policy, Repo, reports};
+use super::{Policy, Repo, hand_over, reports};
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::{Entry, MAX_DEPTH, MAX_LIST_LEN, decode_list};
@@ -95,7 +95,8 @@ pub fn remove(repo: &Repo, name: &str) -> Result<()> {
     named(repo, &[name.to_owned()])?;
     let lock = repo.lock()?;
     let gone = |(branch, oid)| Moved { branch, old: Some(oid), new: None }.of_remote(name);
-    let gone: Vec<RefMove> = branches(repo, name)?.into_iter().map(gone).collect();
+    let mut gone: Vec<RefMove> = branches(repo, name)?.into_iter().map(gone).collect();
+    gone.extend(hand_over::taken_over(repo, name, None)?);
     repo.git.move_refs(&gone, "")?;
     for key in ["identity", "url"] {
         repo.git.unset_config(&format!("{SECTION}{name}.{key}"))?;
@@ -260,8 +261,9 @@ pub fn fetch_branches(repo: &Repo, connection: &Connection, now: u64) -> Result<
     let lock = repo.lock()?;
     let mut came = Came::look(repo, &quarantine)?;
     let reports = reports::Came::look(repo, &quarantine)?;
+    let in_flight = hand_over::look(&quarantine, &mut came.refused)?;
     let mut releases = Incoming::look(repo, &quarantine, now).context(what)?;
-    let moved = take_branches(repo, &remote.name, &quarantine, (&came, &releases, &reports), &lock).context(what)?;
+    let moved = take_branches(repo, &remote.name, &quarantine, in_flight, (&came, &releases, &reports), &lock).context(what)?;
     releases.accept()?;
     came.refused.extend(reports.refused);
     Ok(News { moved, refused: came.refused, releases })
@@ -299,11 +301,12 @@ fn take_branches(
     repo: &Repo,
     name: &str,
     quarantine: &Quarantine,
+    in_flight: Option<Oid>,
     (came, releases, reports): (&Came, &Incoming, &reports::Came),
     lock: &Lock,
 ) -> Result<Vec<Moved>> {
     let (old, new) = (branches(repo, name)?, quarantine.branches()?);
-    let more: Vec<Oid> = came.commits().into_iter().chain(releases.objects()).chain(reports.commits()).collect();
+    let more: Vec<Oid> = came.commits().into_iter().chain(releases.objects()).chain(reports.commits()).chain(in_flight).collect();
     let kept = quarantine.take_over(&repo.git, &repo.objects, &more)?;
     let gone = old.iter().filter(|(branch, _)| !new.contains_key(*branch));
     let gone = gone.map(|(branch, oid)| Moved { branch: branch.clone(), old: Some(*oid), new: None });
@@ -311,6 +314,8 @@ fn take_branches(
     let moved: Vec<Moved> = gone.chain(here.filter(|moved| moved.old != moved.new)).collect();
     let branches = moved.iter().map(|moved| moved.clone().of_remote(name));
     let moves: Vec<RefMove> = branches.chain(came.moves()).chain(releases.moves(repo)?).chain(reports.moves()).collect();
+    // With the branches: what is not on its way any more is in one of them.
+    let moves: Vec<RefMove> = moves.into_iter().chain(hand_over::taken_over(repo, name, in_flight)?).collect();
     repo.turn_refs(&repo.git, &moves, "fetch", lock)?;
     repo.note_refs(lock)?;
     kept.map_or(Ok(()), Kept::release)?;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::attributes::{Ownership, Policy};
 use super::exclude::Excludes;
+use super::hand_over::HandOver;
 use super::laid::Laid;
 use super::pathset::PathSet;
 use super::stage::Referencing;
@@ -19,7 +20,7 @@ use super::unowned::Unowned;
 use super::{Attributes, Repo};
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::ChunkIndex;
-use crate::file::write::{ChunkSink, Note, cut_file};
+use crate::file::write::{ChunkSink, Note, Take, cut_file, cut_stream};
 use crate::git::index::{CachedStat, Index};
 use crate::git::name::{self, Stored};
 use crate::git::object::{EXECUTABLE, FILE, SYMLINK};
@@ -71,6 +72,8 @@ pub enum Sink<'a> {
         chunks: &'a Writer,
         /// Where chunks stay in their files, takes where they lie.
         references: Option<&'a Referencing>,
+        /// Where chunks are handed over to other hosts, takes them in the place of `chunks`.
+        hand_over: Option<&'a HandOver<'a>>,
         /// Raised when one of them fails: that ends the run, where a source that fails does not.
         has_failed: &'a AtomicBool,
     },
@@ -117,11 +120,20 @@ impl Sink<'_> {
         }
     }
 
-    fn chunks<'s>(&'s self, note: Option<&'s Note<'s>>) -> ChunkSink<'s> {
+    /// Returns who hands chunks over, if they are.
+    pub(super) fn hand_over(&self) -> Option<&HandOver<'_>> {
         match self {
-            Self::Store { chunks, has_failed, .. } => match note {
-                Some(note) => ChunkSink::Stay { writer: chunks, note, has_failed },
-                None => ChunkSink::Store { writer: chunks, has_failed },
+            Self::Store { hand_over, .. } => *hand_over,
+            _ => None,
+        }
+    }
+
+    pub(super) fn chunks<'s>(&'s self, note: Option<&'s Note<'s>>, take: Option<&'s Take<'s>>) -> ChunkSink<'s> {
+        match self {
+            Self::Store { chunks, has_failed, .. } => match (note, take) {
+                (Some(note), _) => ChunkSink::Stay { writer: chunks, note, has_failed },
+                (None, Some(take)) => ChunkSink::Passed { writer: chunks, take, has_failed },
+                (None, None) => ChunkSink::Store { writer: chunks, has_failed },
             },
             Self::Preview { .. } | Self::Compare | Self::Look { .. } => ChunkSink::Discard,
         }
@@ -211,6 +223,37 @@ pub fn scan(repo: &Repo, index: &Index, options: &ScanOptions, sink: Sink<'_>, p
     };
     walker.run(&root)?;
     walker.finish(&root)
+}
+
+/// Returns the metadata of the directory `path` of the work tree as one that is known for what is owned below it; `None` if it is not there.
+pub(super) fn dir_on_the_way(repo: &Repo, attributes: &Attributes, path: &[u8]) -> Result<Option<Metadata>> {
+    let what = || format!("cannot look at '{}'", shown(path));
+    let root = Dir::open(&repo.places.work_tree).context(what)?;
+    let dir = match root.open_path(path) {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+        other => other.context(what)?,
+    };
+    let mut found = metadata::of_file(&dir, &dir.stat_self()?, &names_of(&root)?).context(what)?;
+    found.mtime = found.mtime.filter(|_| attributes.policy_of_dir(path).has_times);
+    found.partial = true;
+    Ok(Some(found))
+}
+
+/// Hands the content that `input` gives until it ends to `sink`, as that of the file at `path`; returns the blob that stands for it.
+pub(super) fn read_stream(repo: &Repo, path: &[u8], input: &mut dyn Read, sink: Sink<'_>, progress: &Progress) -> Result<Oid> {
+    let what = || format!("cannot store what comes for '{}'", shown(path));
+    let mut head = Vec::new();
+    input.take(repo.settings.threshold).read_to_end(&mut head).context(what)?;
+    if (head.len() as u64) < repo.settings.threshold && !ChunkIndex::is_index(&head) {
+        progress.add(1, head.len() as u64);
+        return sink.blob(&head);
+    }
+    let spec = repo.attributes(&repo.index()?)?.chunker(path, &repo.settings.chunker);
+    let take = sink.hand_over().map(|hand_over| |id, bytes: &[u8]| hand_over.put(id, bytes));
+    let chunks = sink.chunks(None, take.as_ref().map(|take| take as &Take<'_>));
+    let index = cut_stream(&mut head.as_slice().chain(input), &spec, chunks, repo.settings.n_threads, progress);
+    progress.add(1, 0);
+    sink.blob(&index.context(what)?.encode())
 }
 
 /// Returns the names of users and groups that count in a tree: its own, if it has any, else this machine's.
@@ -544,13 +587,28 @@ impl Walker<'_> {
         self.attributes.policy(path).ownership == Ownership::Local
     }
 
-    /// Says whether what is recorded of a path that is not there is not given up: the host's own, and a template or a secret, which the disk never had.
+    /// Says whether what is recorded of a path that is not there is not given up: the host's own, what came from a
+    /// stream, and a template or a secret, which the disk never had.
     fn stays_recorded(&self, path: &[u8]) -> bool {
+        if self.index.lookup(&name::stored_path(path)).is_some_and(|position| self.need_not_be_there(position)) {
+            return true;
+        }
         match self.attributes.policy(path).ownership {
             Ownership::Local => true,
             Ownership::Env | Ownership::Secret => matches!(self.sink, Sink::Store { .. }),
             Ownership::Own | Ownership::Seed => false,
         }
+    }
+
+    /// Says whether a file is recorded that came from a stream, and was not seen on the disk since.
+    fn need_not_be_there(&self, position: usize) -> bool {
+        let entry = self.index.entry(position);
+        entry.skip_worktree && !name::is_ours(entry.path)
+    }
+
+    /// Says whether such a file is recorded below the directory `dir`, which is not there.
+    fn leads_to_absent(&self, dir: &[u8]) -> bool {
+        recorded_below(self.index, dir)[0].clone().any(|position| self.need_not_be_there(position))
     }
 
     /// Reads a file or symlink that is new or not as recorded.
@@ -657,7 +715,8 @@ impl Walker<'_> {
         let note = references
             .as_ref()
             .map(|references| |id, offset, len| references.lock().unwrap_or_else(PoisonError::into_inner).push(id, offset, len));
-        let sink = self.sink.chunks(note.as_ref().map(|note| note as &Note<'_>));
+        let take = self.sink.hand_over().map(|hand_over| |id, bytes: &[u8]| hand_over.put(id, bytes));
+        let sink = self.sink.chunks(note.as_ref().map(|note| note as &Note<'_>), take.as_ref().map(|take| take as &Take<'_>));
         let index = cut_file(file, stat.size, &holes, &spec, sink, n_threads, self.progress)?;
         if let Some(references) = references {
             references.into_inner().unwrap_or_else(PoisonError::into_inner).finish(file)?;
@@ -738,7 +797,12 @@ impl Walker<'_> {
         }
         let mut gone: Vec<usize> = (0..self.index.len())
             .filter(|&position| !self.is_seen(position) && self.is_entry_in_scope(self.path_at(position)))
-            .filter(|&position| !file_path(self.path_at(position)).is_some_and(|path| self.stays_recorded(&path)))
+            .filter(|&position| match name::work_path(self.path_at(position)) {
+                Stored::Meta(dir) => !self.leads_to_absent(&dir),
+                Stored::File(path) => !self.stays_recorded(path),
+                Stored::Alt(path) => !self.stays_recorded(&path),
+                Stored::Other => true,
+            })
             .collect();
         let mut out = std::mem::take(&mut *self.out.lock().expect(POISONED));
         for &position in &gone {

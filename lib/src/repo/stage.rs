@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use super::scan::{self, Found, ScanOptions, Sink, Staged};
+use super::hand_over::{self, HandOver, HandOverOptions};
+use super::scan::{self, Change, Found, ScanOptions, Sink, Staged, What};
 use super::{Repo, enrolled, next, wip};
 use crate::durable::Lock;
 use crate::error::{Error, Kind, Result};
@@ -55,6 +56,24 @@ pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, p
     record_on(repo, &lock, &Line::of_head(repo)?, options, commit, &nothing_else, progress)
 }
 
+/// Does as [`record`], but lets other holders take the chunks of large files, and keeps none of them; returns when enough hold everything.
+///
+/// Fails with [`Kind::NoSpace`] if they do not; then nothing is staged, and the same can be said again.
+pub fn record_handing_over(
+    repo: &Repo,
+    options: &ScanOptions,
+    commit: Option<&CommitInfo>,
+    how: &HandOverOptions,
+    progress: &Progress,
+) -> Result<Recorded> {
+    let lock = repo.lock()?;
+    wip::must_not_be(repo)?;
+    next::must_not_be(repo)?;
+    let hand_over = HandOver::begin(repo, &lock, how)?;
+    let beside = Beside { extra: &|_, _| Ok(Vec::new()), absent: None, hand_over: Some(&hand_over) };
+    record_with(repo, &lock, &Line::of_head(repo)?, options, commit, &beside, progress)
+}
+
 /// Where commits are added: a ref, and the commit that it, or what it begins from, is at.
 pub struct Line {
     /// The full name of the ref.
@@ -67,7 +86,7 @@ pub struct Line {
 
 impl Line {
     /// Returns the branch that HEAD stands on.
-    fn of_head(repo: &Repo) -> Result<Self> {
+    pub(super) fn of_head(repo: &Repo) -> Result<Self> {
         let head = repo.head()?;
         Ok(Self { name: repo.git.head_ref()?.unwrap_or_else(|| "HEAD".to_owned()), at: head, tip: head })
     }
@@ -91,6 +110,32 @@ pub fn record_on(
     extra: Extra<'_>,
     progress: &Progress,
 ) -> Result<Recorded> {
+    let extra = |found: &Found, sink: Sink<'_>| match sink {
+        Sink::Store { pack, chunks, .. } => extra(found, pack, chunks),
+        _ => Err(Error::new(Kind::Bug, "BUG: what is recorded is not stored")),
+    };
+    record_with(repo, lock, line, options, commit, &Beside { extra: &extra, absent: None, hand_over: None }, progress)
+}
+
+/// What is recorded beside what a scan finds, and how.
+pub(super) struct Beside<'a> {
+    /// Adds to what was found.
+    pub extra: &'a dyn Fn(&Found, Sink<'_>) -> Result<Vec<Staged>>,
+    /// The stored path of what need not be on the disk.
+    pub absent: Option<&'a [u8]>,
+    /// Takes the chunks.
+    pub hand_over: Option<&'a HandOver<'a>>,
+}
+
+pub(super) fn record_with(
+    repo: &Repo,
+    lock: &Lock,
+    line: &Line,
+    options: &ScanOptions,
+    commit: Option<&CommitInfo>,
+    beside: &Beside<'_>,
+    progress: &Progress,
+) -> Result<Recorded> {
     let index = repo.index()?;
     // The store may have been named on the command line or by hand in the configuration: whoever cleans it up must know of us before a chunk is in it.
     enrolled::enrol(&repo.places)?;
@@ -98,12 +143,24 @@ pub fn record_on(
     let chunks = repo.store.writer(WriteOptions { level: repo.settings.level })?;
     let has_failed = AtomicBool::new(false);
     let references = Referencing::new(repo, options.by_reference)?;
-    let sink = Sink::Store { pack: &pack, chunks: &chunks, references: references.as_ref(), has_failed: &has_failed };
+    let hand_over = beside.hand_over;
+    let sink = Sink::Store { pack: &pack, chunks: &chunks, references: references.as_ref(), hand_over, has_failed: &has_failed };
     let mut found = scan::scan(repo, &index, options, sink, progress)?;
-    let extra = extra(&found, &pack, &chunks)?;
-    found.updates.extend(extra);
+    found.n_seen += u64::from(beside.absent.is_some());
+    found.updates.extend((beside.extra)(&found, sink)?);
+    found.changes.extend(beside.absent.and_then(|path| change_at(&index, &found.updates, path)));
+    let handed = match hand_over {
+        Some(hand_over) => {
+            progress.stage("waiting for other hosts to pull", 0, 0);
+            hand_over.finish()?
+        }
+        None => WriteStats::default(),
+    };
     let has_news = !found.updates.is_empty() || !found.gone.is_empty();
-    let new_index = merged(&index, std::mem::take(&mut found.updates), &found.gone)?;
+    let mut new_index = merged(&index, std::mem::take(&mut found.updates), &found.gone)?;
+    if let Some(path) = beside.absent {
+        new_index = absent(&new_index, path)?;
+    }
     let mut recorded = Recorded { found, ..Recorded::default() };
     let mut new_commit = None;
     if let Some(info) = commit {
@@ -112,7 +169,11 @@ pub fn record_on(
     progress.stage("writing", 0, 0);
     // From here on the order is all: chunks, objects, index, ref.
     let (stats, lease) = chunks.finish_with_lease()?;
-    recorded.chunks = stats;
+    recorded.chunks = match hand_over {
+        // Beside it there are only the lists.
+        Some(_) => handed,
+        None => stats,
+    };
     let references = references.map(Referencing::finish).transpose()?;
     let kept = pack.finish()?;
     if has_news {
@@ -255,6 +316,10 @@ fn move_line(repo: &Repo, commit: Oid, line: &Line, info: &CommitInfo, kept: Opt
     let first_line = info.message.lines().next().unwrap_or_default();
     let git = repo.git.clone().with_identity(info.identity.clone());
     git.update_ref(&line.name, commit, line.at, &format!("commit: {first_line}"))?;
+    // What was staged and handed over is in it; others fetch branches, and no lines beside them.
+    if line.name.starts_with("refs/heads/") {
+        hand_over::forget(repo)?;
+    }
     // After the commit point: if the run ends here, git's log explains why the mirror is behind.
     repo.note_refs(lock)?;
     kept.map_or(Ok(()), Kept::release)
@@ -263,6 +328,27 @@ fn move_line(repo: &Repo, commit: Oid, line: &Line, info: &CommitInfo, kept: Opt
 /// Returns what a tree is written from.
 pub(super) fn entries_of(index: &Index) -> impl Iterator<Item = (&[u8], u32, Oid)> {
     index.iter().map(|entry| (entry.path, entry.mode, entry.oid))
+}
+
+/// Returns in which way what is stored at the path `stored` becomes another.
+fn change_at(index: &Index, updates: &[Staged], stored: &[u8]) -> Option<Change> {
+    let new = updates.iter().find(|update| update.path == stored)?.oid;
+    let what = match index.lookup(stored).map(|position| index.entry(position).oid) {
+        None => What::Added,
+        Some(old) if old != new => What::Content,
+        Some(_) => return None,
+    };
+    Some(Change { path: scan::file_path(stored)?, what })
+}
+
+/// Returns `index` with the entry at `path` as one that need not be on the disk.
+fn absent(index: &Index, path: &[u8]) -> Result<Index> {
+    let mut new = IndexBuilder::default();
+    index.iter().try_for_each(|entry| {
+        let skip_worktree = entry.skip_worktree || entry.path == path;
+        new.push(&IndexEntry { skip_worktree, ..entry })
+    })?;
+    Ok(new.build())
 }
 
 /// Returns `index` with `updates` put in and the entries at the ascending positions `gone` left out.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::{Record, References, Store, WriteOptions, Writer};
+use super::{InFlight, Record, References, Store, WriteOptions, Writer};
 use crate::durable::{self, Lock};
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
@@ -142,11 +142,12 @@ impl CacheWriter {
     }
 }
 
-/// All chunks that are on this host: those that it holds, those that lie in files of the work tree, and those in its cache.
+/// All chunks that are on this host: those that it holds, those that lie in files of the work tree, those on their way to others, and those in its cache.
 pub struct Local {
     /// Those that it holds.
     pub store: Store,
     references: References,
+    in_flight: InFlight,
     cache: Cache,
     /// Whether something may be found elsewhere than in the store, so that it pays to look before reading.
     has_more: AtomicBool,
@@ -162,8 +163,9 @@ impl Local {
     pub fn of(store: Store) -> Self {
         let (dir, is_read_only) = (store.layout().root.clone(), store.inner.is_read_only);
         let (references, cache) = (References::of(&dir, is_read_only), Cache::of(&dir, is_read_only));
-        let has_more = AtomicBool::new(cache.store().is_some() || !matches!(references.store(), Ok(None)));
-        Self { store, references, cache, has_more }
+        let in_flight = InFlight::of(&dir, is_read_only);
+        let is_elsewhere = cache.store().is_some() || in_flight.store().is_some() || !matches!(references.store(), Ok(None));
+        Self { store, references, in_flight, cache, has_more: AtomicBool::new(is_elsewhere) }
     }
 
     /// Opens the chunk store in `dir` and what belongs to it for lookups that write nothing.
@@ -181,9 +183,14 @@ impl Local {
         &self.cache
     }
 
+    /// Returns what is on its way to other hosts.
+    pub fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
     /// Says whether the chunk is here, without reading it.
     pub fn contains(&self, id: &ChunkId) -> Result<bool> {
-        Ok(self.store.contains(id)? || self.referenced(id)?.is_some() || self.cached(id).is_some())
+        Ok(self.store.contains(id)? || self.referenced(id)?.is_some() || self.flying(id).is_some() || self.cached(id).is_some())
     }
 
     /// Says whether the chunk lies in a file that is its own store.
@@ -195,6 +202,13 @@ impl Local {
     fn referenced(&self, id: &ChunkId) -> Result<Option<&Store>> {
         let Some(references) = self.references.store()? else { return Ok(None) };
         Ok(references.contains(id)?.then_some(references))
+    }
+
+    /// Returns what is on its way if the chunk is among it. All of that may go at any time.
+    fn flying(&self, id: &ChunkId) -> Option<&Store> {
+        let flying = self.in_flight.store().filter(|flying| flying.contains(id).unwrap_or(false));
+        self.has_more.fetch_or(flying.is_some(), Ordering::Relaxed);
+        flying
     }
 
     /// Returns the cache if it has the chunk; what is wrong with it is no matter, since nothing is lost with it.
@@ -229,7 +243,7 @@ impl Local {
         }
     }
 
-    /// Looks into the files of the work tree and into the cache where the store has no good copy.
+    /// Looks into the files of the work tree, what is on its way, and the cache where the store has no good copy.
     fn or_elsewhere<T>(&self, id: &ChunkId, read: Result<T>, mut from: impl FnMut(&Store) -> Result<T>) -> Result<T> {
         let mut error = match read {
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => error,
@@ -241,6 +255,7 @@ impl Local {
                 read => return read,
             }
         }
-        self.cached(id).and_then(|cache| from(cache).ok()).ok_or(error)
+        let elsewhere = [self.flying(id), self.cached(id)];
+        elsewhere.into_iter().flatten().find_map(|other| from(other).ok()).ok_or(error)
     }
 }
