@@ -11,6 +11,7 @@ mod crash;
 mod fixtures;
 mod fuzz;
 mod instructions;
+mod larger;
 mod netns;
 mod packages;
 mod race;
@@ -39,6 +40,8 @@ usage: cargo xtask <verb>
                                      the network: hosts in namespaces with lines of a given speed; --write: into docs/network.md
   fuzz [--seconds N] [TARGET...]     every decoder under hostile input, 60 seconds each; needs the nightly toolchain
   instructions [--write] [NAME...]   what the hot paths cost in instructions, compared with what they cost when it was last written down
+  larger [--gib N] [--gdo PROGRAM] [--scratch DIR]
+                                     a stream of 6 GiB through hosts with 1 GiB of disk, as a markdown table; minutes, root, twice its size
   crash [--full] [--sample N] [--verb V]... [--mode M]... [--fs F]... [--at N] [--without-sync] [--threads N] [--json]
         [--jobs N] [--gdo PROGRAM] [--scratch DIR]
                                      verbs stopped at their Nth mutating system call in every way, as a markdown table
@@ -61,6 +64,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("bench", bench::main),
     ("fuzz", fuzz::main),
     ("instructions", instructions::main),
+    ("larger", larger::main),
     ("crash", crash::main),
     ("concurrency", concurrency::main),
     ("race", race::main),
