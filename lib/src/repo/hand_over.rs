@@ -270,7 +270,7 @@ impl<'a> HandOver<'a> {
         let message = b"in flight\n".to_vec();
         let commit = pack.commit(&CommitData { tree, parents: Vec::new(), author: who.clone(), committer: who, message })?;
         let kept = pack.finish()?;
-        self.repo.git.update_ref(&own_ref(), commit, flight.at, "hand over")?;
+        self.repo.turn_ref(&self.repo.git, (&own_ref(), commit), flight.at, "hand over", self.lock)?;
         self.repo.note_refs(self.lock)?;
         kept.map_or(Ok(()), Kept::release)?;
         flight.at = Some(commit);
