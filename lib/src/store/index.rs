@@ -175,12 +175,28 @@ pub(super) fn replace_list(layout: &Layout, segments: &[SegmentId]) -> Result<()
 }
 
 /// Adds `segments` to the list; the caller has a lease.
+///
+/// One that is not there any more was made by another process, too, listed, and merged into one that is listed now.
 pub(super) fn publish(layout: &Layout, segments: &[SegmentId]) -> Result<()> {
     change_list(layout, |mut listed| {
-        listed.extend(segments.iter().filter(|id| !listed.contains(id)).copied().collect::<Vec<_>>());
+        let is_new = |id: &&SegmentId| !listed.contains(id) && is_there(layout, **id);
+        let new: Vec<SegmentId> = segments.iter().filter(is_new).copied().collect();
+        listed.extend(new);
         Some(listed)
     })?;
     Ok(())
+}
+
+fn is_there(layout: &Layout, id: SegmentId) -> bool {
+    durable::is_file(&segment::path_of(&layout.index(), id))
+}
+
+/// Removes those of `segments` that are not listed: one that was merged away may have been made and listed again by now, since its name is its content.
+fn remove_unlisted(layout: &Layout, segments: impl IntoIterator<Item = SegmentId>) -> Result<()> {
+    let _lock = lock_list(layout)?;
+    let listed = read_list(layout)?;
+    let mut gone = segments.into_iter().filter(|id| !listed.contains(id));
+    gone.try_for_each(|id| durable::remove(&segment::path_of(&layout.index(), id)))
 }
 
 /// Writes the entries of sealed packs as one segment, and empties `packs`.
@@ -218,9 +234,7 @@ pub(super) fn merge_segments(layout: &Layout) -> Result<()> {
         if !is_taken {
             return Ok(());
         }
-        for id in old.into_iter().filter(|id| Some(*id) != merged) {
-            durable::remove(&segment::path_of(&layout.index(), id))?;
-        }
+        remove_unlisted(layout, old)?;
     }
 }
 
@@ -248,17 +262,20 @@ fn choose_merge(segments: &[Arc<Segment>]) -> Vec<Arc<Segment>> {
 pub(super) fn rebuild(layout: &Layout) -> Result<()> {
     let before = read_list(layout).unwrap_or_default();
     let packs = list_packs(layout)?;
-    let rebuilt = index_packs(layout, packs.iter().map(|pack| pack.id))?;
-    {
+    loop {
+        let rebuilt = index_packs(layout, packs.iter().map(|pack| pack.id))?;
         let _lock = lock_list(layout)?;
+        // Another process that did the same may have merged it already.
+        if !rebuilt.iter().all(|id| is_there(layout, *id)) {
+            continue;
+        }
         let mut segments = rebuilt.clone();
         segments
             .extend(read_list(layout).unwrap_or_default().into_iter().filter(|id| !before.contains(id) && !rebuilt.contains(id)));
         replace_list(layout, &segments)?;
+        break;
     }
-    for id in before.into_iter().filter(|id| !rebuilt.contains(id)) {
-        durable::remove(&segment::path_of(&layout.index(), id))?;
-    }
+    remove_unlisted(layout, before)?;
     merge_segments(layout)
 }
 
@@ -355,5 +372,39 @@ fn read_toc_or_salvage(path: &Path) -> Result<Vec<TocEntry>> {
             Ok(pack::salvage(&bytes))
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn a_segment_that_another_process_makes_again_while_it_is_merged_away_stays_if_it_is_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("store")).unwrap();
+        let layout = store.layout();
+        rebuild(layout).unwrap();
+        let segment = |n: u8| {
+            let toc = vec![TocEntry { id: ChunkId::from_bytes([n; 32]), offset: 8, stored_len: 1, plain_len: 1 }];
+            let mut packs = vec![(PackId::from_bytes([n; 32]), toc)];
+            write_segment(layout, &mut packs).unwrap().unwrap()
+        };
+        let (one, other) = (segment(1), segment(2));
+        publish(layout, &[one]).unwrap();
+        // It is merged away; before its file goes, somebody else made and listed the very same.
+        change_list(layout, |_| Some(vec![other])).unwrap();
+        assert_eq!(segment(1), one);
+        publish(layout, &[one]).unwrap();
+        remove_unlisted(layout, [one]).unwrap();
+        assert!(is_there(layout, one) && read_list(layout).unwrap().contains(&one));
+        // Or it was made again before, and is to be listed when its file went.
+        change_list(layout, |_| Some(vec![other])).unwrap();
+        remove_unlisted(layout, [one]).unwrap();
+        assert!(!is_there(layout, one));
+        publish(layout, &[one]).unwrap();
+        assert_eq!(read_list(layout).unwrap(), [other]);
+        Index::load(layout).unwrap();
     }
 }
