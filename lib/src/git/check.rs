@@ -347,7 +347,9 @@ fn check_kin(path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
         false => tail(path, 2 * SUM_LEN as u64)?,
     };
     let pack = path.with_extension("pack");
-    if own != tail(&pack, SUM_LEN as u64)? && found.iter().all(|found| found.path != path) {
+    let is_other = own != tail(&pack, SUM_LEN as u64)? && found.iter().all(|found| found.path != path);
+    // Git removes a pack and what belongs to it file by file.
+    if is_other && durable::is_there(path) && durable::is_there(&pack) {
         let problem = "this file is of another pack".to_owned();
         found.push(Damaged { path: path.to_owned(), offset: None, problem, role: Role::Derived });
     }
