@@ -45,7 +45,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AddArgs) -> Result<()> {
     let progress = ui.progress();
     progress.stage("adding", 0, 0);
     if args.dry_run {
-        return preview(ui, &scan(&repo, &repo.index()?, &options, Sink::Compare, &progress)?);
+        return preview(ui, &repo.with_index(|index| scan(&repo, index, &options, Sink::Compare, &progress))?);
     }
     let recorded = args.hand_over.record(ui, &repo, &options, None, &progress)?;
     report(ui, &recorded, "staged")

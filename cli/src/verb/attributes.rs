@@ -24,7 +24,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &AttributesArgs) -> Result<()
     let repo = global.repo()?;
     let text = match &args.pattern {
         Some(pattern) => attributes::set(&repo, pattern, &args.values)?,
-        None => attributes::text(&repo, &repo.index()?)?,
+        None => repo.with_index(|index| attributes::text(&repo, index))?,
     };
     let text = String::from_utf8_lossy(&text);
     ui.json(|| text.lines().collect())?;

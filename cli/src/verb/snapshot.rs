@@ -44,8 +44,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &SnapshotArgs) -> Result<()> 
     }
     let mut paths = global.work_paths(&repo.places, &args.paths)?;
     check_paths(&repo, &paths)?;
-    let index = repo.index()?;
-    if paths.is_empty() && index.is_empty() {
+    if paths.is_empty() && repo.index()?.is_empty() {
         if repo.places.is_system() {
             return Err(usage("nothing is owned yet; name what to own: 'gdo add PATH' or 'gdo snapshot PATH'"));
         }
@@ -55,9 +54,8 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &SnapshotArgs) -> Result<()> 
     let progress = ui.progress();
     progress.stage("snapshot", 0, 0);
     if args.dry_run {
-        return preview(ui, &scan(&repo, &index, &options, Sink::Compare, &progress)?);
+        return preview(ui, &repo.with_index(|index| scan(&repo, index, &options, Sink::Compare, &progress))?);
     }
-    drop(index);
     let recorded = args.hand_over.record(ui, &repo, &options, Some(&info()?), &progress)?;
     tell(ui, &recorded)
 }

@@ -43,11 +43,14 @@ impl<'a> Look<'a> {
 
     /// Looks at what this host owns, as it is now. A file that did not change is not read, and nothing is written.
     pub fn here(repo: &'a Repo, progress: &Progress) -> Result<Self> {
-        let index = repo.index()?;
+        repo.with_index(|index| Self::of_index(repo, index, progress))
+    }
+
+    fn of_index(repo: &'a Repo, index: &Index, progress: &Progress) -> Result<Self> {
         let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
         let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false };
         let texts = Mutex::new(HashMap::new());
-        let mut found = scan(repo, &index, &options, Sink::Look { metadata: &texts }, progress)?;
+        let mut found = scan(repo, index, &options, Sink::Look { metadata: &texts }, progress)?;
         // What is beside it is nobody's business.
         found.updates.retain(|update| index.lookup(&update.path).is_some());
         let texts: HashMap<Oid, Vec<u8>> = texts.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +65,7 @@ impl<'a> Look<'a> {
             });
             fresh.insert(update.oid, recorded);
         }
-        let index = merged(&index, found.updates, &found.gone)?;
+        let index = merged(index, found.updates, &found.gone)?;
         Ok(Self { repo, attributes: repo.attributes(&index)?, index, fresh, is_partial: found.is_partial })
     }
 

@@ -10,7 +10,7 @@ use super::scan::{ScanOptions, Scope, Sink, scan};
 use super::stage::{entries_of, merged};
 use crate::error::Result;
 use crate::git::pack::PackWriter;
-use crate::git::{Oid, name, write_tree};
+use crate::git::{Index, Oid, name, write_tree};
 use crate::progress::Progress;
 
 /// What to compare.
@@ -48,19 +48,18 @@ fn tree_of(repo: &Repo, side: &Side<'_>, progress: &Progress) -> Result<(Oid, bo
     match side {
         Side::Revision(rev) => Ok((repo.tree_of(rev)?, false)),
         Side::Index => Ok((repo.source_tree(None)?, false)),
-        Side::WorkTree => work_tree(repo, progress),
+        Side::WorkTree => repo.with_index(|index| work_tree(repo, index, progress)),
     }
 }
 
-fn work_tree(repo: &Repo, progress: &Progress) -> Result<(Oid, bool)> {
-    let index = repo.index()?;
+fn work_tree(repo: &Repo, index: &Index, progress: &Progress) -> Result<(Oid, bool)> {
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
     let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
     let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false };
     let has_failed = AtomicBool::new(false);
     let sink = Sink::Preview { pack: &pack, has_failed: &has_failed };
-    let found = scan(repo, &index, &options, sink, progress)?;
-    let index = merged(&index, found.updates, &found.gone)?;
+    let found = scan(repo, index, &options, sink, progress)?;
+    let index = merged(index, found.updates, &found.gone)?;
     let tree = write_tree(entries_of(&index), &pack)?;
     super::publish_for_a_look(pack)?;
     Ok((tree, found.is_partial))

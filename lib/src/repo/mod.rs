@@ -250,6 +250,9 @@ impl Settings {
     }
 }
 
+/// So often a look at the index is made again while others replace it.
+const LOOKS: usize = 5;
+
 /// The file in the state that holds the stamp of the last index we wrote.
 const INDEX_NOTE: &str = "index-checksum";
 
@@ -394,6 +397,23 @@ impl Repo {
                 Ok(index)
             }
         }
+    }
+
+    /// Looks at the index without the lock: what only this index names may go as soon as another one takes its place, and a look that fails for that
+    /// is made again with the new one.
+    ///
+    /// Fails with [`Kind::Locked`] if the index is replaced faster than anybody can look at it.
+    pub fn with_index<T>(&self, mut look: impl FnMut(&Index) -> Result<T>) -> Result<T> {
+        for _ in 0..LOOKS {
+            let index = self.index()?;
+            match look(&index) {
+                Err(_) if self.index()?.stamp() != index.stamp() => {}
+                looked => return looked,
+            }
+        }
+        let message =
+            format!("index '{}' is replaced again and again; try again when others are done", self.index_path().display());
+        Err(Error::new(Kind::Locked, message))
     }
 
     /// Replaces the git index, durably, and notes that it is ours.
@@ -589,4 +609,54 @@ fn publish_for_a_look(pack: PackWriter) -> Result<()> {
         Kind::NotFound => error.with_kind(Kind::Locked).wrap("another run began meanwhile; try again when it is done"),
         _ => error,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::index::CachedStat;
+
+    #[test]
+    fn a_look_at_an_index_that_is_replaced_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of_directory(dir.path());
+        Repo::init(&places, "main").unwrap();
+        let repo = Repo::open(places).unwrap();
+        let stage = |index: &Index, n: usize| {
+            let entry = scan::Staged {
+                path: format!("{n}").into(),
+                oid: Oid::from_bytes_or_panic(&[1; 20]),
+                mode: 0o100_644,
+                stat: CachedStat::default(),
+            };
+            repo.write_index(&stage::merged(index, vec![entry], &[]).unwrap()).unwrap();
+        };
+        stage(&repo.index().unwrap(), 0);
+        let gone = || Error::new(Kind::NotFound, "gone");
+
+        let mut n_entries = Vec::new();
+        let looked = repo.with_index(|index| {
+            n_entries.push(index.len());
+            if index.len() == 1 {
+                stage(index, 1);
+                return Err(gone());
+            }
+            Ok(7)
+        });
+        assert_eq!((looked.unwrap(), n_entries), (7, vec![1, 2]));
+
+        // What fails by itself is said as it is, and at once.
+        let mut n_looks = 0;
+        let looked = repo.with_index(|_| {
+            n_looks += 1;
+            Err::<(), _>(gone())
+        });
+        assert_eq!((looked.unwrap_err().kind(), n_looks), (Kind::NotFound, 1));
+
+        let looked = repo.with_index(|index| {
+            stage(index, index.len());
+            Err::<(), _>(gone())
+        });
+        assert_eq!(looked.unwrap_err().kind(), Kind::Locked);
+    }
 }

@@ -27,9 +27,12 @@ pub struct Status {
 
 /// Compares HEAD, index and work tree; changes nothing.
 pub fn status(repo: &Repo, options: &ScanOptions, progress: &Progress) -> Result<Status> {
-    let index = repo.index()?;
+    repo.with_index(|index| status_of(repo, index, options, progress))
+}
+
+fn status_of(repo: &Repo, index: &Index, options: &ScanOptions, progress: &Progress) -> Result<Status> {
     let head = repo.head()?;
-    let found = scan::scan(repo, &index, options, Sink::Compare, progress)?;
+    let found = scan::scan(repo, index, options, Sink::Compare, progress)?;
     let staged = match head {
         // Made from HEAD a moment ago; git would take one that is not there for an empty one.
         Some(_) if !durable::is_there(&repo.index_path()) => Vec::new(),
