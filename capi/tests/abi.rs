@@ -10,21 +10,12 @@ fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Returns the directory of the shared library of this build; builds it again, which is quick where nothing changed.
-///
-/// `cargo test` alone makes the library for unit tests only, or leaves one from an older source.
+/// Returns the directory that has the libraries of this build: as the tests depend on them, they are made before the tests are.
 fn library_dir() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let profile_dir = test.ancestors().find(|dir| dir.ends_with("deps")).unwrap().parent().unwrap();
-    let target_dir = profile_dir.parent().unwrap();
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--offline", "--package", "git-devops-capi", "--target-dir"]).arg(target_dir);
-    if profile_dir.ends_with("release") {
-        build.arg("--release");
-    }
-    run(build.current_dir(here()));
-    assert!(profile_dir.join("libgitdevops.so").exists(), "no library in {}", profile_dir.display());
-    profile_dir.to_owned()
+    let deps = test.ancestors().find(|dir| dir.ends_with("deps")).unwrap();
+    assert!(deps.join("libgitdevops.so").exists(), "no library in {}", deps.display());
+    deps.to_owned()
 }
 
 /// Returns what a program prints, which must succeed.

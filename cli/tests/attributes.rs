@@ -1,8 +1,6 @@
 //! What the attributes of a path make `snapshot`, `status` and `restore` do, and leave.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 fn changes(world: &World) -> String {
     world.sh("gdo status | sed -n 's/^  //p' | tr '\\n' ','")

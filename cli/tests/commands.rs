@@ -1,9 +1,7 @@
 //! Commands that outlive their run, what they say and read, and what becomes of a host whose log or start fails.
 
-mod common;
-
-use common::World;
-use common::pair::{Pair, echo};
+use crate::common::World;
+use crate::common::pair::{Pair, echo};
 
 /// A command that outlives whoever started it: it begins with a line, and ends with another when it may.
 fn slow(guard: &[&'static str]) -> Vec<&'static str> {

@@ -1,8 +1,6 @@
 //! Hosts that were not built by us: what differs is told, put right, and kept; and what is fixed by hand.
 
-mod common;
-
-use common::{Run, World};
+use crate::common::{Run, World};
 
 /// Makes a host with a few files and a handler, all applied.
 fn host() -> World {

@@ -2,15 +2,13 @@
 //!
 //! The root has the programs of this machine, so these tests need root rights and a machine with dpkg.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::Run;
-use common::root::{make_root, sh};
+use crate::common::Run;
+use crate::common::root::{make_root, sh};
 
 /// Two roots: where changes are made first, and where they are replayed.
 struct Pair {

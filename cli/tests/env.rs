@@ -1,8 +1,6 @@
 //! Templates and what they are filled with, on hosts whose facts differ.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 const MAIN: &str = "dns = 10.0.0.1\n[host=web*]\nrole = web\n[rack=7]\ndns = 10.0.0.7\n";
 const TEMPLATE: &str = "dns ${dns} on ${fact.hostname}, $${literal}\n#if role\nrole ${role}\n#end\nntp ${ntp:-pool}\n";

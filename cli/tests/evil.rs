@@ -1,8 +1,6 @@
 //! Hostile input: each is refused by its name (`docs/formats/exit-codes.md`), with nothing written and in little memory and time; what is nearly the
 //! same and harmless is taken.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Run, World};
+use crate::common::{Run, World};
 use git_devops::git::ObjectKind;
 use git_devops::git::object::object_id;
 use git_devops::id::ChunkId;

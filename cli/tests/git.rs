@@ -1,10 +1,8 @@
 //! What `gdo git` lets git do.
 
-mod common;
-
 use std::os::unix::fs::MetadataExt;
 
-use common::World;
+use crate::common::World;
 use git_devops::id::ChunkId;
 
 #[test]

@@ -1,9 +1,7 @@
 //! Holders that share chunks, promise to keep them, and give up copies that others hold; by a real sshd on the loopback.
 
-mod common;
-
-use common::World;
-use common::sshd::{Key, Server, noise};
+use crate::common::World;
+use crate::common::sshd::{Key, Server, noise};
 use serde_json::Value;
 
 /// Hosts that all pull from each other, `a`, `b` and so on.

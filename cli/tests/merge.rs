@@ -1,8 +1,6 @@
 //! Merging branches on trees, as `gdo git merge-tree` does.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 /// Makes the branches `one` and `other`, which start from what there is now and go on with a shell script each.
 fn branches(world: &World, one: &str, other: &str) {

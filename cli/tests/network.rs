@@ -1,9 +1,7 @@
 //! Hosts that pull from each other, by a real sshd on the loopback.
 
-mod common;
-
-use common::World;
-use common::sshd::{Key, Server, noise};
+use crate::common::World;
+use crate::common::sshd::{Key, Server, noise};
 
 #[test]
 fn a_repository_is_cloned_and_what_is_new_fetched() {

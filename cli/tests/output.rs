@@ -1,8 +1,6 @@
 //! What the program prints, and how it ends.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 #[test]
 fn whoever_closes_our_output_ends_us_quietly() {

@@ -1,9 +1,7 @@
 //! Whether hosts are alike: fingerprints, reports that travel with fetches, and what is told of a fleet.
 
-mod common;
-
-use common::World;
-use common::sshd::{Key, Server};
+use crate::common::World;
+use crate::common::sshd::{Key, Server};
 
 /// A host with an sshd, and the key by which it pulls.
 struct Host {

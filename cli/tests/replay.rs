@@ -1,9 +1,7 @@
 //! Changes that are made on one host and replayed on another: in order, once, whole, and halted where something is in the way.
 
-mod common;
-
-use common::World;
-use common::pair::{Pair, echo};
+use crate::common::World;
+use crate::common::pair::{Pair, echo};
 
 #[test]
 fn files_and_commands_come_in_order_and_once() {

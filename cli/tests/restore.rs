@@ -1,8 +1,6 @@
 //! What `gdo restore` does to files that are already there.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 #[test]
 fn one_member_of_a_link_group_gets_its_own_stored_content() {

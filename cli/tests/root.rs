@@ -1,8 +1,6 @@
 //! `--root DIR`: everything of an instance is within DIR, wherever its symlinks point.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 #[test]
 fn no_symlink_leads_our_own_places_out_of_the_root() {

@@ -2,15 +2,13 @@
 //!
 //! The system has the programs of this machine and its own `/proc`, so this needs root rights and namespaces.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use common::root::{make_root, sh};
+use crate::common::root::{make_root, sh};
 
 const PROGRAMS: &str = "sh sleep git";
 

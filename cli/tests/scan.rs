@@ -1,8 +1,6 @@
 //! What `gdo add`, `gdo snapshot` and `gdo rm` notice, and what they leave alone.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 #[test]
 fn paths_in_a_path_that_is_named_too_are_taken_once() {

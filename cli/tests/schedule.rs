@@ -1,8 +1,6 @@
 //! A machine follows its type by itself when it is told to, and nothing of others is replaced.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 #[test]
 fn a_timer_or_a_line_for_cron_is_written_and_removed_on_demand() {

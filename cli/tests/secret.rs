@@ -1,8 +1,6 @@
 //! Secrets, with real gpg keys: encrypted in git, in the clear only in the file that they are for.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 /// A repository, and beside it that of a host which has a key.
 fn worlds() -> (World, World) {

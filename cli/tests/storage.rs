@@ -1,11 +1,9 @@
 //! What a host keeps of what others have, and what it does without.
 
-mod common;
-
 use std::path::PathBuf;
 
-use common::World;
-use common::sshd::{Key, Server, noise};
+use crate::common::World;
+use crate::common::sshd::{Key, Server, noise};
 
 /// Makes a host that pulls from `server`, has its branches, and follows `policy`.
 fn client(server: &Server, key: &Key, policy: &str, quota: Option<&str>) -> World {

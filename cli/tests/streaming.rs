@@ -1,12 +1,10 @@
 //! Checking in what is larger than the room for it: other hosts pull while it is read; by a real sshd on the loopback.
 
-mod common;
-
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::World;
-use common::sshd::{Key, Server, noise};
+use crate::common::World;
+use crate::common::sshd::{Key, Server, noise};
 
 /// A host that makes, and one that holds; each knows the other.
 fn two_hosts() -> (Key, Server, Server) {

@@ -1,9 +1,7 @@
 //! Hosts in every shape in which people put them together, each with a sshd of its own: what one has reaches all that are to have it.
 
-mod common;
-
-use common::World;
-use common::sshd::{Key, Server, noise};
+use crate::common::World;
+use crate::common::sshd::{Key, Server, noise};
 
 /// A host: its work tree and sshd, and the key by which it pulls from others.
 struct Host {

@@ -1,8 +1,6 @@
 //! What `gdo tour` leaves behind: nothing.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 #[test]
 fn a_tour_leaves_nothing_also_when_it_is_interrupted_or_killed() {

@@ -1,10 +1,8 @@
 //! A change on trial goes by itself unless somebody confirms it, whatever becomes of the session that began it.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::World;
+use crate::common::World;
 
 /// A host with a base applied, and a change of a file with a handler still to come.
 fn host() -> (World, World) {

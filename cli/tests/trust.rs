@@ -1,12 +1,10 @@
 //! Releases and trust, with real gpg keys and a real sshd.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::sshd::{Key, Server};
-use common::{Run, World};
+use crate::common::sshd::{Key, Server};
+use crate::common::{Run, World};
 
 /// A person's gpg: a home with a path short enough for the agent's socket.
 struct Gpg(tempfile::TempDir);

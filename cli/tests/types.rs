@@ -1,8 +1,6 @@
 //! Machine types: begun, taken, merged into each other, and single commits taken back.
 
-mod common;
-
-use common::World;
+use crate::common::World;
 
 /// A host with a base, of type `main`.
 fn base() -> World {

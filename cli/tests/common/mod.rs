@@ -1,7 +1,5 @@
 //! A repository in a temporary directory, and the built program to work on it.
 
-#![allow(dead_code)] // each test file uses its own part
-
 pub mod pair;
 pub mod root;
 pub mod sshd;
