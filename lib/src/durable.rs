@@ -319,25 +319,33 @@ pub struct Scratch {
 
 /// The lock in a scratch directory.
 const SCRATCH_LOCK: &str = "lock";
-/// One that is younger may not have its lock yet.
+/// What follows the prefix in the name of one that does not have its lock yet.
+const UNBORN: &str = "new-";
+/// So old one of that name must be before it counts as dead.
 const SCRATCH_YOUTH: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Scratch {
     /// Makes one of a new name that begins with `prefix` in `above`.
     pub fn make(above: &Path, prefix: &str) -> Result<Self> {
         use std::hash::{BuildHasher, RandomState};
-        let path = above.join(format!("{prefix}{:016x}", RandomState::new().hash_one(above)));
+        let name = format!("{:016x}", RandomState::new().hash_one(above));
+        let (unborn, path) = (above.join(format!("{prefix}{UNBORN}{name}")), above.join(format!("{prefix}{name}")));
         let what = || format!("cannot create directory '{}'", path.display());
-        fs::DirBuilder::new().mode(0o700).create(&path).context(what)?;
-        let lock = Lock::exclusive(&path.join(SCRATCH_LOCK))?;
-        Ok(Self { path, lock })
+        fs::DirBuilder::new().mode(0o700).create(&unborn).context(what)?;
+        // Under its own name nobody meets it without its lock.
+        let lock = Lock::exclusive(&unborn.join(SCRATCH_LOCK));
+        match lock.and_then(|lock| fs::rename(&unborn, &path).map(|()| lock).context(what)) {
+            Ok(lock) => Ok(Self { path, lock }),
+            Err(error) => remove_dir_all(&unborn).and(Err(error)),
+        }
     }
 
     /// Removes those of `prefix` in `above` that are this user's, and whose owner is dead.
     pub fn clear(above: &Path, prefix: &str) -> Result<()> {
         for Listed { path, is_dir } in list(above).context(|| format!("cannot list '{}'", above.display()))? {
             let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-            if is_dir && name.starts_with(prefix.as_bytes()) && is_dead(&path) {
+            let Some(rest) = name.strip_prefix(prefix.as_bytes()) else { continue };
+            if is_dir && is_dead(&path, rest.starts_with(UNBORN.as_bytes())) {
                 // What cannot be removed now, the next one meets.
                 let _ = remove_dir_all(&path);
             }
@@ -357,12 +365,11 @@ impl Scratch {
 }
 
 /// Says whether a scratch directory is ours, and nobody is in there.
-fn is_dead(path: &Path) -> bool {
+fn is_dead(path: &Path, is_unborn: bool) -> bool {
     let Ok(found) = path.symlink_metadata() else { return false };
     let is_ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
     let is_young = found.modified().ok().and_then(|made| made.elapsed().ok()).is_none_or(|age| age < SCRATCH_YOUTH);
-    let lock = path.join(SCRATCH_LOCK);
-    is_ours && (is_there(&lock) || !is_young) && Lock::exclusive(&lock).is_ok()
+    is_ours && !(is_unborn && is_young) && Lock::exclusive(&path.join(SCRATCH_LOCK)).is_ok()
 }
 
 impl Drop for Scratch {
@@ -465,20 +472,21 @@ mod tests {
         let gone = Scratch::make(dir.path(), ".x-").unwrap().path().to_owned();
         assert!(!gone.exists());
         let at = |name: &str| dir.path().join(name);
-        for name in [".x-dead", ".x-new", ".x-old", ".y-dead", "target"] {
+        for name in [".x-dead", ".x-new-1", ".x-new-2", ".x-new-old", ".y-dead", "target"] {
             fs::create_dir(at(name)).unwrap();
         }
-        for name in [".x-dead", ".y-dead", "target"] {
+        // The lock of a young one may be there, and not taken yet.
+        for name in [".x-dead", ".x-new-1", ".y-dead", "target"] {
             fs::write(at(name).join("lock"), "").unwrap();
         }
         std::os::unix::fs::symlink("target", at(".x-link")).unwrap();
         fs::write(at(".x-file"), "").unwrap();
         let long_ago = std::time::SystemTime::now() - 2 * SCRATCH_YOUTH;
-        File::open(at(".x-old")).unwrap().set_modified(long_ago).unwrap();
+        File::open(at(".x-new-old")).unwrap().set_modified(long_ago).unwrap();
         Scratch::clear(dir.path(), ".x-").unwrap();
         let mut left: Vec<_> = list(dir.path()).unwrap().into_iter().map(|listed| listed.path).collect();
         left.sort();
-        let mut expected = [".x-new", ".y-dead", "target", ".x-link", ".x-file"].map(at).to_vec();
+        let mut expected = [".x-new-1", ".x-new-2", ".y-dead", "target", ".x-link", ".x-file"].map(at).to_vec();
         expected.push(alive.path().to_owned());
         expected.sort();
         assert_eq!(left, expected);
