@@ -255,13 +255,16 @@ impl Request {
         rows.collect()
     }
 
-    /// Says whether the short form leaves a sweep out: verbs that ask another host take twice as long, and a kill leaves the same on each filesystem.
+    /// Says whether the short form leaves a sweep out: verbs that ask another host take twice as long, a kill leaves the same on each filesystem, and
+    /// of the errors each verb meets its share.
     fn is_spared(&self, mode: Mode, verb: &Verb, is_first: bool) -> bool {
         let asks = verb.brings != Brings::Nothing;
         if BRIEF.contains(&verb.name) {
             return !is_first || !matches!(mode, Mode::Kill | Mode::Cut { is_journal_committed: true });
         }
-        !is_first && (asks || mode == Mode::Kill) || asks && matches!(mode, Mode::Fail { for_good: true, .. })
+        let at = |name: &str| VERBS.iter().position(|verb| verb.name == name).unwrap_or_default();
+        let turn = at(verb.name) + Mode::all().iter().position(|known| *known == mode).unwrap_or_default();
+        !is_first && (asks || mode == Mode::Kill) || mode.is_error() && turn % SHARE != 0
     }
 
     /// Returns the calls at which a verb is struck; one more than it makes stands for the moment after its end.
@@ -281,6 +284,9 @@ impl Request {
 
 /// The short form only kills these and cuts their power: most of what they do, others do, too.
 const BRIEF: &[&str] = &["resume-rerun", "resume-done", "switch", "snap", "exec", "ci", "abort", "sync", "drop-lapse", "drop"];
+
+/// So many verbs in a row share the errors among them in the short form.
+const SHARE: usize = 3;
 
 /// So many bad states of a sweep are shown while it runs.
 const SHOWN: usize = 5;
