@@ -2,6 +2,7 @@
 
 use super::index;
 use super::pack::{self, HEADER_LEN, TRAILER_LEN};
+use super::reference::ReferencePack;
 use super::segment;
 use crate::error::Result;
 
@@ -25,6 +26,11 @@ pub fn record(bytes: &[u8]) -> Result<usize> {
     let mut plain = Vec::new();
     pack::unpack(bytes, &pack::TocEntry { id, offset: HEADER_LEN as u32, stored_len, plain_len }, &mut plain)?;
     Ok(plain.len())
+}
+
+/// Decodes a reference pack, and returns how many chunks it names.
+pub fn reference_pack(bytes: &[u8]) -> Result<usize> {
+    ReferencePack::decode(bytes).map(|pack| pack.entries.len())
 }
 
 /// Decodes the list of the index segments in force, and returns how many there are.
