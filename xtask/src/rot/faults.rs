@@ -39,6 +39,8 @@ const GARBAGE: usize = 64 << 10;
 
 /// Bytes of which every bit is flipped by itself.
 const EVERY_BIT: u64 = 64;
+/// One bit out of so many is flipped in the short form.
+pub const SHORT: u64 = 256;
 
 impl Fault {
     /// Returns which of [`KINDS`] it is.
@@ -56,17 +58,17 @@ impl Fault {
         }
     }
 
-    /// Returns all faults of a file of `len` bytes; in the short form one of every `thin` bits.
+    /// Returns all faults of a file of `len` bytes, of the bits of its beginning one of every `thin`; with [`SHORT`] few of each kind.
     pub fn all(len: u64, thin: u64, seed: u64) -> Vec<Fault> {
         let mut random = Seeded::new(seed);
         let mut all: Vec<Fault> =
             (0..8 * len.min(EVERY_BIT)).filter(|bit| (bit + seed).is_multiple_of(thin)).map(Fault::Flip).collect();
-        let mut places = if thin == 1 { vec![0, len / 2, len.saturating_sub(1)] } else { vec![len / 2] };
+        let mut places = if thin < SHORT { vec![0, len / 2, len.saturating_sub(1)] } else { vec![len / 2] };
         if len > EVERY_BIT {
-            let n = if thin == 1 { 64 } else { 1 };
+            let n = if thin < SHORT { 64 } else { 1 };
             all.extend((0..n).map(|_| Fault::Flip(8 * EVERY_BIT + random.next() % (8 * (len - EVERY_BIT)))));
             // The end is where what was written last stands.
-            let last = if thin == 1 { 20 } else { 1 };
+            let last = if thin < SHORT { 20 } else { 1 };
             all.extend((1..=last.min(len)).map(|from_end| Fault::Flip(8 * (len - from_end) + random.next() % 8)));
         }
         places.dedup();

@@ -19,7 +19,7 @@ use crate::command::{Context, Failure, Outcome, Result, target_dir};
 use crate::compare::{Difference, Options, What, compare};
 use crate::{ensure, packages};
 
-use faults::{Fault, KINDS};
+use faults::{Fault, KINDS, SHORT};
 use place::{Place, REVISIONS};
 
 /// A kind of stored files: what the table calls it, and how a path below `.git` is told to be of it.
@@ -188,13 +188,17 @@ impl Request {
             self.control(place).context(|| "the control run fails")?;
         }
         let jobs = self.jobs(&places[0])?;
-        eprintln!("{} faults", jobs.len());
+        let n_all = jobs.len();
+        eprintln!("{n_all} faults");
         let todo = Mutex::new(jobs.into_iter());
         let (tallies, bad) = (Mutex::new(Tallies::new()), Mutex::new(Vec::new()));
         let work = |place: &Place| -> Result {
             loop {
                 let next = todo.lock().expect(POISONED).next();
                 let Some(job) = next else { return Ok(()) };
+                if job.turn > 0 && job.turn % TELL == 0 {
+                    eprintln!("{} of {n_all} tried, now '{}'", job.turn, job.path);
+                }
                 let outcome = self.judge(place, &job)?;
                 let mut tallies = tallies.lock().expect(POISONED);
                 let tally = tallies.entry((job.class, job.fault.kind())).or_default();
@@ -265,7 +269,12 @@ impl Request {
                 let other = paths[(n + 1) % paths.len()].clone();
                 let other = (other != *path).then_some(other);
                 let len = fs::metadata(git_dir.join(path))?.len();
-                let thin = if self.is_full { 1 } else { 256 };
+                // What begins alike is tried bit by bit once, and at every eighth bit, each time others, from then on.
+                let thin = match (self.is_full, n) {
+                    (true, 0) => 1,
+                    (true, _) => 8,
+                    (false, _) => SHORT,
+                };
                 for (i, fault) in Fault::all(len, thin, n as u64 * 37).into_iter().enumerate() {
                     let is_flip = matches!(fault, Fault::Flip(_));
                     let repair = match (is_flip && i % 16 != 0 || !self.is_full && i % 4 != 3, CLASSES[class].0) {
@@ -422,6 +431,9 @@ fn delivers(place: &Place, must_succeed: bool, only: Option<usize>) -> Result {
 const PRINTED: &[(&str, &str)] = &[("HEAD", "large"), ("v1", "nested.img"), ("HEAD", "etc/c"), ("side", "etc/a")];
 
 const POISONED: &str = "BUG: a worker panicked";
+
+/// After so many faults a word is said.
+const TELL: usize = 500;
 
 fn list(dir: &Path, prefix: &str, files: &mut Vec<String>) -> Result {
     for entry in fs::read_dir(dir)? {
