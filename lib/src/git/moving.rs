@@ -24,9 +24,15 @@ impl Moving {
         Self(moves.iter().filter_map(|step| Some((step.name.clone(), step.old.and(step.new)?))).collect())
     }
 
-    /// Announces them in the state directory `state`, durably; nothing is written if there are none.
-    pub fn announce(&self, state: &Path) -> Result<()> {
-        if self.0.is_empty() { Ok(()) } else { durable::publish(&path(state), &self.encode(), 0o600) }
+    /// Announces them in the state directory `state`, durably, beside what was announced before and not withdrawn: a run that was cut off may have moved
+    /// that already. Nothing is written if there are none.
+    pub fn announce(self, state: &Path) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut all = Self::read(state);
+        all.0.extend(self.0);
+        durable::publish(&path(state), &all.encode(), 0o600)
     }
 
     /// Reads what was announced last and not withdrawn.
@@ -90,6 +96,10 @@ mod tests {
         Moving::of(&[step("b", one, two), step("a", two, one), step("new", None, two)]).announce(dir.path()).unwrap();
         let read = Moving::read(dir.path());
         assert_eq!(["a", "b", "new"].map(|name| read.get(&format!("refs/heads/{name}"))), [one, two, None]);
+        // The next run does not take back what the one before it said.
+        Moving::of(&[step("c", one, two), step("b", two, one)]).announce(dir.path()).unwrap();
+        let read = Moving::read(dir.path());
+        assert_eq!(["a", "b", "c"].map(|name| read.get(&format!("refs/heads/{name}"))), [one, one, two]);
         Moving::withdraw(dir.path()).unwrap();
         assert_eq!(Moving::read(dir.path()), Moving::default());
     }
