@@ -38,6 +38,9 @@ usage: cargo xtask <verb>
                                      take a part of a name, --write puts the tables into docs/performance.md
   bench net [--quick] [--write] [--only SCENE]... [--mbit N] [--rounds N] [--gdo PROGRAM] [--scratch DIR]
                                      the network: hosts in namespaces with lines of a given speed; --write: into docs/network.md
+  bench growth [--quick] [--full] [--write] [--only SCENE]... [--gdo PROGRAM] [--scratch DIR]
+                                     how cost grows with files, bytes, chunks and commits; exit code 1 if anything grows faster than it may;
+                                     --full: a million files and 20 million chunks, too; --write: into docs/performance.md
   fuzz [--seconds N] [TARGET...]     every decoder under hostile input, 60 seconds each; needs the nightly toolchain
   instructions [--write] [NAME...]   what the hot paths cost in instructions, compared with what they cost when it was last written down
   larger [--gib N] [--gdo PROGRAM] [--scratch DIR]

@@ -3,6 +3,7 @@
 //! The tools take turns, so that a machine that becomes slower becomes so for all. Every operation that writes is followed by a `sync`
 //! that counts as part of it: who leaves the writing to later gains nothing. The figures are medians.
 
+mod growth;
 mod net;
 mod sets;
 mod tools;
@@ -55,8 +56,10 @@ struct Options {
 
 /// Runs `cargo xtask bench`.
 pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
-    if args.first().is_some_and(|first| first == "net") {
-        return net::main(args.into_iter().skip(1).collect());
+    match args.first().and_then(|first| first.to_str()) {
+        Some("net") => return net::main(args.into_iter().skip(1).collect()),
+        Some("growth") => return growth::main(args.into_iter().skip(1).collect()),
+        _ => {}
     }
     let mut options = Options {
         gdo: PathBuf::new(),
