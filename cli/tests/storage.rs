@@ -306,3 +306,52 @@ fn a_file_larger_than_the_free_disk_is_its_own_store_and_stays_while_there_is_no
     assert!(refused.contains("code 65") && refused.contains("it is its own store, and there is no room"), "{refused}");
     run("gdo restore; gdo check --data; gdo cat HEAD:large | cmp - large");
 }
+
+/// A filesystem of the kind `mkfs` on a loop device, if we may mount one.
+struct Image(PathBuf);
+
+impl Image {
+    fn mount(world: &World, mkfs: &str) -> Option<Self> {
+        let made = world.sh(&format!(
+            "if [ $(id -u) = 0 ] && {mkfs} --help >/dev/null 2>&1 || command -v {mkfs} >/dev/null; then
+                 truncate -s 400M ../image; {mkfs} -q ../image; mkdir ../on; mount -o loop ../image ../on && echo yes || true
+             fi"
+        ));
+        (made.trim() == "yes").then(|| Self(world.path("../on")))
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn what_an_old_version_has_is_shared_with_it_where_the_filesystem_can() {
+    let world = World::new();
+    for mkfs in ["mkfs.xfs", "mkfs.btrfs"] {
+        let Some(_image) = Image::mount(&world, mkfs) else {
+            eprintln!("no {mkfs} or no rights: shared blocks are NOT covered");
+            return;
+        };
+        noise(&world, "../on/large", 1, 40 << 20);
+        // Data, a hole, zeros that are data, and an end that the old version does not have.
+        let run = |script: &str| world.sh(&format!("cd ../on; {script}"));
+        run("mkdir tree; mv large tree; cd tree; truncate -s 44M large; dd if=/dev/zero of=large bs=1M seek=42 count=1 conv=notrunc status=none
+             gdo init -q --store ../../store; gdo snapshot -q .; sha256sum large >../sum");
+        // An old version with other bytes, without the hole, with a hole where data was, and shorter.
+        run("cd tree; printf other | dd of=large bs=1 seek=20000000 conv=notrunc status=none
+             head -c 1M /dev/urandom | dd of=large bs=1M seek=41 conv=notrunc status=none
+             fallocate -p -o 44040192 -l 1048576 large; truncate -s 45200000 large; cp --reflink=always large ../old; sync");
+        let used = || run("sync; df -k --output=used . | tail -1").trim().parse::<u64>().unwrap();
+        let before = used();
+        run("cd tree; gdo restore -q; sha256sum --quiet -c ../sum");
+        let grown = used().saturating_sub(before);
+        assert!(grown < 6 << 10, "{mkfs}: {grown} KiB more");
+        // With every hole where it was: else its chunks would be cut otherwise.
+        let told = run("cd tree; gdo status");
+        assert!(told.contains("nothing differs"), "{mkfs}: {told}");
+        world.sh("umount ../on; rm -rf ../on ../image ../store");
+    }
+}

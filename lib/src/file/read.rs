@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel as channel;
+use rustix::fs::{FallocateFlags, SeekFrom};
 
 use super::index::{ChunkIndex, Entry, MAX_CHUNK_LEN, MAX_DEPTH, MAX_LIST_LEN, decode_list};
 use super::source::ChunkSource;
@@ -187,7 +188,8 @@ fn not_present(id: &ChunkId) -> Error {
 /// Writes the content into the empty file `out`, holes left as holes.
 ///
 /// `old` may be an earlier version of the file: what stands there at the same place is taken from it, after its hash was checked,
-/// so that chunks which are not in the store are not missed. What is not on this host comes from others, and is written as it comes. The caller syncs.
+/// so that chunks which are not in the store are not missed. Where the filesystem can, the two files share the blocks of that, and `out` must be open to
+/// read, too. What is not on this host comes from others, and is written as it comes. The caller syncs.
 pub fn write_to_file(
     source: &ChunkSource,
     index: &ChunkIndex,
@@ -197,9 +199,17 @@ pub fn write_to_file(
     progress: &Progress,
 ) -> Result<()> {
     let from_afar = FromAfar::new(source, out, progress);
+    // All of it at once: blocks that are overwritten later are parted then.
+    let is_shared = old.is_some_and(|old| rustix::fs::ioctl_ficlone(out, old).is_ok());
+    let old = if is_shared { Some(out) } else { old };
     let write = |extent: Extent, buffer: &mut Vec<u8>| -> Result<()> {
-        let Some(id) = extent.chunk else { return Ok(()) };
-        if !old.is_some_and(|old| read_old(old, extent, id, buffer)) {
+        let Some(id) = extent.chunk else { return if is_shared { make_hole(out, extent) } else { Ok(()) } };
+        let is_right = old.is_some_and(|old| read_old(old, extent, id, buffer));
+        if is_right && is_shared && !has_hole(out, extent)? {
+            progress.add(0, extent.len);
+            return Ok(());
+        }
+        if !is_right {
             match source.read_here(&id, buffer, extent.len.min(MAX_CHUNK_LEN) as usize) {
                 Err(error) if source.may_come(&error) => return from_afar.want(extent, id, error),
                 other => other?,
@@ -218,6 +228,17 @@ pub fn write_to_file(
     }
     from_afar.wait(0)?;
     Ok(out.set_len(index.size)?)
+}
+
+fn make_hole(file: &File, extent: Extent) -> Result<()> {
+    let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(file, how, extent.offset, extent.len).context(|| "cannot make a hole")
+}
+
+/// Says whether some of the extent takes no blocks; what is stored as data is to be data.
+fn has_hole(file: &File, extent: Extent) -> Result<bool> {
+    let hole = rustix::fs::seek(file, SeekFrom::Hole(extent.offset)).context(|| "cannot look for holes")?;
+    Ok(hole < extent.offset + extent.len)
 }
 
 /// So many chunks of one file are waited for at once; they take no memory until they come.
