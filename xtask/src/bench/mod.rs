@@ -7,6 +7,7 @@ mod growth;
 mod net;
 mod sets;
 mod tools;
+mod topologies;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;

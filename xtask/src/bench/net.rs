@@ -42,6 +42,7 @@ const SCENES: &[(&str, Scene)] = &[
     ("The next version of an image", next_version),
     ("As fast as scp, without a limit", loopback),
     ("Cut off again and again", cuts),
+    ("Five hosts in four topologies", topologies),
 ];
 
 /// Runs `cargo xtask bench net`.
@@ -399,6 +400,10 @@ fn with_sync(command: &mut Command, host: &Host) -> Command {
     both
 }
 
+fn topologies(options: &Options) -> Result<String> {
+    super::topologies::measure(&options.gdo, &options.scratch, options.large / 16, options.mbit)
+}
+
 fn cuts(options: &Options) -> Result<String> {
     let world = World::new(options, 3, Some(options.mbit))?;
     write_noise(&world.origin.join("large"), options.large)?;
@@ -450,7 +455,7 @@ fn cuts(options: &Options) -> Result<String> {
 }
 
 /// Writes a file of bytes that nothing compresses.
-fn write_noise(path: &Path, len: u64) -> Result {
+pub fn write_noise(path: &Path, len: u64) -> Result {
     let file = File::create(path)?;
     let mut random = Seeded::new(1);
     for at in (0..len).step_by(1 << 20) {
