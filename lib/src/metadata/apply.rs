@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::inode::{Inode, flags, is_foreign, is_unsupported, set_flags};
 use super::{Flags, KERNEL_LABELS, Metadata, shown};
 use crate::error::{Context, Error, Kind, Result};
-use crate::safepath::{Dir, FileKind};
+use crate::safepath::{Dir, FileKind, Stat};
 
 const CAPABILITY: &[u8] = b"security.capability";
 const SETUID: u16 = 0o4000;
@@ -26,13 +26,13 @@ const SETGID: u16 = 0o2000;
 /// privileged; any other failure is an error. If the owner could not be set, setuid and setgid are left out too: they
 /// would lend the rights of somebody else.
 pub fn apply_to_file(fd: impl AsFd, metadata: &Metadata, ids: (u32, u32)) -> Result<Vec<String>> {
-    Applying::new(Inode::open(fd.as_fd())).run(metadata, ids)
+    Applying::to(Inode::open(fd.as_fd()), metadata)?.run(metadata, ids)
 }
 
 /// Does the same to the entry `name` of `dir` itself: a symlink or a node.
 pub fn apply_to_entry(dir: &Dir, name: &[u8], metadata: &Metadata, ids: (u32, u32)) -> Result<Vec<String>> {
     let handle = dir.open_handle(name)?;
-    Applying::new(Inode::handle(handle.as_fd())).run(metadata, ids)
+    Applying::to(Inode::handle(handle.as_fd()), metadata)?.run(metadata, ids)
 }
 
 /// Sets exactly `wanted` of the inode flags that a person can set, on an open file or directory that is finished.
@@ -51,7 +51,8 @@ pub fn apply_flags(fd: impl AsFd, wanted: Flags) -> Result<Vec<String>> {
 pub fn apply_flags_before_content(fd: impl AsFd, wanted: Flags) -> Result<()> {
     let have = flags(&fd).context(|| "cannot read inode flags")?;
     let early = Flags::BEFORE_CONTENT;
-    set_as_many_as_possible(fd, have.without(early) | wanted.and(early))
+    let wanted = have.without(early) | wanted.and(early);
+    if wanted == have { Ok(()) } else { set_as_many_as_possible(fd, wanted) }
 }
 
 /// Takes away what forbids to replace or change an open file or directory, and returns what that was.
@@ -99,23 +100,25 @@ fn is_flag_refused(result: rustix::io::Result<()>) -> rustix::io::Result<bool> {
     }
 }
 
-/// One inode and what could not be set on it.
+/// One inode, how it is by now, and what could not be set on it.
 struct Applying<'a> {
     inode: Inode<'a>,
+    have: Stat,
     skipped: Vec<String>,
 }
 
 impl<'a> Applying<'a> {
-    fn new(inode: Inode<'a>) -> Self {
-        Self { inode, skipped: Vec::new() }
+    fn to(inode: Inode<'a>, wanted: &Metadata) -> Result<Self> {
+        let have = inode.stat()?;
+        if have.kind != wanted.kind {
+            return Err(Error::new(Kind::Refused, "the type is not the recorded one (it changed while it was looked at)"));
+        }
+        Ok(Self { inode, have, skipped: Vec::new() })
     }
 
     fn run(mut self, wanted: &Metadata, ids: (u32, u32)) -> Result<Vec<String>> {
-        if self.inode.stat()?.kind != wanted.kind {
-            return Err(Error::new(Kind::Refused, "the type is not the recorded one (it changed while it was looked at)"));
-        }
         self.set_owner(ids)?;
-        let mode = self.lendable(wanted.mode, ids)?;
+        let mode = self.lendable(wanted.mode, ids);
         let has_mode = wanted.kind != FileKind::Symlink && self.set_mode(mode)?;
         self.set_xattrs(wanted)?;
         if has_mode {
@@ -125,54 +128,66 @@ impl<'a> Applying<'a> {
         Ok(self.skipped)
     }
 
-    fn set_owner(&mut self, (uid, gid): (u32, u32)) -> Result<()> {
-        let have = self.inode.stat()?;
-        if (have.uid, have.gid) == (uid, gid) {
+    /// Looks again: what was set takes other things away.
+    fn look(&mut self) -> Result<()> {
+        self.have = self.inode.stat()?;
+        Ok(())
+    }
+
+    fn set_owner(&mut self, ids: (u32, u32)) -> Result<()> {
+        if (self.have.uid, self.have.gid) == ids {
             return Ok(());
         }
+        self.change_owner(ids)?;
+        self.look()
+    }
+
+    fn change_owner(&mut self, (uid, gid): (u32, u32)) -> Result<()> {
+        let (has_uid, has_gid) = (self.have.uid == uid, self.have.gid == gid);
         let done = self.inode.set_owner(uid, gid);
         if done == Err(Errno::PERM) && !is_privileged() {
             // The owner of a file may still give it to another of his groups.
-            self.skip_or_fail(|| format!("owner {uid}"), if have.uid == uid { Ok(()) } else { done })?;
-            let done = if have.gid == gid { Ok(()) } else { self.inode.set_owner(have.uid, gid) };
+            self.skip_or_fail(|| format!("owner {uid}"), if has_uid { Ok(()) } else { done })?;
+            let done = if has_gid { Ok(()) } else { self.inode.set_owner(self.have.uid, gid) };
             return self.skip_or_fail(|| format!("group {gid}"), done);
         }
         self.skip_or_fail(|| format!("owner {uid}:{gid}"), done)
     }
 
     /// Returns `mode` without the setuid and setgid bits that would lend the rights of somebody else.
-    fn lendable(&mut self, mode: u16, (uid, gid): (u32, u32)) -> Result<u16> {
-        let have = self.inode.stat()?;
+    fn lendable(&mut self, mode: u16, (uid, gid): (u32, u32)) -> u16 {
         let mut lendable = mode;
-        if have.uid != uid {
+        if self.have.uid != uid {
             lendable &= !SETUID;
         }
-        if have.gid != gid {
+        if self.have.gid != gid {
             lendable &= !SETGID;
         }
         if lendable != mode {
             self.skipped.push("setuid or setgid left out, because the owner could not be set".to_owned());
         }
-        Ok(lendable)
+        lendable
     }
 
     /// Sets the mode, and says whether that could be done.
     fn set_mode(&mut self, mode: u16) -> Result<bool> {
-        if self.inode.stat()?.mode == mode {
+        if self.have.mode == mode {
             return Ok(true);
         }
         let done = self.inode.set_mode(mode);
         self.skip_or_fail(|| format!("mode {mode:04o}"), done)?;
+        self.look()?;
         Ok(done.is_ok())
     }
 
     /// Sets the mode once more where an access ACL brought group bits of its own: the mode has the last word.
     fn keep_mode(&mut self, mode: u16) -> Result<()> {
-        if self.inode.stat()?.mode == mode {
+        if self.have.mode == mode {
             return Ok(());
         }
         self.inode.set_mode(mode).context(|| format!("cannot set mode {mode:04o}"))?;
-        let have = self.inode.stat()?.mode;
+        self.look()?;
+        let have = self.have.mode;
         if have != mode {
             // As with setgid for a group that is not ours.
             self.skipped.push(format!("mode {mode:04o}: the kernel left it at {have:04o}"));
@@ -185,6 +200,7 @@ impl<'a> Applying<'a> {
         for (name, _) in have.iter().filter(|(name, _)| wanted.xattr(name).is_none() && !KERNEL_LABELS.contains(&&**name)) {
             let done = self.inode.remove_xattr(name);
             self.skip_or_fail_xattr(name, done)?;
+            self.look()?;
         }
         let (capability, others): (Vec<_>, Vec<_>) =
             wanted.xattrs.iter().filter(|(name, _)| !is_foreign(name)).partition(|(name, _)| name == CAPABILITY);
@@ -192,13 +208,14 @@ impl<'a> Applying<'a> {
             let (name, value) = wanted;
             let done = self.inode.set_xattr(name, value);
             self.skip_or_fail_xattr(name, done)?;
+            self.look()?;
         }
         Ok(())
     }
 
     fn set_mtime(&mut self, wanted: &Metadata) -> Result<()> {
         match wanted.mtime {
-            Some(mtime) if self.inode.stat()?.mtime != mtime => {
+            Some(mtime) if self.have.mtime != mtime => {
                 let done = self.inode.set_mtime(mtime);
                 self.skip_or_fail(|| "modification time".to_owned(), done)
             }
