@@ -603,9 +603,9 @@ fn decode_loose(bytes: &[u8]) -> Value {
     if bytes.starts_with(b"ref:") {
         return Value::Symbolic;
     }
-    // Strict, where git reads the first 40 digits: it writes these and a line end.
+    // Strict, where git reads the first 40 digits: it writes these, in lower case, and a line end.
     match bytes.strip_suffix(b"\n").map(Oid::from_hex) {
-        Some(Ok(oid)) if oid.kind() == gix_hash::Kind::Sha1 => Value::Direct(oid),
+        Some(Ok(oid)) if oid.kind() == gix_hash::Kind::Sha1 && !bytes.iter().any(u8::is_ascii_uppercase) => Value::Direct(oid),
         _ => Value::Broken,
     }
 }
@@ -907,6 +907,7 @@ mod tests {
             ("refs/heads/main", |s| s.rot("refs/heads/main", format!("{}\n", s.commits[0]).as_bytes())),
             ("refs/heads/main", |s| s.rot("refs/heads/main", b"0123456789012345678901234567890123456789\n")),
             ("refs/heads/main", |s| s.rot("refs/heads/main", b"zzz")),
+            ("refs/heads/main", |s| s.rot("refs/heads/main", format!("{}\n", s.commits[1]).to_uppercase().as_bytes())),
             ("refs/heads/main", |s| fs::remove_file(s.git.git_dir().join("refs/heads/main")).unwrap()),
             ("packed-refs", |s| s.rot("packed-refs", b"")),
             ("packed-refs", |s| s.rot("packed-refs", b"nonsense\n")),
