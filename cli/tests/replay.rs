@@ -188,6 +188,57 @@ fn drift_halts_before_anything_is_written() {
 }
 
 #[test]
+fn there_are_three_ways_out_of_drift() {
+    let pair = Pair::new();
+    let target = &pair.target;
+    pair.origin.write("etc/conf", "new\n");
+    pair.origin.ok(&["snap", "etc"]);
+    pair.release();
+    let says_nothing_differs = || assert!(target.ok(&["status"]).contains("nothing differs"), "{}", target.ok(&["status"]));
+    let hack = || {
+        target.write("etc/conf", "hacked\n");
+        assert_eq!(target.gdo(&["status", "--exit-code"]).code, 1);
+        let halted = pair.up(12);
+        let ways = ["drift", "'etc/conf'", "gdo diff -- PATH", "gdo fix PATH", "gdo up --theirs PATH"];
+        assert!(ways.iter().all(|way| halted.err.contains(way)), "{}", halted.err);
+        assert_eq!(target.read("etc/conf"), "hacked\n");
+        assert!(target.ok(&["diff", "--", "etc/conf"]).contains("+hacked"));
+    };
+    // Back to what was applied, and on from there.
+    hack();
+    target.ok(&["fix", "etc/conf"]);
+    pair.up(0);
+    assert_eq!(target.read("etc/conf"), "new\n");
+    says_nothing_differs();
+    // The release's, at once; what lay there can be had.
+    pair.origin.write("etc/conf", "newer\n");
+    pair.origin.write("etc/other", "by the origin\n");
+    pair.origin.ok(&["snap", "etc"]);
+    pair.release();
+    hack();
+    target.write("etc/other", "hacked, too\n");
+    let one = pair.run(&["up", "--offline", "--to", "o/main", "--theirs", "etc/conf"], 12);
+    assert!(one.err.contains("'etc/other'") && !one.err.contains("'etc/conf'"), "{}", one.err);
+    let theirs = pair.run(&["up", "--offline", "--to", "o/main", "--theirs", "etc/conf", "--theirs", "etc/other"], 0);
+    assert!(theirs.err.contains("'gdo fix --undo "), "{}", theirs.err);
+    assert_eq!((target.read("etc/conf"), target.read("etc/other")), ("newer\n".into(), "by the origin\n".into()));
+    says_nothing_differs();
+    assert_eq!(target.gdo(&["status", "--exit-code"]).code, 0);
+    target.ok(&["fix", "--undo"]);
+    assert_eq!(target.read("etc/other"), "hacked, too\n");
+    let unknown = pair.run(&["up", "--offline", "--to", "o/main", "--theirs", "etc/none"], 9);
+    assert!(unknown.err.contains("'etc/none' is not owned"), "{}", unknown.err);
+    // The change is meant: it becomes what all hosts are to have, on the host where changes are made.
+    pair.origin.write("etc/conf", "hacked, and meant\n");
+    pair.origin.ok(&["snap", "etc"]);
+    pair.release();
+    target.ok(&["fix", "--all"]);
+    pair.up(0);
+    assert_eq!(target.read("etc/conf"), "hacked, and meant\n");
+    says_nothing_differs();
+}
+
+#[test]
 fn what_is_not_ours_stays_and_is_no_drift() {
     let pair = Pair::new();
     pair.origin.write("etc/fresh", "fresh\n");

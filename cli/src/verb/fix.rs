@@ -83,3 +83,29 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &FixArgs) -> Result<()> {
         (n, Some(number)) => ui.note(format_args!("laid down {}; 'gdo fix --undo {number}' takes that back", counted(n, "path"))),
     }
 }
+
+/// Brings `paths` back to what was applied last, for a run that lays down something newer after it, and says what became of what lay there; returns whether
+/// all of them are so.
+pub fn bring_back(ui: &mut Ui, global: &GlobalArgs, paths: &[PathBuf]) -> Result<bool> {
+    let mut repo = global.repo()?;
+    render(&mut repo)?;
+    let paths = global.work_paths(&repo.places, paths)?;
+    let progress = ui.progress();
+    progress.stage("fixing", 0, 0);
+    let fixed = Host::open(&repo, call(&repo))?.fix(&paths, false, &progress, &mut |_, _| Ok(()));
+    let Fixed { changes, left, undo } = match fixed {
+        Ok(fixed) => fixed,
+        Err(Stop::Halt(halt)) => return tell_halt(ui, &halt).map(|()| false),
+        Err(Stop::Error(error)) => return Err(error),
+    };
+    for (path, why) in &left {
+        complain(format_args!("'{}' cannot be replaced: {}", shown_path(path), shown(why.as_bytes())));
+    }
+    if let Some(number) = undo {
+        complain(format_args!("{} changed here; 'gdo fix --undo {number}' has what lay there", counted(changes.len(), "path")));
+    }
+    if !left.is_empty() {
+        ui.exit_with(exit::HALTED);
+    }
+    Ok(left.is_empty())
+}

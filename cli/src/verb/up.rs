@@ -1,5 +1,6 @@
 //! `gdo up`, `gdo resume`, `gdo skip`, `gdo hold` and `gdo unhold`: this host follows its type.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use git_devops::error::{Error, Kind, Result};
@@ -38,6 +39,9 @@ pub struct UpArgs {
     /// So many removals in one commit are meant
     #[arg(long, value_name = "N", default_value_t = 0)]
     yes_delete: usize,
+    /// Where PATH is not as applied last, take what the release has; what lies there is kept, as by 'gdo fix'; may be given several times
+    #[arg(long, value_name = "PATH", conflicts_with = "dry_run")]
+    theirs: Vec<PathBuf>,
     /// Go back by yourself unless 'gdo confirm' is said within so many seconds after it
     #[arg(long = "try", value_name = "SECONDS", conflicts_with = "dry_run", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     trial: Option<u64>,
@@ -67,6 +71,9 @@ pub fn run_up(ui: &mut Ui, global: &GlobalArgs, args: &UpArgs) -> Result<()> {
         return ui.note(HELD);
     }
     drop(host);
+    if !args.theirs.is_empty() && !super::fix::bring_back(ui, global, &args.theirs)? {
+        return Ok(());
+    }
     let options = UpOptions { dry_run: args.dry_run, may_reboot: args.reboot, yes_delete: args.yes_delete };
     match args.trial {
         Some(seconds) => {

@@ -389,7 +389,11 @@ pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Ch
     }
     if !drift.is_empty() {
         let what = format!("{} not as applied last, and this commit changes them", are(drift.len()));
-        let ways = [("gdo diff PATH", "shows how"), ("gdo fix PATH", "brings back what was applied"), ("gdo up", "goes on then")];
+        let ways = [
+            ("gdo diff -- PATH", "shows how"),
+            ("gdo fix PATH", "brings back what was applied, and keeps what lies there; 'gdo up' goes on then"),
+            ("gdo up --theirs PATH", "does both"),
+        ];
         return Err(Halt::new(Why::Drift, what, &ways).with(first(drift)).into());
     }
     if !collisions.is_empty() {

@@ -382,7 +382,7 @@ impl Replay<'_, '_> {
             are(differ.len())
         );
         let ways =
-            [("gdo diff PATH", "shows how"), ("gdo fix PATH", "takes the content of the commit"), ("gdo up", "goes on then")];
+            [("gdo diff -- PATH", "shows how"), ("gdo fix PATH", "takes the content of the commit"), ("gdo up", "goes on then")];
         Err(Halt::new(Why::Verify, what, &ways).with(first(differ)).into())
     }
 }
