@@ -462,11 +462,12 @@ fn check_frame(bytes: &[u8]) -> Result<(u32, usize, usize)> {
         return Err(corrupt(0));
     }
     let (version, n_entries) = (word(4), word(8) as usize);
-    if !(2..=4).contains(&version) {
-        return Err(Error::new(Kind::Unsupported, format!("it has the unknown version {version}")));
-    }
+    // First of all: what rot made of the version is none that a newer git wrote.
     if sha1(&bytes[..end]) != bytes[end..] {
         return Err(Error::new(Kind::Corrupt, "its checksum does not hold"));
+    }
+    if !(2..=4).contains(&version) {
+        return Err(Error::new(Kind::Unsupported, format!("it has the unknown version {version}; use a newer program")));
     }
     // An entry takes 63 bytes at least: no count makes us allocate more than the file is worth.
     if n_entries > end / (FIXED_LEN + 3) || bytes.len() as u64 > MAX_FILE {

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::quarantine::{HOLDERS, REPORTS};
-use super::reflog::{Log, log_path};
+use super::reflog::{Log, log_path, sound_lines};
 use super::refs::check_ref_name;
 use super::{Git, Identity, Objects, Oid};
 use crate::durable::{self, Listed};
@@ -619,7 +619,7 @@ pub fn examine_logs(git_dir: &Path) -> Result<Vec<Deviation>> {
             continue; // One that ends elsewhere is what a run leaves that was killed, or cut off, between log and ref.
         }
         let problem = "this log of a ref has a line that git does not write".to_owned();
-        let remedy = "nothing needs it but 'git reflog'; 'gdo check --repair' adds where the ref stands".to_owned();
+        let remedy = "nothing needs it but 'git reflog'; 'gdo check --repair' cuts it out".to_owned();
         found.push(Deviation {
             path: log_path(git_dir, &name),
             offset: None,
@@ -633,19 +633,16 @@ pub fn examine_logs(git_dir: &Path) -> Result<Vec<Deviation>> {
     Ok(found)
 }
 
-/// Puts aside the logs that [`examine_logs`] names, and begins new ones where their refs stand.
-pub fn mend_logs(git: &Git, state: &Path) -> Result<()> {
-    let git_dir = git.git_dir();
-    let found = examine_logs(git_dir)?;
-    let seen = Seen::of(git_dir)?;
-    let git = git.clone().with_identity(healer());
-    for deviation in found {
-        let Some(name) = name_in(&git_dir.join("logs"), &deviation.path) else { continue };
-        put_aside(&deviation.path, state, &format!("logs/{name}"))?;
-        if let Some(Value::Direct(oid)) = seen.refs.get(&name) {
-            // The log begins with a move of the ref to where it is.
-            let oid = oid.to_string();
-            git.run(&["update-ref", "--no-deref", "--create-reflog", "-m", "log put aside by git-devops", &name, &oid])?;
+/// Cuts out of all logs what git does not write and what names an object that is not among `objects`; each log as it was goes into quarantine.
+pub fn mend_logs(git_dir: &Path, objects: &Objects, state: &Path) -> Result<()> {
+    objects.refresh();
+    let names = names_of_logs(git_dir)?;
+    for name in names.iter().map(String::as_str).chain(["HEAD"]) {
+        let Some(sound) = sound_lines(git_dir, name, &|oid| objects.contains(oid))? else { continue };
+        let path = log_path(git_dir, name);
+        put_aside(&path, state, &format!("logs/{name}"))?;
+        if !sound.is_empty() {
+            durable::publish(&path, &sound, 0o600)?;
         }
     }
     Ok(())

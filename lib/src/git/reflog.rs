@@ -29,9 +29,7 @@ impl Log {
         if cut > 0 {
             lines.next(); // not all of it is left
         }
-        // What a power cut did not let git write reads as zeros, and the next line follows on them.
-        let lines = lines.map(|line| &line[line.iter().take_while(|&&b| b == 0).count()..]).filter(|line| !line.is_empty());
-        let decoded: Vec<_> = lines.map(decode_move).collect();
+        let decoded: Vec<_> = lines.map(without_zeros).filter(|line| !line.is_empty()).map(decode_move).collect();
         let is_damaged = decoded.iter().any(Option::is_none);
         Self { moves: decoded.into_iter().flatten().collect(), is_damaged }
     }
@@ -60,6 +58,24 @@ pub(super) fn cut_torn_end(git_dir: &Path, name: &str) -> Result<()> {
         len if len < bytes.len() => durable::truncate_unsynced(&path, len as u64),
         _ => Ok(()),
     }
+}
+
+/// Returns the log of the ref `name` without the lines that git does not write, or that name what is not there; `None` if there are none of these.
+pub(super) fn sound_lines(git_dir: &Path, name: &str, is_there: &dyn Fn(&Oid) -> bool) -> Result<Option<Vec<u8>>> {
+    let Some(bytes) = read(&log_path(git_dir, name))? else { return Ok(None) };
+    let is_sound = |line: &&[u8]| {
+        let text = without_zeros(line.strip_suffix(b"\n").unwrap_or(line));
+        let knows = |oid: &Oid| oid.is_null() || is_there(oid);
+        text.is_empty() || decode_move(text).is_some_and(|(old, new)| knows(&old) && knows(&new))
+    };
+    let whole = &bytes[..whole_len(&bytes)];
+    let sound: Vec<u8> = whole.split_inclusive(|&b| b == b'\n').filter(is_sound).flatten().copied().collect();
+    Ok((sound.len() < whole.len()).then_some(sound))
+}
+
+/// What a power cut did not let git write reads as zeros, and the next line follows on them.
+fn without_zeros(line: &[u8]) -> &[u8] {
+    &line[line.iter().take_while(|&&b| b == 0).count()..]
 }
 
 /// Removes the log of the ref `name`, if it is there.
@@ -125,5 +141,27 @@ mod tests {
         }
         std::fs::write(&path, whole.repeat(MAX_LOG / whole.len() + 2)).unwrap();
         assert!(!log().is_damaged && log().last() == Some(one));
+    }
+
+    #[test]
+    fn only_lines_that_nobody_wrote_or_that_lead_nowhere_are_cut_out_of_a_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("logs/refs/heads/main");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let [null, here, gone] = ["0", "1", "2"].map(|digit| digit.repeat(40));
+        let line = |old: &str, new: &str| format!("{old} {new} a <a@b> 1 +0000\tm\n");
+        let is_there = |oid: &Oid| oid.to_string() == here;
+        let sound = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            sound_lines(dir.path(), "refs/heads/main", &is_there).unwrap().map(|bytes| String::from_utf8(bytes).unwrap())
+        };
+        let good = [line(&null, &here), line(&here, &here), format!("\0\0{}", line(&here, &null))].concat();
+        assert_eq!(sound(&good), None);
+        assert_eq!(sound(&(good.clone() + "torn")), None, "that is what a power cut leaves");
+        for bad in [line(&gone, &here), line(&here, &gone), line(&here, &here).replacen('1', "x", 1), "nonsense\n".into()] {
+            assert_eq!(sound(&(good.clone() + &bad + &line(&here, &here))), Some(good.clone() + &line(&here, &here)), "{bad}");
+        }
+        assert_eq!(sound(&line(&null, &gone)), Some(String::new()));
+        assert_eq!(sound_lines(dir.path(), "refs/heads/none", &is_there).unwrap(), None);
     }
 }

@@ -174,13 +174,19 @@ fn fsck(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
     // Also each time anew, where packs come and go faster than git reads them: what it misses and we have is not missing.
     complaints.retain(|line| !is_about_absence(line) || oids_in(line).any(|oid| !matches!(repo.objects.find(&oid), Ok(Some(_)))));
     for line in complaints {
-        findings.push(Finding {
-            what: path_in(&line, &git_dir).unwrap_or_else(|| git_dir.clone()),
-            offset: None,
-            problem: format!("git fsck: {line}"),
-            remedy: "'gdo check --repair --from SOURCE' takes the object from another copy; or snapshot again: what the work tree still has is stored anew"
-                .into(),
-        });
+        let log = line.split_once(": invalid reflog entry ").and_then(|(told, _)| told.strip_prefix("error: "));
+        let (what, remedy) = match log {
+            Some(name) => {
+                let remedy = "nothing needs that line but 'git reflog'; 'gdo check --repair' cuts it out, '--from SOURCE' takes the object from another copy";
+                (format!("{git_dir}/logs/{name}"), remedy)
+            }
+            None => {
+                let remedy = "'gdo check --repair --from SOURCE' takes the object from another copy; or snapshot again: what the work tree still has is \
+                              stored anew";
+                (path_in(&line, &git_dir).unwrap_or_else(|| git_dir.clone()), remedy)
+            }
+        };
+        findings.push(Finding { what, offset: None, problem: format!("git fsck: {line}"), remedy: remedy.into() });
     }
     Ok(())
 }

@@ -190,7 +190,7 @@ impl Repo {
             let found = mirror::examine_files(git_dir, mirror)?;
             Git::put_back(git_dir, &self.places.state, &found, Some(mirror))?;
         }
-        mirror::mend_logs(&self.git, &self.places.state)?;
+        mirror::mend_logs(git_dir, &self.objects, &self.places.state)?;
         self.note_refs(held)
     }
 }
