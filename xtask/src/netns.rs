@@ -130,6 +130,13 @@ impl Host {
         Ok(counter.parse().map_err(|_| "the line does not count")?)
     }
 
+    /// Returns how many bytes wait in the queue of its line: the limit of its speed holds them back, and nobody can call them back.
+    pub fn queued(&self) -> Result<u64> {
+        let said = succeed(Command::new("tc").args(["-n", &self.namespace.0, "-s", "-j", "qdisc", "show", "dev", "line"]))?;
+        let queues: serde_json::Value = serde_json::from_slice(&said.stdout).map_err(|_| "tc does not print JSON")?;
+        Ok(queues.as_array().into_iter().flatten().filter_map(|queue| queue["backlog"].as_u64()).sum())
+    }
+
     /// Returns the seconds of processor time that its sshd, and what it started and saw end, took.
     pub fn sshd_cpu(&self) -> Result<f64> {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.sshd.id()))?;
