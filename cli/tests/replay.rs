@@ -400,6 +400,31 @@ fn what_does_not_fit_is_not_begun() {
 }
 
 #[test]
+fn where_nothing_can_be_written_nothing_is_begun_anywhere() {
+    let pair = Pair::new();
+    pair.origin.sh("mkdir boot; for n in 1 2 3 4; do echo $n >boot/$n; done; echo x >etc/first; echo new >etc/conf");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    let ways = [
+        ("mount -t tmpfs -o nr_inodes=3,mode=755 none boot", "'boot': 4 files are to be made, and there are inodes for 2"),
+        ("mount -t tmpfs -o ro,mode=755 none boot", "'boot': the filesystem is mounted read-only"),
+        ("cp -a etc/conf ../conf; mount --bind ../conf etc/conf", "'etc/conf': something is mounted on it"),
+    ];
+    for (way, why) in ways {
+        let look = "find . -path ./.git -prune -o -printf \"%p %s %i %T@ %C@\\n\" | sort | sha256sum";
+        let script = format!(
+            "mkdir -p boot; {way}; before=$({look}); if gdo up --offline --to o/main; then exit 99; else test $? = 12; fi; test \"$before\" = \"$({look})\""
+        );
+        let said = pair.target.sh(&format!("unshare -m sh -ec '{script}' 2>&1"));
+        assert!(said.contains("halted: room") && said.contains(why), "{way}: {said}");
+        assert_eq!(pair.target.gdo(&["log"]).out.matches("begin").count(), 0, "{way}");
+    }
+    pair.target.sh("rmdir boot");
+    pair.up(0);
+    assert_eq!((pair.target.read("boot/4"), pair.target.read("etc/conf")), ("4\n".into(), "new\n".into()));
+}
+
+#[test]
 fn work_in_progress_is_taken_back_or_checked_in() {
     let pair = Pair::new();
     let origin = &pair.origin;

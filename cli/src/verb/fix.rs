@@ -95,7 +95,10 @@ pub fn bring_back(ui: &mut Ui, global: &GlobalArgs, paths: &[PathBuf]) -> Result
     let fixed = Host::open(&repo, call(&repo))?.fix(&paths, false, &progress, &mut |_, _| Ok(()));
     let Fixed { changes, left, undo } = match fixed {
         Ok(fixed) => fixed,
-        Err(Stop::Halt(halt)) => return tell_halt(ui, &halt).map(|()| false),
+        Err(Stop::Halt(halt)) => {
+            ui.json(|| json!({"applied": [], "halt": halt_json(Some(&halt))}))?;
+            return tell_halt(ui, &halt).map(|()| false);
+        }
         Err(Stop::Error(error)) => return Err(error),
     };
     for (path, why) in &left {
@@ -104,8 +107,10 @@ pub fn bring_back(ui: &mut Ui, global: &GlobalArgs, paths: &[PathBuf]) -> Result
     if let Some(number) = undo {
         complain(format_args!("{} changed here; 'gdo fix --undo {number}' has what lay there", counted(changes.len(), "path")));
     }
-    if !left.is_empty() {
-        ui.exit_with(exit::HALTED);
+    if left.is_empty() {
+        return Ok(true);
     }
-    Ok(left.is_empty())
+    ui.json(|| json!({"applied": [], "left": left.iter().map(|(path, why)| json!({"path": json_path(path), "why": why})).collect::<Value>()}))?;
+    ui.exit_with(exit::HALTED);
+    Ok(false)
 }
