@@ -150,7 +150,7 @@ mod tests {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let [null, here, gone] = ["0", "1", "2"].map(|digit| digit.repeat(40));
         let line = |old: &str, new: &str| format!("{old} {new} a <a@b> 1 +0000\tm\n");
-        let is_there = |oid: &Oid| oid.to_string() == here;
+        let is_there = |oid: &Oid| Oid::from_hex(here.as_bytes()).is_ok_and(|here| *oid == here);
         let sound = |text: &str| {
             std::fs::write(&path, text).unwrap();
             sound_lines(dir.path(), "refs/heads/main", &is_there).unwrap().map(|bytes| String::from_utf8(bytes).unwrap())

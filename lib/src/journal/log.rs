@@ -169,7 +169,11 @@ impl HostLog {
             return Ok(());
         }
         let Some(lines) = bytes.strip_prefix(HEAD) else {
-            return Err(match bytes.starts_with(HEAD_OF_ANY) {
+            // What holds by the rules of this version is of this version, whatever became of its number.
+            let text = bytes.get(HEAD.len()..).and_then(|lines| lines.split(|&b| b == b'\n').next());
+            let is_ours = text.is_some_and(|text| self.take_line(text).is_ok());
+            self.lines.clear();
+            return Err(match bytes.starts_with(HEAD_OF_ANY) && !is_ours {
                 true => Error::new(Kind::Unsupported, "its format is newer than 1; use a newer program"),
                 false => damaged(0),
             });
@@ -179,6 +183,11 @@ impl HostLog {
         while !rest.is_empty() {
             let end = rest.iter().position(|&b| b == b'\n');
             let line = &rest[..end.unwrap_or(rest.len())];
+            if end.is_none() && line.len() > 1 && self.take_line(&line[..line.len() - 1]).is_ok() {
+                // The byte behind a whole line was its end.
+                self.lines.pop();
+                return Err(damaged(self.lines.len() + 1));
+            }
             if end.is_none() || line.contains(&0) {
                 // Only what was being written when the power went can look like this, and after it there is nothing.
                 self.is_torn = end.is_none_or(|end| end + 1 == rest.len()) || rest.iter().all(|b| *b == 0);
@@ -253,6 +262,25 @@ mod tests {
         assert_eq!((log.lines()[0].get("by"), log.lines()[0].get("none")), ("a b", ""));
         log.append(7, "done", &[]).unwrap();
         assert_eq!(HostLog::open(dir.path()).unwrap().lines().len(), 3);
+    }
+
+    #[test]
+    fn rot_of_the_version_or_of_the_last_byte_is_damage_and_neither_a_newer_format_nor_a_torn_end() {
+        let (dir, whole) = two_lines();
+        let opened = |bytes: &[u8]| {
+            std::fs::write(dir.path().join("log"), bytes).unwrap();
+            HostLog::open(dir.path()).map(|log| log.lines().len()).map_err(|error| error.kind())
+        };
+        let (version, end) = (HEAD.len() - 2, whole.len() - 1);
+        for at in [version - 1, version, version + 1, end] {
+            for bit in 0..8 {
+                let mut rotten = whole.clone();
+                rotten[at] ^= 1 << bit;
+                assert_eq!(opened(&rotten), Err(Kind::Corrupt), "byte {at}, bit {bit}");
+            }
+        }
+        assert_eq!(opened(&whole[..end]), Ok(1), "cut short by one byte");
+        assert_eq!(opened(b"git-devops log 2\nwhatever\n"), Err(Kind::Unsupported));
     }
 
     #[test]

@@ -138,6 +138,12 @@ fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
         problem: format!("{problem}, and then nobody knows what ran on this host"),
         remedy: LOG_REMEDY.into(),
     }));
+    let (log, output) = (repo.places.state.join("log"), repo.places.state.join("output"));
+    if !durable::is_there(&log) && durable::is_dir(&output) && !durable::list(&output)?.is_empty() {
+        let problem =
+            "it is missing, though what commands of this host said is there; nobody knows what ran on this host".to_owned();
+        findings.push(Finding { what: log.display().to_string(), offset: None, problem, remedy: LOG_REMEDY.into() });
+    }
     if let Err(error) = holders::look(repo) {
         findings.push(Finding {
             what: repo.store.dir().join("promises").display().to_string(),

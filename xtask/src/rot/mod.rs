@@ -34,6 +34,8 @@ const CLASSES: &[Class] = &[
     ("store format", |p| p == "devops/store/format"),
     ("list of repositories", |p| p == "devops/store/repositories"),
     ("mirror", |p| p == "devops/state/mirror"),
+    ("host log", |p| p == "devops/state/log"),
+    ("output of a command", |p| p.starts_with("devops/state/output/")),
     ("note about the index", |p| p == "devops/state/index-checksum"),
     ("note about the place", |p| p == "devops/state/enrolled"),
     ("git pack", |p| p.ends_with(".pack")),
@@ -70,6 +72,14 @@ const EXCUSES: &[Excuse] = &[
         "without it a repository that is moved has two lines in the list of repositories, and gc asks",
     ),
     ("log of a ref", |_, _| true, "names, times and messages of old moves are for people; the log alone never moves a ref"),
+    ("output of a command", |_, _| true, "what a command said is for people"),
+    (
+        "host log",
+        |fault, files| {
+            matches!(fault, Fault::Truncate(_) | Fault::Append | Fault::Zero(_) | Fault::Garbage(_)) && is_cut_off(files)
+        },
+        "whole lines and a part of one, or zeros, is what a power cut leaves",
+    ),
     ("git cache (rev, bitmap, graph)", |fault, _| *fault == Fault::Delete, "git works without them and makes them anew"),
     (
         "loose object",
@@ -279,8 +289,8 @@ impl Request {
                 for (i, fault) in Fault::all(len, thin, n as u64 * 37).into_iter().enumerate() {
                     let is_flip = matches!(fault, Fault::Flip(_));
                     let repair = match (is_flip && i % 16 != 0 || !self.is_full && i % 4 != 3, CLASSES[class].0) {
-                        // Who else uses a store, nobody but a person can know.
-                        (true, _) | (_, "list of repositories") => None,
+                        // Who else uses a store, and what was done here, nobody but a person can know.
+                        (true, _) | (_, "list of repositories" | "host log") => None,
                         (false, "chunk pack") if i % 2 == 1 => Some(Repair::Files),
                         (false, _) => Some(Repair::SecondCopy),
                     };
@@ -341,6 +351,14 @@ impl Request {
         ensure!(is_named, "check does not name the file: {}", findings.join(" | "));
         Ok(End::Found)
     }
+}
+
+/// Says whether the second file is the first one up to some place, and from there on no whole line, or zeros.
+fn is_cut_off([before, after]: [&Path; 2]) -> bool {
+    let (Ok(before), Ok(after)) = (fs::read(before), fs::read(after)) else { return false };
+    let same = before.iter().zip(&after).take_while(|(a, b)| a == b).count();
+    let rest = &after[same..];
+    !rest.contains(&b'\n') || rest.iter().all(|b| *b == 0)
 }
 
 /// Says whether zlib makes the same of two files.

@@ -99,6 +99,9 @@ impl Place {
         self.sh("echo four >etc/d")?;
         fs::write(self.live().join("more"), Seeded::new(3).bytes(200_000))?;
         does(&["snapshot", "--quiet", "-m", "third", "."])?;
+        // A command, so that there is a log of this host, and something that it said.
+        does(&["exec", "--", "echo", "done"])?;
+        does(&["ci", "--quiet"])?;
         does(&["git", "tag", "v2"])?;
         self.copy(&self.live(), &self.expected("HEAD"))?;
         for rev in REVISIONS {
