@@ -157,13 +157,17 @@ pub struct Listed {
     pub is_dir: bool,
 }
 
-/// Lists the directory `path`, in no order.
+/// Lists the directory `path`, in no order; what goes while it is listed is not there.
 pub fn list(path: &Path) -> Result<Vec<Listed>> {
-    let listed = |entry: std::io::Result<fs::DirEntry>| -> std::io::Result<Listed> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(path)? {
         let entry = entry?;
-        Ok(Listed { is_dir: entry.file_type()?.is_dir(), path: entry.path() })
-    };
-    Ok(fs::read_dir(path)?.map(listed).collect::<std::io::Result<_>>()?)
+        match entry.file_type() {
+            Err(error) if error.kind() == ErrorKind::NotFound => (),
+            kind => all.push(Listed { is_dir: kind?.is_dir(), path: entry.path() }),
+        }
+    }
+    Ok(all)
 }
 
 /// Returns the absolute path of `path` without symlinks, which tells whether two paths are one.
@@ -463,6 +467,24 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o444);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_goes_while_it_is_listed_is_no_error() {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        let is_time = || std::time::Instant::now() < until;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while is_time() {
+                        std::process::Command::new("true").status().unwrap();
+                    }
+                });
+            }
+            while is_time() {
+                list(Path::new("/proc")).unwrap();
+            }
+        });
     }
 
     #[test]
