@@ -11,19 +11,22 @@ use crate::safepath::TEMP_PREFIX;
 impl Git {
     /// Removes lock files of a dead git, and temporary files and pack guards of a dead run of ours; returns how many.
     ///
-    /// The caller holds the lock under which every run of ours starts git and writes packs, so none of them is in use.
+    /// The caller holds the lock under which every run of ours starts git and writes packs, so none of them is in use. A `git gc` that somebody else runs
+    /// keeps the locks on refs and their logs, which it expires.
     pub fn heal_stale_locks(&self, _held: &Lock) -> Result<usize> {
+        let gc = self.git_dir().join("gc.pid");
+        let is_gc_running = durable::is_file(&gc) && is_held_by_git(&gc);
         let mut count = 0;
         for (dir, is_deep) in
             [("", false), ("refs", true), ("logs", true), ("objects/pack", false), ("objects/info", true), ("info", false)]
         {
-            count += clear(&self.git_dir().join(dir), is_deep)?;
+            count += clear(&self.git_dir().join(dir), is_deep, is_gc_running)?;
         }
         Ok(count)
     }
 }
 
-fn clear(dir: &Path, is_deep: bool) -> Result<usize> {
+fn clear(dir: &Path, is_deep: bool, is_gc_running: bool) -> Result<usize> {
     let what = || format!("cannot clear stale locks in '{}'", dir.display());
     let entries = match durable::list(dir) {
         Err(error) if error.kind() == Kind::NotFound => return Ok(0),
@@ -32,8 +35,8 @@ fn clear(dir: &Path, is_deep: bool) -> Result<usize> {
     let mut count = 0;
     for Listed { path, is_dir } in entries {
         if is_dir {
-            count += if is_deep { clear(&path, true)? } else { 0 };
-        } else if is_leftover(&path) && !is_of_running_gc(&path) {
+            count += if is_deep { clear(&path, true, is_gc_running)? } else { 0 };
+        } else if is_leftover(&path) && !(is_gc_running && may_be_of_gc(&path)) {
             durable::remove(&path).context(what)?;
             count += 1;
         }
@@ -51,11 +54,10 @@ fn is_leftover(path: &Path) -> bool {
         || name.ends_with(b".keep") && durable::read(path).is_ok_and(|note| note == KEEP_NOTE)
 }
 
-/// Says whether it is what a `git gc` that runs just now, without our lock, packs refs with.
-fn is_of_running_gc(path: &Path) -> bool {
-    let is_packing = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"packed-refs."));
-    let gc = path.with_file_name("gc.pid");
-    is_packing && durable::is_file(&gc) && is_held_by_git(&gc)
+/// Says whether a `git gc` may have made it: it packs refs and expires logs, and touches neither index nor configuration.
+fn may_be_of_gc(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.starts_with(b"packed-refs.") || name.ends_with(b".lock") && name != b"index.lock" && name != b"config.lock"
 }
 
 /// Says whether the process that a `gc.pid` names may be a git: git itself takes any process with that number for one, even a dead one.
@@ -112,7 +114,21 @@ mod tests {
         let git = Git::init(dir.path(), "main").unwrap();
         let mut running = git.command(&["cat-file", "--batch"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
         fs::write(dir.path().join("gc.pid"), format!("{} host", running.id())).unwrap();
+        fs::create_dir_all(dir.path().join("logs/refs/heads")).unwrap();
+        let of_gc = [
+            "packed-refs.lock",
+            "packed-refs.new",
+            "HEAD.lock",
+            "refs/heads/main.lock",
+            "logs/HEAD.lock",
+            "logs/refs/heads/main.lock",
+        ];
+        for name in of_gc.iter().chain(&["index.lock"]) {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
         let lock = Lock::exclusive(&dir.path().join("devops-lock")).unwrap();
+        assert_eq!(git.heal_stale_locks(&lock).unwrap(), 1, "no gc locks the index");
+        assert!(of_gc.iter().all(|name| dir.path().join(name).exists()));
         assert_eq!(git.heal_stale_locks(&lock).unwrap(), 0);
         running.kill().unwrap();
         // Dead, and nobody has waited for it: its number is still taken.
@@ -120,6 +136,7 @@ mod tests {
             std::thread::yield_now();
         }
         running.wait().unwrap();
-        assert!(!dir.path().join("gc.pid").exists());
+        git.heal_stale_locks(&lock).unwrap();
+        assert!(!dir.path().join("gc.pid").exists() && of_gc.iter().all(|name| !dir.path().join(name).exists()));
     }
 }
