@@ -17,20 +17,14 @@ use rustix::io::Errno;
 
 use super::client::{Client, Event};
 use super::serve::is_ready;
-use super::wire::{Want, violation};
+use super::window::Window;
+use super::wire::{MAX_GET, MAX_OPEN, Want, violation};
 use crate::child::Words;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::ChunkId;
 use crate::progress::Progress;
 use crate::store::Record;
 
-/// Chunks in one request: the fewest, and the most.
-const LEAST_BATCH: usize = 4;
-const MOST_BATCH: usize = 256;
-/// A request ought to be answered in about this time.
-const BATCH_TIME: Duration = Duration::from_millis(200);
-/// Requests that are open at once, so that the line never runs dry.
-const OPEN: usize = 3;
 /// A host that is asked and brings fewer bytes than this within [`STALL_TIME`] is given up.
 const STALL_BYTES: u64 = 10 << 10;
 const STALL_TIME: Duration = Duration::from_secs(10);
@@ -368,12 +362,10 @@ struct Host {
     client: Client,
     /// How long the chunks that were asked for can be.
     lens: HashMap<ChunkId, usize>,
-    batch: usize,
+    window: Window,
     /// What is to be sent.
     outbox: VecDeque<u8>,
     is_ready: bool,
-    /// When requests were sent: the oldest first.
-    sent: VecDeque<Instant>,
     /// When it was last asked something.
     asked: Instant,
 }
@@ -389,10 +381,9 @@ impl Shared<'_> {
             number,
             client: Client::default(),
             lens: HashMap::new(),
-            batch: LEAST_BATCH,
+            window: Window::default(),
             outbox: Client::greeting().into(),
             is_ready: false,
-            sent: VecDeque::new(),
             asked: Instant::now(),
         };
         if let Err(error) = self.talk(&mut host, &link, &mut served) {
@@ -464,15 +455,15 @@ impl Shared<'_> {
 
     /// Notes requests to send, as many as keep the line busy.
     fn ask(&self, host: &mut Host) {
-        while host.is_ready && host.client.n_open() < OPEN {
-            let now = Instant::now();
-            let taken = self.queue().take(host.number, host.batch, now);
+        while host.is_ready && host.client.n_open() < MAX_OPEN {
+            let (now, room) = (Instant::now(), host.window.room());
+            let taken = if room == 0 { Vec::new() } else { self.queue().take(host.number, room.min(MAX_GET), now) };
             if taken.is_empty() {
                 return;
             }
             host.lens.extend(taken.iter().map(|wanted| (wanted.id, wanted.max_len)));
             host.outbox.extend(host.client.ask(Want::Get, taken.iter().map(|wanted| wanted.id).collect()));
-            host.sent.push_back(now);
+            host.window.asked(taken.len(), now);
             host.asked = now;
         }
     }
@@ -481,8 +472,10 @@ impl Shared<'_> {
     fn take_all(&self, host: &mut Host, served: &mut Served) -> Result<()> {
         let mut plain = Vec::new();
         loop {
-            let n_open = host.client.n_open();
             let Some(event) = host.client.next_event()? else { return Ok(()) };
+            if matches!(event, Event::Chunk(..) | Event::Absent(_)) {
+                host.window.answered(Instant::now());
+            }
             match event {
                 Event::Ready => host.is_ready = true,
                 Event::Chunk(id, record) => self.take(host, &id, &record, &mut plain, served)?,
@@ -496,16 +489,6 @@ impl Shared<'_> {
                 Event::Proof(_) | Event::Promises(_) => {
                     return Err(violation("an answer came to something that was not asked"));
                 }
-            }
-            if host.client.n_open() < n_open
-                && let Some(sent) = host.sent.pop_front()
-            {
-                // The open ones were answered one after the other.
-                let time = sent.elapsed() / OPEN as u32;
-                host.batch = match time < BATCH_TIME {
-                    true => (2 * host.batch).min(MOST_BATCH),
-                    false => (host.batch / 2).max(LEAST_BATCH),
-                };
             }
         }
     }

@@ -10,4 +10,5 @@ pub mod hosts;
 pub mod serve;
 pub mod sign;
 pub mod ssh;
+mod window;
 pub mod wire;
