@@ -43,3 +43,18 @@ pub type Oid = gix_hash::ObjectId;
 pub fn empty_tree() -> Oid {
     Oid::empty_tree(gix_hash::Kind::Sha1)
 }
+
+/// Runs what decodes git's and our own small files beside the objects, and is not public, on `data`.
+#[cfg(fuzzing)]
+pub fn fuzz(data: &[u8]) {
+    let log = reflog::Log::decode(data);
+    assert!(log.last().is_none_or(|last| log.mentions(&last)));
+    let _ = refs::decode_loose(data);
+    let _ = refs::find_packed(data, b"refs/heads/main");
+    let sealed = [data, format!("end {}\n", blake3::hash(data).to_hex()).as_bytes()].concat();
+    for bytes in [data, &sealed] {
+        if let Some(moving) = moving::Moving::decode(bytes) {
+            assert_eq!(moving.encode(), bytes);
+        }
+    }
+}

@@ -50,14 +50,14 @@ impl Moving {
         self.0.get(name).copied()
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut text = HEAD_LINE.to_owned();
         self.0.iter().for_each(|(name, oid)| text += &format!("{oid} {name}\n"));
         let end = blake3::hash(text.as_bytes()).to_hex();
         (text + &format!("end {end}\n")).into_bytes()
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (body, end) = bytes.split_at(bytes.len().checked_sub(END_LEN)?);
         if end != format!("end {}\n", blake3::hash(body).to_hex()).as_bytes() {
             return None;

@@ -22,7 +22,7 @@ impl Log {
         Ok(read(&log_path(git_dir, name))?.map(|bytes| Self::decode(&bytes)))
     }
 
-    fn decode(bytes: &[u8]) -> Self {
+    pub(super) fn decode(bytes: &[u8]) -> Self {
         let (whole, _) = bytes.split_at(whole_len(bytes));
         let cut = whole.len().saturating_sub(MAX_LOG);
         let mut lines = whole[cut..].split(|&b| b == b'\n');

@@ -237,12 +237,12 @@ const MAX_REF_NAME: usize = 1000;
 const MAX_SYMREFS: usize = 5;
 
 #[derive(Debug, PartialEq)]
-enum Loose {
+pub(super) enum Loose {
     Direct(Oid),
     Symbolic(String),
 }
 
-fn decode_loose(bytes: &[u8]) -> Option<Loose> {
+pub(super) fn decode_loose(bytes: &[u8]) -> Option<Loose> {
     if let Some(target) = bytes.strip_prefix(b"ref:") {
         let target = std::str::from_utf8(target.trim_ascii()).ok()?;
         return check_ref_name(target).is_ok().then(|| Loose::Symbolic(target.to_owned()));
@@ -251,7 +251,7 @@ fn decode_loose(bytes: &[u8]) -> Option<Loose> {
     (oid.kind() == gix_hash::Kind::Sha1).then_some(Loose::Direct(oid))
 }
 
-fn find_packed(bytes: &[u8], name: &[u8]) -> Result<Option<Oid>> {
+pub(super) fn find_packed(bytes: &[u8], name: &[u8]) -> Result<Option<Oid>> {
     for line in bytes.split(|&b| b == b'\n') {
         if line.get(41..) == Some(name) && line[40] == b' ' {
             return Oid::from_hex(&line[..40]).map(Some).map_err(|_| corrupt("packed-refs"));

@@ -332,6 +332,17 @@ fn merged(root: &Dir) -> Result<BTreeSet<Vec<u8>>> {
     Ok(names.into_iter().filter(leads).map(<[u8]>::to_vec).collect())
 }
 
+/// Reads `data` as each file of dpkg's database.
+#[cfg(fuzzing)]
+pub fn fuzz(data: &[u8]) {
+    let mut packages = Packages { merged: BTreeSet::from([b"bin".to_vec()]), ..Packages::default() };
+    packages.take_status(data);
+    packages.take_diversions(data);
+    packages.take_overrides(data);
+    let paths = packages.conffiles.keys().chain(packages.overrides.iter().map(|one| &one.path));
+    paths.for_each(|path| check_path(path).expect("only what can be a path is taken"));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

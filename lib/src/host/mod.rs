@@ -190,3 +190,11 @@ fn machine(places: &Places) -> Result<String> {
     // systemd writes that word where the first start is to make one.
     Ok(if id.is_empty() || id == b"uninitialized" { String::new() } else { blake3::hash(id).to_hex()[..16].to_owned() })
 }
+
+/// Runs what decodes the files of this host, and is not public, on `data`.
+#[cfg(fuzzing)]
+pub fn fuzz(data: &[u8]) {
+    dpkg::fuzz(data);
+    let _ = rendered::decode(data);
+    let _ = process::parse(&String::from_utf8_lossy(data));
+}

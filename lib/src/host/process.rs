@@ -39,7 +39,7 @@ impl Process {
     }
 }
 
-struct Found {
+pub(super) struct Found {
     is_alive: bool,
     /// Its process group, and its session.
     groups: [u32; 2],
@@ -53,7 +53,7 @@ fn look(id: u32) -> Option<Found> {
 }
 
 /// Takes a line as proc_pid_stat(5) describes it; the name of the program may have spaces and parentheses.
-fn parse(text: &str) -> Option<Found> {
+pub(super) fn parse(text: &str) -> Option<Found> {
     let mut words = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = words.next()?;
     let groups = [words.nth(1)?.parse().ok()?, words.next()?.parse().ok()?];

@@ -112,7 +112,7 @@ pub(super) fn is_untouched(repo: &Repo, path: &[u8]) -> Result<bool> {
     Ok(matches!(look_at(&root, path)?, There::File(hash) if hash == noted))
 }
 
-fn decode(bytes: &[u8]) -> Option<BTreeMap<Vec<u8>, String>> {
+pub(super) fn decode(bytes: &[u8]) -> Option<BTreeMap<Vec<u8>, String>> {
     let lines = bytes.strip_prefix(HEAD.as_bytes())?.split_inclusive(|&b| b == b'\n');
     let line = |line: &[u8]| {
         let (hash, path) = line.strip_suffix(b"\n")?.split_at_checked(64)?;

@@ -241,6 +241,25 @@ fn damaged(number: usize) -> Error {
     Error::new(Kind::Corrupt, what)
 }
 
+/// Takes `data` as a log, and its lines as those of a log whose checks hold.
+#[cfg(fuzzing)]
+pub fn fuzz(data: &[u8]) {
+    let new = || HostLog { path: PathBuf::new(), lines: Vec::new(), first: 1, last: [0; 32], len: 0, is_torn: false };
+    let mut log = new();
+    let is_whole = log.take(data).is_ok() && !log.is_torn;
+    assert!(log.len as usize <= data.len() && (!is_whole || log.len as usize == data.len()));
+    let (mut sealed, mut last) = (HEAD.to_vec(), [0; 32]);
+    for body in data.split(|&b| b == b'\n') {
+        last = check(&last, body);
+        sealed.extend([body, b" ", &hex(&last)[..CHECK], b"\n"].concat());
+    }
+    let mut log = new();
+    if log.take(&sealed).is_ok() && !log.is_torn {
+        let bodies: Vec<Vec<u8>> = log.lines.iter().map(Line::body).collect();
+        assert_eq!(bodies.join(&b'\n'), data);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -210,6 +210,23 @@ fn damaged(what: &str) -> Error {
     Error::new(Kind::Corrupt, what)
 }
 
+/// Runs what decodes the two files on `data`, and on `data` with the checksum that it should have.
+#[cfg(fuzzing)]
+pub fn fuzz(data: &[u8]) {
+    let hash = blake3::hash(data);
+    let sealed = [data, format!("end {}\n", hash.to_hex()).as_bytes()].concat();
+    for bytes in [data, &sealed] {
+        if let Ok(ledger) = Ledger::decode(bytes) {
+            assert_eq!(ledger.encode(), bytes);
+        }
+    }
+    let sealed = [data, hash.as_bytes()].concat();
+    if let Ok(lapsing) = decode_lapsing(&sealed) {
+        let ledger = Ledger { lapsing: lapsing.into_iter().collect(), ..Ledger::new(HolderId::NONE) };
+        assert_eq!(ledger.encode_lapsing(), sealed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

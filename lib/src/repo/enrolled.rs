@@ -133,7 +133,7 @@ pub(super) fn clear_leftovers(dir: &Path, _held: &Lock) -> Result<()> {
 
 /// What tells one repository from another: a move within a filesystem keeps its inode, a copy has its own.
 #[derive(Debug, PartialEq, Eq)]
-struct Identity {
+pub(super) struct Identity {
     path: PathBuf,
     ino: u64,
     /// When the inode was made, in nanoseconds since 1970; `None` where the filesystem does not tell.
@@ -161,12 +161,12 @@ impl Identity {
             && before.path.ancestors().find_map(device) == device(&self.path)
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let born = self.born.map_or("-".to_owned(), |born| born.to_string());
         [format!("{} {born} ", self.ino).as_bytes(), self.path.as_os_str().as_bytes(), b"\n"].concat()
     }
 
-    fn decode(text: &[u8]) -> Option<Self> {
+    pub(super) fn decode(text: &[u8]) -> Option<Self> {
         let mut words = text.strip_suffix(b"\n")?.splitn(3, |&b| b == b' ');
         let ino = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
         let born = match words.next()? {

@@ -20,7 +20,7 @@ pub(super) struct Lifted {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Flagged {
+pub(super) struct Flagged {
     ino: u64,
     flags: Flags,
 }
@@ -99,7 +99,7 @@ fn close(target: &Dir, path: &[u8], flagged: &Flagged) -> Result<()> {
     metadata::add_flags(&dir, flagged.flags)
 }
 
-fn encode(dirs: &BTreeMap<Vec<u8>, Flagged>) -> Vec<u8> {
+pub(super) fn encode(dirs: &BTreeMap<Vec<u8>, Flagged>) -> Vec<u8> {
     let mut text = HEAD.as_bytes().to_vec();
     for (path, Flagged { ino, flags }) in dirs {
         text.extend_from_slice(format!("{ino} {} /", flags.bits()).as_bytes());
@@ -109,7 +109,7 @@ fn encode(dirs: &BTreeMap<Vec<u8>, Flagged>) -> Vec<u8> {
     text
 }
 
-fn decode(text: &[u8]) -> Result<BTreeMap<Vec<u8>, Flagged>> {
+pub(super) fn decode(text: &[u8]) -> Result<BTreeMap<Vec<u8>, Flagged>> {
     let bad = || Error::new(Kind::Corrupt, "it is not what we write");
     let lines = text.strip_prefix(HEAD.as_bytes()).ok_or_else(bad)?;
     let mut dirs = BTreeMap::new();

@@ -611,6 +611,23 @@ fn publish_for_a_look(pack: PackWriter) -> Result<()> {
     })
 }
 
+/// Runs what decodes the files of the state, what git prints and what a person gives, and is not public, on `data`.
+#[cfg(fuzzing)]
+pub fn fuzz(data: &[u8]) {
+    if let Ok(lifted) = lifted::decode(data) {
+        assert_eq!(lifted::decode(&lifted::encode(&lifted)).unwrap(), lifted);
+    }
+    if let Some(identity) = enrolled::Identity::decode(data) {
+        assert_eq!(enrolled::Identity::decode(&identity.encode()), Some(identity));
+    }
+    let _ = decode_note(data);
+    let _ = status::RawChange::decode(data);
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = next::Joining::decode(text);
+        let _ = remotes::decode_host_keys(text);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

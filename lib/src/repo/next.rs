@@ -90,7 +90,7 @@ impl Joining {
         format!("{FIRST_LINE}\nkind {kind}\nhead {}\nother {}\n{last}", self.head, self.other)
     }
 
-    fn decode(text: &str) -> Option<Self> {
+    pub(super) fn decode(text: &str) -> Option<Self> {
         let oid = |key: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
             Oid::from_hex(line.as_bytes()).ok()

@@ -149,7 +149,7 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 /// Returns the host keys in `text`, each as type and key.
-fn decode_host_keys(text: &str) -> Result<Vec<String>> {
+pub(super) fn decode_host_keys(text: &str) -> Result<Vec<String>> {
     let mut keys = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let words: Vec<&str> = line.split_whitespace().collect();

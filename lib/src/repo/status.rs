@@ -152,7 +152,7 @@ fn changes(repo: &Repo, raw: &[u8], shows_ours: bool) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
-struct RawChange {
+pub(super) struct RawChange {
     old: Option<Oid>,
     new: Option<Oid>,
     new_mode: u32,
@@ -160,7 +160,7 @@ struct RawChange {
 
 impl RawChange {
     /// Decodes `:100644 100644 <oid> <oid> M`.
-    fn decode(info: &[u8]) -> Option<Self> {
+    pub(super) fn decode(info: &[u8]) -> Option<Self> {
         let mut words = info.strip_prefix(b":")?.split(|&b| b == b' ');
         let old_mode = words.next()?;
         let new_mode = words.next()?;
