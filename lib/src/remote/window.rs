@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The line has something to do for this long when nothing more is asked for.
-const AHEAD: Duration = Duration::from_millis(40);
+const AHEAD: Duration = Duration::from_millis(20);
 /// Chunks that may be open: at first, at least, and at most.
 const FIRST: usize = 4;
 const LEAST: usize = 2;
@@ -123,7 +123,7 @@ mod tests {
         // In milliseconds, microseconds for a chunk: a switch at 100 Mbit/s, the same over the sea, 1 Gbit/s over the sea, a modem.
         for (way, chunk, n) in [(1, 5_000, 2000), (100, 5_000, 5000), (200, 500, 100_000), (50, 2_000_000, 100)] {
             let (last, most, busy) = simulate(way, chunk, n);
-            let needed = (way * 1000 + 40_000).div_ceil(chunk) as usize;
+            let needed = (way * 1000 + 20_000).div_ceil(chunk) as usize;
             assert!(busy > 0.95, "{way} ms, {chunk} us: busy {busy}");
             assert!(last <= 2 * needed + LEAST, "{way} ms, {chunk} us: {last} open, {needed} would do");
             assert!(most <= 3 * needed + 2 * FIRST, "{way} ms, {chunk} us: {most} open, {needed} would do");
