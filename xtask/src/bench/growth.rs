@@ -126,6 +126,7 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
             fs::write(path, with_section(&page, scene.title, &section)).context(|| "cannot write the page")?;
         }
     }
+    fixtures::remove(&options.scratch)?;
     too_fast.iter().for_each(|line| eprintln!("GROWS TOO FAST: {line}"));
     Ok(ExitCode::from(u8::from(!too_fast.is_empty())))
 }
@@ -135,10 +136,9 @@ fn measure(options: &Options, scene: &Scene, too_fast: &mut Vec<String>) -> Resu
     sizes.extend(scene.largest.filter(|_| options.is_full).map(|size| size / options.thin));
     let mut rows: Vec<(usize, Vec<Option<Cost>>)> = Vec::new();
     for (at, size) in sizes.into_iter().enumerate() {
-        let place = Place::new(options)?;
+        let place = Place::new(options, &format!("{}-{size}", scene.unit))?;
         rows.push((size, (scene.run)(&place, size, at >= scene.sizes.len())?));
         eprintln!("{}: {size} {} done", scene.title, scene.unit);
-        fixtures::remove(&options.scratch)?;
     }
     let mut text = surroundings(options)?;
     let unit = scene.unit;
@@ -177,22 +177,23 @@ fn is_too_fast(growth: Growth, factor: f64, small: f64, large: f64) -> bool {
     }
 }
 
-/// A directory under control that is measured.
+/// A directory under control that is measured. It stays until all is done: where inodes were just freed, ext4 takes long to make new ones.
 struct Place<'a> {
     options: &'a Options,
+    dir: PathBuf,
 }
 
 impl<'a> Place<'a> {
-    fn new(options: &'a Options) -> Result<Self> {
-        fixtures::remove(&options.scratch)?;
-        let place = Self { options };
+    fn new(options: &'a Options, name: &str) -> Result<Self> {
+        let place = Self { options, dir: options.scratch.join(name) };
+        fixtures::remove(&place.dir)?;
         fs::create_dir_all(place.tree())?;
         succeed(&mut place.gdo(&["init", "--quiet"]))?;
         Ok(place)
     }
 
     fn tree(&self) -> PathBuf {
-        self.options.scratch.join("tree")
+        self.dir.join("tree")
     }
 
     fn gdo(&self, args: &[&str]) -> Command {

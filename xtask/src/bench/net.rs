@@ -292,7 +292,15 @@ fn next_version(options: &Options) -> Result<String> {
 type Rival = (&'static str, &'static [&'static str; 4]);
 
 const RIVALS: &[Rival] = &[
-    ("rsync", &["true", "rsync -e $RSH root@$HOLDER:$IMAGE work/", "true", "rsync --inplace -e $RSH root@$HOLDER:$IMAGE work/"]),
+    (
+        "rsync",
+        &[
+            "true",
+            "rsync -e $RSH root@$HOLDER:$IMAGE work/",
+            "true",
+            "rsync --ignore-times --inplace -e $RSH root@$HOLDER:$IMAGE work/",
+        ],
+    ),
     (
         "restic copy",
         &[

@@ -26,6 +26,8 @@ pub struct Set {
     pub name: String,
     /// A regular file of it, for restoring just that.
     pub one_file: &'static str,
+    /// Whether it is thousands of files.
+    pub has_many_files: bool,
     build: fn(&Path, &Sizes) -> Result,
     change: fn(&Path, &Path) -> Result,
 }
@@ -36,12 +38,14 @@ pub fn all(sizes: &Sizes) -> Vec<Set> {
         Set {
             name: "Debian root".into(),
             one_file: "etc/debian_version",
+            has_many_files: true,
             build: |dir, _| fixtures::debian_root(dir),
             change: upgrade,
         },
         Set {
             name: format!("media, {} MiB that nothing compresses", sizes.media >> 20),
             one_file: "note.txt",
+            has_many_files: false,
             build: |dir, sizes| {
                 fs::write(dir.join("note.txt"), [b'x'; 1024])?;
                 fixtures::media(dir, sizes.media)
@@ -51,12 +55,14 @@ pub fn all(sizes: &Sizes) -> Vec<Set> {
         Set {
             name: format!("disk image, {} MiB with a Debian root in it", sizes.image >> 20),
             one_file: "disk.json",
+            has_many_files: false,
             build: image,
             change: change_inside,
         },
         Set {
             name: format!("{} small files", sizes.small_files),
             one_file: "group-00/dir-000/file-000000.conf",
+            has_many_files: true,
             build: |dir, sizes| fixtures::many_files(dir, sizes.small_files),
             change: rewrite_one_percent,
         },

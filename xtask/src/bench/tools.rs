@@ -27,6 +27,8 @@ pub struct Tool {
     pub check: &'static str,
     /// Forgets all states but the newest.
     pub forget: &'static str,
+    /// Makes what is stored smaller.
+    pub maintain: &'static str,
 }
 
 /// The beginning of each of our command lines.
@@ -59,6 +61,7 @@ pub const TOOLS: &[Tool] = &[
             gdo!(),
             "gc --prune=now"
         ),
+        maintain: concat!(gdo!(), "maintain"),
     },
     Tool {
         name: "restic",
@@ -71,6 +74,7 @@ pub const TOOLS: &[Tool] = &[
         one_file: "restic -q -r $REPO/restic dump latest /$FILE",
         check: "restic -q -r $REPO/restic check --read-data",
         forget: "restic -q -r $REPO/restic forget --keep-last 1 --prune",
+        maintain: "",
     },
     Tool {
         name: "borg",
@@ -83,6 +87,20 @@ pub const TOOLS: &[Tool] = &[
         one_file: "borg extract --stdout $REPO/borg::$(borg list --last 1 --short $REPO/borg) $FILE",
         check: "borg check --verify-data $REPO/borg",
         forget: "borg prune --keep-last 1 $REPO/borg; borg compact $REPO/borg",
+        maintain: "",
+    },
+    Tool {
+        name: "borg, zstd 3",
+        need: Some(("borg", "borgbackup")),
+        version: "borg --version",
+        init: "borg init --encryption none $REPO/borg",
+        store: "cd $SRC; borg create --compression zstd,3 $REPO/borg::{now:%s%f} .",
+        restore: "",
+        restores_over: false,
+        one_file: "",
+        check: "",
+        forget: "borg prune --keep-last 1 $REPO/borg; borg compact $REPO/borg",
+        maintain: "",
     },
     Tool {
         name: "rustic",
@@ -95,6 +113,7 @@ pub const TOOLS: &[Tool] = &[
         one_file: "rustic -r $REPO/rustic dump latest:$FILE",
         check: "rustic -r $REPO/rustic check --read-data",
         forget: "rustic -r $REPO/rustic forget --keep-last 1 --prune",
+        maintain: "",
     },
     Tool {
         name: "casync",
@@ -107,6 +126,7 @@ pub const TOOLS: &[Tool] = &[
         one_file: "",
         check: "",
         forget: "casync gc --store=$REPO/store $REPO/tree.caidx",
+        maintain: "",
     },
     Tool {
         name: "bup",
@@ -119,6 +139,7 @@ pub const TOOLS: &[Tool] = &[
         one_file: "bup -d $REPO/bup cat-file /tree/latest$SRC/$FILE",
         check: "bup -d $REPO/bup fsck",
         forget: "",
+        maintain: "",
     },
     Tool {
         name: "tar, zstd -1",
@@ -131,18 +152,20 @@ pub const TOOLS: &[Tool] = &[
         one_file: "zstd -q -dc $REPO/tree.tar.zst | tar -xOf - ./$FILE",
         check: "zstd -q -t $REPO/tree.tar.zst",
         forget: "",
+        maintain: "",
     },
     Tool {
         name: "cp -a",
         need: None,
         version: "cp --version | head -n 1",
         init: "true",
-        store: "rm -rf $REPO/copy; cp -a $SRC $REPO/copy",
+        store: "if [ -e $REPO/copy ]; then mv $REPO/copy $REPO/old-$(date +%s%N); fi; cp -a $SRC $REPO/copy",
         restore: "cp -a $REPO/copy/. $OUT",
         restores_over: false,
         one_file: "cat $REPO/copy/$FILE",
         check: "",
         forget: "",
+        maintain: "",
     },
     Tool {
         name: "b3sum of our store",
@@ -155,5 +178,6 @@ pub const TOOLS: &[Tool] = &[
         one_file: "",
         check: "find $REPO -type f -print0 | xargs -0 b3sum",
         forget: "",
+        maintain: "",
     },
 ];
