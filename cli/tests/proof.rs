@@ -167,6 +167,30 @@ fn a_fleet_reports_and_is_compared_by_pull_alone() {
 }
 
 #[test]
+fn what_a_host_took_back_is_seen_from_afar_and_healed_by_a_revert() {
+    let [admin, one] = ["admin", "one"].map(Host::new);
+    one.pulls_from(&admin);
+    admin.pulls_from(&one);
+    for version in ["first", "second", "third"] {
+        admin.world().write("etc/conf", &format!("{version}\n"));
+        admin.world().snapshot();
+        one.up(&admin);
+    }
+    one.world().ok(&["rollback", "1"]);
+    assert_eq!(one.world().read("etc/conf"), "second\n");
+    let told = admin.world().gdo(&["fleet", "--exit-code"]);
+    assert_eq!(told.code, 1);
+    assert!(told.out.contains("held"), "{}", told.out);
+    // What takes the commit back heals this host, and all others.
+    admin.world().ok(&["revert", "HEAD"]);
+    assert_eq!(admin.world().read("etc/conf"), "second\n");
+    one.world().ok(&["unhold"]);
+    one.up(&admin);
+    assert_eq!(one.world().read("etc/conf"), "second\n");
+    assert!(admin.world().ok(&["fleet"]).contains("all in step"));
+}
+
+#[test]
 fn a_report_that_is_forged_or_old_is_not_taken_over() {
     let [admin, one] = ["admin", "one"].map(Host::new);
     admin.world().write("etc/conf", "first\n");

@@ -83,6 +83,26 @@ fn what_fails_halts_and_is_tried_again_in_its_place() {
 }
 
 #[test]
+fn a_command_that_is_killed_or_takes_too_long_halts_and_is_tried_again_in_its_place() {
+    let pair = Pair::new();
+    pair.exec(&echo("a"));
+    pair.origin.sh("touch ../ok ../quick");
+    pair.exec(&["--", "sh", "-c", "test -e ../ok || kill -9 $$"]);
+    pair.exec(&["--timeout", "1", "--", "sh", "-c", "test -e ../quick || sleep 60"]);
+    pair.exec(&echo("b"));
+    pair.release();
+    let killed = pair.up(12);
+    assert!(killed.err.contains("command-failed") && killed.err.contains("signal 9"), "{}", killed.err);
+    pair.target.sh("touch ../ok");
+    let slow = pair.run(&["resume"], 12);
+    assert!(slow.err.contains("command-failed") && slow.err.contains("took too long"), "{}", slow.err);
+    assert_eq!(pair.note("ran"), "a\n");
+    pair.target.sh("touch ../quick");
+    pair.run(&["resume"], 0);
+    assert_eq!(pair.note("ran"), "a\nb\n");
+}
+
+#[test]
 fn a_skipped_command_is_remembered() {
     let pair = Pair::new();
     pair.origin.sh("touch ../ok");
@@ -422,6 +442,61 @@ fn where_nothing_can_be_written_nothing_is_begun_anywhere() {
     pair.target.sh("rmdir boot");
     pair.up(0);
     assert_eq!((pair.target.read("boot/4"), pair.target.read("etc/conf")), ("4\n".into(), "new\n".into()));
+}
+
+#[test]
+fn a_file_that_somebody_locked_stays_as_it_is() {
+    let pair = Pair::new();
+    if pair.target.sh("touch ../probe; chattr +i ../probe 2>/dev/null && chattr -i ../probe && echo yes || echo no").trim()
+        == "no"
+    {
+        eprintln!("no inode flags here: locked files are NOT covered");
+        return;
+    }
+    pair.origin.write("etc/conf", "new\n");
+    pair.origin.write("etc/fresh", "fresh\n");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    pair.target.sh("chattr +i etc/conf");
+    let halted = pair.up(12);
+    assert!(halted.err.contains("drift") && halted.err.contains("etc/conf"), "{}", halted.err);
+    let flags = pair.target.sh("lsattr etc/conf | cut -c5");
+    assert_eq!((pair.target.read("etc/conf"), pair.target.exists("etc/fresh"), flags.trim()), ("old\n".into(), false, "i"));
+    pair.target.sh("chattr -i etc/conf");
+    pair.up(0);
+    assert_eq!((pair.target.read("etc/conf"), pair.target.exists("etc/fresh")), ("new\n".into(), true));
+}
+
+/// Every file is made for its owner alone, gets its owner next, and only then the mode that it is to have: at no moment may others read what they must not.
+#[test]
+fn nobody_else_can_read_a_file_before_it_has_its_owner_and_mode() {
+    let pair = Pair::new();
+    let world = &pair.target;
+    if world.sh("id -u").trim() != "0" {
+        eprintln!("not root: owners are NOT covered");
+        return;
+    }
+    pair.origin.sh("for n in 1 2 3; do echo secret $n >etc/shadow$n; chgrp shadow etc/shadow$n; chmod 640 etc/shadow$n; done; setfacl -m u:1:r etc/shadow3");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    pair.up(0);
+    let before = world.sh("getfacl -R etc; stat -c '%n %a %u %g' etc/*");
+    for damage in ["chmod 600 etc/*", "chown 1:1 etc/*; echo x >>etc/shadow2", "setfacl -b etc/shadow3; rm etc/shadow1"] {
+        world.sh(damage);
+        world.sh("strace -f -qq -e trace=openat,openat2,fchmod,fchown,fchmodat,fchownat,fsetxattr -o ../trace gdo fix --all");
+        assert_eq!(world.sh("getfacl -R etc; stat -c '%n %a %u %g' etc/*"), before, "{damage}");
+        let trace = world.read("../trace");
+        let lines: Vec<&str> = trace.lines().collect();
+        let made = |line: &str| line.contains("O_CREAT") && line.contains(", \".gdo-tmp-");
+        assert!(lines.iter().any(|line| made(line)), "{damage}: {trace}");
+        for (at, line) in lines.iter().enumerate().filter(|(_, line)| made(line)) {
+            assert!(line.contains("0600"), "{line}");
+            let fd = line.rsplit("= ").next().unwrap();
+            let call = |name: &str| lines[at..].iter().position(|line| line.contains(name) && line.contains(&format!("({fd}, ")));
+            let (owner, mode) = (call("fchown").unwrap(), call("fchmod").unwrap());
+            assert!(owner < mode, "{damage}: the mode came before the owner: {}", lines[at + mode]);
+        }
+    }
 }
 
 #[test]
