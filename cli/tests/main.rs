@@ -10,6 +10,7 @@ mod env;
 mod evil;
 mod git;
 mod holders;
+mod maintenance;
 mod merge;
 mod network;
 mod output;

@@ -30,6 +30,7 @@ mod host;
 mod init;
 mod log;
 mod ls;
+mod maintain;
 mod man;
 mod merge;
 mod merge_metadata;
@@ -110,6 +111,7 @@ pub enum Verb {
     Hold(rollback::HoldArgs),
     Unhold(rollback::UnholdArgs),
     Gc(gc::GcArgs),
+    Maintain(maintain::MaintainArgs),
     Attributes(attributes::AttributesArgs),
     Env(env::EnvArgs),
     Secret(secret::SecretArgs),
@@ -176,6 +178,7 @@ pub fn run(verb: &Verb, global: &GlobalArgs, ui: &mut Ui) -> Result<()> {
         Verb::Hold(args) => rollback::run_hold(ui, global, args),
         Verb::Unhold(args) => rollback::run_unhold(ui, global, args),
         Verb::Gc(args) => gc::run(ui, global, args),
+        Verb::Maintain(args) => maintain::run(ui, global, args),
         Verb::Attributes(args) => attributes::run(ui, global, args),
         Verb::Env(args) => env::run(ui, global, args),
         Verb::Secret(args) => secret::run(ui, global, args),

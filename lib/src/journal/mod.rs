@@ -6,8 +6,8 @@ mod entry;
 mod log;
 mod report;
 
+pub use entry::{DEFAULT_TIMEOUT, Entry, EntryId, HANDLER, HandlerName, IN, JOURNAL, Kind, MAX_ENTRY, Name, When, Words};
 #[cfg(fuzzing)]
 pub use log::fuzz;
-pub use entry::{DEFAULT_TIMEOUT, Entry, EntryId, HANDLER, HandlerName, IN, JOURNAL, Kind, MAX_ENTRY, Name, When, Words};
 pub use log::{Field, HostLog, Line, MAX_VALUE, REMEDY as LOG_REMEDY};
 pub use report::{MAX_NAMED, MAX_REPORT, Report};

@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::git::index::{CachedStat, Index};
 use crate::git::name::{self, Stored};
 use crate::git::object::FILE;
-use crate::git::{Kept, ObjectKind, Oid, PackWriter};
+use crate::git::{ObjectKind, Oid, PackWriter};
 use line::{Line, Setting, quoted, words};
 
 /// Where the attributes stand in a commit.
@@ -269,7 +269,7 @@ pub fn set(repo: &Repo, pattern: &str, values: &[String]) -> Result<Vec<u8>> {
     let kept = pack.finish()?;
     repo.write_index(&index)?;
     crate::durable::sync_filesystem(&repo.places.git_dir)?;
-    kept.map_or(Ok(()), Kept::release)?;
+    repo.let_go(kept)?;
     Ok(new)
 }
 

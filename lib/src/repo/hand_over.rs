@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::{ChunkIndex, Entry, MAX_FLAT};
 use crate::git::quarantine::{HANDED, IN_FLIGHT, Quarantine};
 use crate::git::refs::RefMove;
-use crate::git::{CommitData, Identity, Kept, ObjectKind, Objects, Oid, PackWriter, Signature, write_tree};
+use crate::git::{CommitData, Identity, ObjectKind, Objects, Oid, PackWriter, Signature, write_tree};
 use crate::id::{ChunkId, FileHash};
 use crate::placement::HolderId;
 use crate::placement::inquiry::{Inquiry, Moment, Terms};
@@ -272,7 +272,7 @@ impl<'a> HandOver<'a> {
         let kept = pack.finish()?;
         self.repo.turn_ref(&self.repo.git, (&own_ref(), commit), flight.at, "hand over", self.lock)?;
         self.repo.note_refs(self.lock)?;
-        kept.map_or(Ok(()), Kept::release)?;
+        self.repo.let_go(kept)?;
         flight.at = Some(commit);
         flight.n_told += 1;
         flight.told.insert(commit, number + 1);

@@ -10,7 +10,7 @@ use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::quarantine::{HOLDERS, Quarantine};
 use crate::git::refs::RefMove;
-use crate::git::{CommitData, Identity, Kept, ObjectKind, Objects, Oid, PackWriter, Signature, write_tree};
+use crate::git::{CommitData, Identity, ObjectKind, Objects, Oid, PackWriter, Signature, write_tree};
 use crate::id::ChunkId;
 use crate::placement::inquiry::Terms;
 use crate::placement::ledger::Ledger;
@@ -303,7 +303,7 @@ impl Own {
         let name = format!("{HOLDERS}{}", self.ledger.holder);
         repo.git.update_ref(&name, commit, before.map(|before| before.commit), "sync")?;
         repo.note_refs(&lock)?;
-        kept.map_or(Ok(()), Kept::release)
+        repo.let_go(kept)
     }
 
     /// Returns the lists of the next record: those of the last one, and what changed since.

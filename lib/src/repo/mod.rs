@@ -17,6 +17,7 @@ pub mod hand_over;
 pub mod holders;
 mod laid;
 mod lifted;
+pub mod maintain;
 pub mod mend;
 mod pathset;
 pub mod next;
@@ -599,6 +600,15 @@ impl Repo {
             }
         }
         Ok(None)
+    }
+}
+
+impl Repo {
+    /// Lets git treat a pack as any other, now that a ref leads to what is in it, and puts packs together when there are many. The caller has the lock.
+    fn let_go(&self, kept: Option<Kept>) -> Result<()> {
+        let Some(kept) = kept else { return Ok(()) };
+        kept.release()?;
+        maintain::roll_up(self)
     }
 }
 

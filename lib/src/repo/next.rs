@@ -14,7 +14,7 @@ use crate::file::index::ChunkIndex;
 use crate::git::index::CachedStat;
 use crate::git::merge::{Conflict, MergedTree};
 use crate::git::name::{self, Stored};
-use crate::git::{CommitData, Kept, Oid, PackWriter, Signature, write_tree_after};
+use crate::git::{CommitData, Oid, PackWriter, Signature, write_tree_after};
 use crate::metadata::DirMetadata;
 
 /// The ref that leads to it.
@@ -254,7 +254,7 @@ pub fn make(repo: &Repo, lock: &Lock, tree: Oid, changes: Vec<Settled>, parents:
     let git = repo.git.clone().with_identity(info.identity.clone());
     repo.turn_ref(&git, (NEXT, commit), tip(repo)?, "next", lock)?;
     repo.note_refs(lock)?;
-    kept.map_or(Ok(()), Kept::release)?;
+    repo.let_go(kept)?;
     Ok(commit)
 }
 

@@ -11,7 +11,7 @@ use crate::durable::Lock;
 use crate::error::{Error, Kind, Result};
 use crate::git::index::IndexBuilder;
 use crate::git::pack::PackWriter;
-use crate::git::{CommitData, Kept, Oid, Signature, write_tree};
+use crate::git::{CommitData, Oid, Signature, write_tree};
 use crate::metadata::{escaped, unescaped};
 use crate::progress::Progress;
 use crate::safepath::Dir;
@@ -78,7 +78,7 @@ pub fn keep(
     let git = repo.git.clone().with_identity(info.identity.clone());
     repo.turn_ref(&git, (name, commit), repo.git.read_ref(name)?, "pre-image", lock)?;
     repo.note_refs(lock)?;
-    kept.map_or(Ok(()), Kept::release)?;
+    repo.let_go(kept)?;
     drop(lease);
     Ok(commit)
 }

@@ -10,7 +10,7 @@ use crate::durable::Scratch;
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::git::quarantine::{Quarantine, RELEASES};
 use crate::git::refs::RefMove;
-use crate::git::{Identity, Kept, ObjectKind, Objects, Oid, PackWriter};
+use crate::git::{Identity, ObjectKind, Objects, Oid, PackWriter};
 use crate::trust::decide::{Here, Offer, Verdict};
 use crate::trust::gpg::{self, Signer};
 use crate::trust::local::TrustPlaces;
@@ -163,7 +163,7 @@ pub fn publish(repo: &Repo, draft: &Draft, signer: &Signer, now: u64) -> Result<
         trust.accept(&signed.release, accepted);
         trust.write()?;
     }
-    kept.map_or(Ok(()), Kept::release)?;
+    repo.let_go(kept)?;
     Ok(name.clone())
 }
 

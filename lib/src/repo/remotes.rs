@@ -16,9 +16,9 @@ use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::{Entry, MAX_DEPTH, MAX_LIST_LEN, decode_list};
 use crate::file::source::{Keep, Reached};
+use crate::git::Oid;
 use crate::git::quarantine::Quarantine;
 use crate::git::refs::RefMove;
-use crate::git::{Kept, Oid};
 use crate::id::ChunkId;
 use crate::progress::Progress;
 use crate::remote::fetch::{Fetched, Link, Served, Wanted, fetch};
@@ -318,7 +318,7 @@ fn take_branches(
     let moves: Vec<RefMove> = moves.into_iter().chain(hand_over::taken_over(repo, name, in_flight)?).collect();
     repo.turn_refs(&repo.git, &moves, "fetch", lock)?;
     repo.note_refs(lock)?;
-    kept.map_or(Ok(()), Kept::release)?;
+    repo.let_go(kept)?;
     Ok(moved)
 }
 

@@ -7,10 +7,10 @@ use super::scan::{Change, ScanOptions, Scope, Sink, Staged, What, is_partial_dir
 use super::stage::merged;
 use super::unowned::Unowned;
 use crate::error::{Context, Error, Kind, Result};
+use crate::git::PackWriter;
 use crate::git::index::{CachedStat, Index};
 use crate::git::name::{self, Stored};
 use crate::git::object::FILE;
-use crate::git::{Kept, PackWriter};
 use crate::progress::Progress;
 use crate::safepath::{Dir, FileKind};
 
@@ -75,7 +75,7 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
     }
     repo.write_index(&index)?;
     crate::durable::sync_filesystem(&repo.places.git_dir)?;
-    kept.map_or(Ok(()), Kept::release)?;
+    repo.let_go(kept)?;
     Ok(removed)
 }
 

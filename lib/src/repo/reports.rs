@@ -9,7 +9,7 @@ use crate::durable::Lock;
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::quarantine::{Quarantine, REPORTS};
 use crate::git::refs::RefMove;
-use crate::git::{CommitData, Identity, Kept, ObjectKind, Objects, Oid, PackWriter, Signature, write_tree};
+use crate::git::{CommitData, Identity, ObjectKind, Objects, Oid, PackWriter, Signature, write_tree};
 use crate::journal::{MAX_REPORT, Report};
 use crate::placement::HolderId;
 use crate::placement::record::tidied;
@@ -103,7 +103,7 @@ pub fn publish(repo: &Repo, lock: &Lock, mut report: Report, quiet: u64) -> Resu
     let kept = pack.finish()?;
     repo.git.update_ref(&name, commit, at, "report")?;
     repo.note_refs(lock)?;
-    kept.map_or(Ok(()), Kept::release)
+    repo.let_go(kept)
 }
 
 /// What came with a fetch about hosts.

@@ -9,7 +9,7 @@ use crate::durable::Scratch;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::git::quarantine::ROOTS;
 use crate::git::refs::RefMove;
-use crate::git::{Kept, ObjectKind, Objects, Oid, PackWriter};
+use crate::git::{ObjectKind, Objects, Oid, PackWriter};
 use crate::trust::LocalTrust;
 use crate::trust::gpg::{self, Signer};
 use crate::trust::root::{MAX_ROOT, RootFile};
@@ -100,7 +100,7 @@ fn publish(repo: &Repo, file: &RootFile) -> Result<()> {
     let kept = pack.finish()?;
     let moves: Vec<RefMove> = note(repo, file.root.version, oid)?.into_iter().collect();
     repo.git.move_refs(&moves, "trust")?;
-    kept.map_or(Ok(()), Kept::release)
+    repo.let_go(kept)
 }
 
 /// Adds a signature to a document; needs no repository.

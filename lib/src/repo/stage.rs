@@ -186,7 +186,7 @@ pub(super) fn record_with(
         if has_news {
             crate::durable::sync_filesystem(&repo.places.git_dir)?;
         }
-        kept.map_or(Ok(()), Kept::release)?;
+        repo.let_go(kept)?;
     }
     drop((lease, references));
     Ok(recorded)
@@ -265,7 +265,7 @@ fn put_with(repo: &Repo, stored: &[u8], content: &[u8], also: Also<'_>) -> Resul
     let kept = pack.finish()?;
     repo.write_index(&index)?;
     crate::durable::sync_filesystem(&repo.places.git_dir)?;
-    kept.map_or(Ok(()), Kept::release)
+    repo.let_go(kept)
 }
 
 /// Commits what is staged.
@@ -322,7 +322,7 @@ fn move_line(repo: &Repo, commit: Oid, line: &Line, info: &CommitInfo, kept: Opt
     }
     // After the commit point: if the run ends here, git's log explains why the mirror is behind.
     repo.note_refs(lock)?;
-    kept.map_or(Ok(()), Kept::release)
+    repo.let_go(kept)
 }
 
 /// Returns what a tree is written from.

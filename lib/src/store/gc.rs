@@ -136,7 +136,7 @@ impl Store {
     }
 
     /// Whatever was done, what is loaded may be stale.
-    fn forget_loaded(&self) {
+    pub(super) fn forget_loaded(&self) {
         self.close_packs();
         *self.inner.index.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
     }
@@ -160,7 +160,7 @@ impl Store {
             dead.push(pack);
         }
         if !dead.is_empty() {
-            self.remove(&view, &dead, &[])?;
+            self.remove(&view, &dead, &Written::default())?;
             self.forget_loaded();
         }
         self.disk_bytes()
@@ -173,7 +173,7 @@ impl Store {
         let view = self.view()?;
         let dead: Vec<PackOnDisk> = view.packs.iter().filter(|pack| gone.contains(&pack.id)).copied().collect();
         if !dead.is_empty() {
-            self.remove(&view, &dead, &[])?;
+            self.remove(&view, &dead, &Written::default())?;
             self.forget_loaded();
         }
         Ok(())
@@ -200,7 +200,7 @@ impl Store {
     }
 
     /// Returns a verified index of all packs; the caller excludes leases.
-    fn view(&self) -> Result<View> {
+    pub(super) fn view(&self) -> Result<View> {
         remove_leftovers(self.layout())?;
         let packs = index::list_packs(self.layout())?;
         let on_disk: HashSet<PackId> = packs.iter().map(|pack| pack.id).collect();
@@ -251,7 +251,7 @@ impl Store {
         report.removed_packs = dead.len() as u64;
         report.removed_bytes = dead.iter().map(|pack| pack.len).sum();
         may_go()?;
-        self.remove(view, &dead, &written.segments)?;
+        self.remove(view, &dead, &written)?;
         progress.add(dead.len() as u64, 0);
         Ok(report)
     }
@@ -318,11 +318,11 @@ impl Store {
         Ok(self.read_at(&entry.id, &found.location, pack::MAX_CHUNK, &mut take).is_err())
     }
 
-    /// Tells the index that the packs are gone, then removes them.
-    fn remove(&self, view: &View, dead: &[PackOnDisk], new_segments: &[SegmentId]) -> Result<()> {
+    /// Tells the index that the packs are gone and what is there instead, then removes them.
+    pub(super) fn remove(&self, view: &View, dead: &[PackOnDisk], written: &Written) -> Result<()> {
         let gone: HashSet<PackId> = dead.iter().map(|pack| pack.id).collect();
         let layout = self.layout();
-        let is_indexed = match self.publish_without(view, &gone, new_segments) {
+        let is_indexed = match self.publish_without(view, &gone, written) {
             Err(error) if error.kind() == Kind::NoSpace => {
                 // No room for a new index: do without one until there is. Readers that need it meanwhile wait for us.
                 durable::remove(&layout.list())?;
@@ -343,16 +343,17 @@ impl Store {
         }
     }
 
-    fn publish_without(&self, view: &View, gone: &HashSet<PackId>, new_segments: &[SegmentId]) -> Result<()> {
+    fn publish_without(&self, view: &View, gone: &HashSet<PackId>, written: &Written) -> Result<()> {
         let layout = self.layout();
-        let merged = segment::merge(&view.index.segments, &|pack| gone.contains(pack), &layout.tmp(), &layout.index())?;
+        let is_left_out = |pack: &PackId| gone.contains(pack) || written.packs.contains(pack);
+        let merged = segment::merge(&view.index.segments, &is_left_out, &layout.tmp(), &layout.index())?;
         let mut segments: Vec<SegmentId> = merged.into_iter().collect();
-        segments.extend(new_segments.iter().filter(|id| Some(**id) != merged));
+        segments.extend(written.segments.iter().filter(|id| Some(**id) != merged));
         let _lock = lock_list(layout)?;
         index::replace_list(layout, &segments)
     }
 
-    fn damaged(&self, pack: PackId, error: &Error) -> Finding {
+    pub(super) fn damaged(&self, pack: PackId, error: &Error) -> Finding {
         Finding {
             file: pack::path_of(&self.layout().packs(), pack),
             offset: None,
@@ -363,10 +364,10 @@ impl Store {
     }
 }
 
-/// The store as a collection sees it.
-struct View {
+/// The store as whoever removes from it sees it.
+pub(super) struct View {
     index: Index,
-    packs: Vec<PackOnDisk>,
+    pub packs: Vec<PackOnDisk>,
 }
 
 fn sound_index(store: &Store) -> Result<Index> {
@@ -505,15 +506,16 @@ fn cost(place: &Location) -> u64 {
 
 /// New packs, with copies of live chunks.
 #[derive(Default)]
-struct Written {
+pub(super) struct Written {
     open: Option<PackWriter>,
-    packs: HashSet<PackId>,
+    pub packs: HashSet<PackId>,
     unindexed: Vec<(PackId, Vec<TocEntry>)>,
-    segments: Vec<SegmentId>,
+    /// What the index says of `packs`.
+    pub segments: Vec<SegmentId>,
 }
 
 impl Written {
-    fn append(&mut self, store: &Store, header: &pack::RecordHeader, stored: &[u8]) -> Result<()> {
+    pub fn append(&mut self, store: &Store, header: &pack::RecordHeader, stored: &[u8]) -> Result<()> {
         if self.open.as_ref().is_some_and(PackWriter::is_full) {
             self.seal(store)?;
         }
@@ -524,7 +526,7 @@ impl Written {
         open.append(header, stored)
     }
 
-    fn seal(&mut self, store: &Store) -> Result<()> {
+    pub fn seal(&mut self, store: &Store) -> Result<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let SealedPack { id, toc, dir } = open.seal(&store.layout().packs())?;
         durable::sync_dir(&dir)?;
@@ -536,7 +538,7 @@ impl Written {
         }
     }
 
-    fn flush(&mut self, store: &Store) -> Result<()> {
+    pub fn flush(&mut self, store: &Store) -> Result<()> {
         if !self.unindexed.is_empty() {
             self.segments.extend(index::write_segment(store.layout(), &mut self.unindexed)?);
         }

@@ -13,6 +13,7 @@ mod gc;
 mod in_flight;
 mod index;
 mod lease;
+mod maintain;
 mod pack;
 mod reference;
 mod rescue;
@@ -40,6 +41,7 @@ pub use check::Finding;
 pub use gc::{GcOptions, GcReport, Live, removal_lock};
 pub use in_flight::InFlight;
 pub use lease::Lease;
+pub use maintain::{CutShort, Recompress, Recompressed};
 pub use pack::{MAX_CHUNK, Record};
 pub use reference::{FileReferences, ReferenceWriter, Referenced, References};
 pub use writer::{Put, WriteOptions, WriteStats, Writer};
@@ -557,6 +559,10 @@ impl Layout {
 
     fn leases(&self) -> PathBuf {
         self.root.join("leases")
+    }
+
+    fn maintained(&self) -> PathBuf {
+        self.root.join("index/maintained")
     }
 }
 

@@ -842,6 +842,81 @@ fn a_pack_that_a_rewrite_makes_anew_is_not_removed() {
     scratch.assert_has(&noises(0..2), &noises(2..3));
 }
 
+impl Scratch {
+    fn recompress(&self, level: i32) -> Recompressed {
+        let how = Recompress { level, dry_run: false, until: None };
+        self.store.recompress(&how, &Progress::default()).unwrap()
+    }
+}
+
+#[test]
+fn what_is_compressed_once_more_is_smaller_and_all_there_and_done() {
+    let scratch = Scratch::new();
+    let chunks: Vec<Vec<u8>> = (0..60).map(|at| if at % 5 == 4 { noise(at, 30_000) } else { text(2 * at, 100_000) }).collect();
+    for some in chunks.chunks(7) {
+        scratch.put_all(some);
+    }
+    let before = scratch.store.stats().unwrap();
+    let told = scratch.store.recompress(&Recompress { level: 15, dry_run: true, until: None }, &Progress::default()).unwrap();
+    assert_eq!((told.packs, told.left_packs, scratch.files("packs").len()), (0, 9, 9));
+    let done = scratch.recompress(15);
+    assert_eq!((done.packs, done.left_packs, done.cut_short), (9, 0, None));
+    assert!(done.bytes_after < done.bytes_before * 97 / 100, "{done:?}");
+    let after = scratch.store.stats().unwrap();
+    assert_eq!((after.packs, after.chunks, after.plain_bytes), (1, before.chunks, before.plain_bytes));
+    scratch.assert_has(&chunks, &[]);
+    assert!(scratch.check().is_empty());
+    assert_eq!(scratch.recompress(15), Recompressed::default(), "there is nothing left to do");
+    assert_eq!(scratch.recompress(3), Recompressed::default());
+    // At another level nothing of it goes, nor when the note of it is damaged.
+    assert_eq!(scratch.recompress(17).packs, 1);
+    overwrite(&scratch.root().join("index/maintained"), |bytes| bytes[30] ^= 1);
+    assert_eq!(scratch.recompress(17).packs, 1);
+    assert_eq!(scratch.store.stats().unwrap().chunks, before.chunks);
+    scratch.assert_has(&chunks, &[]);
+    assert!(scratch.check().is_empty());
+}
+
+#[test]
+fn while_somebody_stores_chunks_the_old_packs_stay_and_go_the_next_time() {
+    let scratch = Scratch::new();
+    let chunks: Vec<Vec<u8>> = (0..30).map(|at| text(2 * at, 100_000)).collect();
+    scratch.put_all(&chunks);
+    let lease = scratch.store.lease().unwrap();
+    let done = scratch.recompress(15);
+    assert_eq!((done.packs, done.cut_short), (1, Some(CutShort::Busy)));
+    assert_eq!(scratch.files("packs").len(), 2);
+    // What was done rots before the old pack is gone: that is needed, then.
+    let noted = fs::read_to_string(scratch.root().join("index/maintained")).unwrap();
+    let new = scratch.files("packs").into_iter().find(|path| noted.contains(path.file_stem().unwrap().to_str().unwrap()));
+    overwrite(&new.unwrap(), |bytes| bytes[5000] ^= 1);
+    drop(lease);
+    let done =
+        scratch.reopened().recompress(&Recompress { level: 15, dry_run: false, until: None }, &Progress::default()).unwrap();
+    assert_eq!((done.packs, done.cut_short), (1, None));
+    assert!(done.bytes_after < 50_000, "only the one chunk is written again: {done:?}");
+    let store = scratch.reopened();
+    chunks.iter().for_each(|chunk| assert!(store.read(&ChunkId::of(chunk), chunk.len()).unwrap() == *chunk));
+}
+
+#[test]
+fn a_damaged_pack_stays_and_the_others_are_compressed_once_more() {
+    let scratch = Scratch::new();
+    let halves = [0, 100].map(|seed| (0..20).map(|at| text(seed + 2 * at, 100_000)).collect::<Vec<_>>());
+    for half in &halves {
+        scratch.put_all(half);
+    }
+    let damaged = scratch.files("packs").remove(0);
+    overwrite(&damaged, |bytes| bytes[3000] ^= 1);
+    let done = scratch.recompress(15);
+    assert_eq!((done.packs, done.findings.len(), damaged.exists()), (1, 1, true));
+    assert_eq!(done.findings[0].file, damaged);
+    assert_eq!(scratch.check().len(), 1);
+    // It is looked at again: what was lost may have come back.
+    assert_eq!(scratch.recompress(15).findings.len(), 1);
+    assert_eq!(scratch.files("packs").len(), 2);
+}
+
 #[test]
 fn segments_are_merged_when_there_are_many() {
     let scratch = Scratch::new();

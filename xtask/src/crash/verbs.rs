@@ -69,6 +69,9 @@ pub const VERBS: &[Verb] = &[
     Verb::local("check-repair", &["check", "--data", "--repair"], rotted_garbage),
     Verb::local("gc", &["gc", "--prune", "now"], garbage),
     Verb::local("gc-again", &["gc", "--prune", "now"], marked_garbage),
+    Verb::local("maintain", &["maintain"], compressible),
+    Verb::local("maintain-again", &["maintain"], twice_there),
+    Verb::local("snapshot-roll-up", &["snapshot", "-m", "one too many", "."], many_packs),
     Verb::local("up", &["up", "--offline", "--to", "o/main"], released),
     Verb::local("rollback", &["rollback", "o/first"], applied),
     Verb::local("rollback-half", &["rollback", "o/first"], halted),
@@ -344,6 +347,41 @@ fn revived(place: &Place) -> Result {
     garbage(place)?;
     std::fs::write(place.work().join("gone"), fixtures::Seeded::new(4).bytes(1 << 20))?;
     sh(&place.work(), "echo 'one more' >more")
+}
+
+/// Two packs of chunks that compress well, one that does not get smaller, and git's objects in several packs.
+fn compressible(place: &Place) -> Result {
+    two_commits(place)?;
+    for (name, content) in [("a", fixtures::Seeded::new(5).text(2 << 20)), ("b", fixtures::Seeded::new(6).text(3 << 20))] {
+        std::fs::write(place.work().join(name), content)?;
+        place.does(&["snapshot", "-m", name, "."])?;
+    }
+    Ok(())
+}
+
+/// As [`compressible`], and maintained while somebody had a lease, so that the old packs are still there.
+fn twice_there(place: &Place) -> Result {
+    compressible(place)?;
+    let holding = format!("flock --shared '{}'", place.store.join("lock").display());
+    sh(&place.work(), &format!("{holding} '{}' maintain", place.gdo.display()))
+}
+
+/// As many packs of git as may be there, so that the next one is one too many.
+fn many_packs(place: &Place) -> Result {
+    one_commit(place)?;
+    for at in 0..60 {
+        std::fs::write(place.work().join("counted"), format!("{at}"))?;
+        place.does(&["snapshot", "-m", "one of many", "."])?;
+        let packs = std::fs::read_dir(place.git_dir.join("objects/pack"))?;
+        let n = packs
+            .filter_map(std::result::Result::ok)
+            .filter(|file| file.path().extension().is_some_and(|end| end == "pack"))
+            .count();
+        if n == 49 {
+            break;
+        }
+    }
+    std::fs::write(place.work().join("counted"), "the last one").map_err(Into::into)
 }
 
 fn marked_garbage(place: &Place) -> Result {

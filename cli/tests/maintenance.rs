@@ -1,0 +1,75 @@
+//! Upkeep that makes a repository smaller.
+
+use serde_json::Value;
+
+use crate::common::World;
+
+/// Returns how many bytes the files below `dir` that end in `end` have, and how many there are.
+fn size(world: &World, dir: &str, end: &str) -> (u64, usize) {
+    let found = world.sh(&format!("find {dir} -name '*{end}' -type f -printf '%s\\n'"));
+    let sizes: Vec<u64> = found.lines().map(|line| line.parse().unwrap()).collect();
+    (sizes.iter().sum(), sizes.len())
+}
+
+fn maintain(world: &World, args: &[&str]) -> Value {
+    serde_json::from_str(&world.ok(&[&["maintain", "--json"], args].concat())).unwrap()
+}
+
+const CHUNKS: &str = ".git/devops/store/packs";
+const OBJECTS: &str = ".git/objects/pack";
+
+#[test]
+fn what_is_stored_gets_smaller_and_stays_all_there() {
+    let world = World::new();
+    let mut versions = Vec::new();
+    for at in 0..4 {
+        world.sh(&format!(
+            "seq -f 'line %g of a large file' {at} 100000 >large; for n in $(seq 30); do seq $n $((900 + {at})) >small$n; done"
+        ));
+        world.snapshot();
+        versions.push([world.read("large"), world.read("small7")]);
+    }
+    let lost = world.sh("echo 'nothing refers to this' | git hash-object -w --stdin");
+    let before = [size(&world, CHUNKS, ".pack"), size(&world, OBJECTS, ".pack")];
+    let told = maintain(&world, &["-n"]);
+    assert_eq!((told["repacked"].as_bool(), told["left_packs"].as_u64(), told["packs"].as_u64()), (Some(true), Some(4), Some(0)));
+    assert_eq!(before, [size(&world, CHUNKS, ".pack"), size(&world, OBJECTS, ".pack")], "it was only told");
+    let told = maintain(&world, &[]);
+    let after = [size(&world, CHUNKS, ".pack"), size(&world, OBJECTS, ".pack")];
+    assert!(after[0].0 < before[0].0 * 9 / 10 && after[1].0 < before[1].0 / 2, "{before:?} {after:?}");
+    assert_eq!((after[0].1, after[1].1), (1, 1), "packs are put together");
+    assert_eq!((told["chunk_bytes_after"].as_u64(), told["chunk_bytes_before"].as_u64()), (Some(after[0].0), Some(before[0].0)));
+    assert_eq!((told["git_bytes_after"].as_u64(), told["cut_short"].is_null()), (Some(after[1].0), true));
+    for (back, [large, small]) in versions.iter().rev().enumerate() {
+        assert_eq!(world.ok(&["cat", &format!("HEAD~{back}:large")]), *large);
+        assert_eq!(world.ok(&["cat", &format!("HEAD~{back}:small7")]), *small);
+    }
+    assert_eq!(world.sh(&format!("git cat-file -p {lost}")), "nothing refers to this\n");
+    world.ok(&["check", "--data"]);
+    world.sh("git fsck --strict");
+    // Once more there is nothing to do, until there is something new.
+    let told = maintain(&world, &[]);
+    assert_eq!((told["repacked"].as_bool(), told["packs"].as_u64()), (Some(false), Some(0)));
+    world.sh("seq 7 100007 >other");
+    world.snapshot();
+    assert_eq!(maintain(&world, &["--minutes", "0"])["cut_short"], "time");
+    assert_eq!(maintain(&world, &[])["packs"].as_u64(), Some(1));
+    world.ok(&["gc", "--prune", "now"]);
+    world.ok(&["check", "--data"]);
+}
+
+#[test]
+fn commits_do_not_pile_up_as_packs() {
+    let world = World::new();
+    for at in 0..110 {
+        world.write("changed", &format!("{at}\n"));
+        world.snapshot();
+    }
+    let (_, n_packs) = size(&world, OBJECTS, ".pack");
+    assert!(n_packs < 60, "{n_packs} packs of 110 commits");
+    for back in [0, 1, 50, 109] {
+        assert_eq!(world.ok(&["cat", &format!("HEAD~{back}:changed")]), format!("{}\n", 109 - back));
+    }
+    world.ok(&["check"]);
+    world.sh("git fsck --strict");
+}
