@@ -462,3 +462,27 @@ fn what_is_no_host_and_no_key_is_refused_before_anything_is_started() {
     assert_eq!(world.gdo(&["remote", "remove", "web1"]).code, 9);
     assert_eq!(world.gdo(&["fetch"]).code, 9);
 }
+
+#[test]
+fn an_up_takes_no_byte_that_is_not_what_the_commit_says_whoever_sends_it() {
+    let key = Key::new();
+    let servers = [Server::new(&key), Server::new(&key)];
+    for server in &servers {
+        noise(&server.world, "large", 1, 4 << 20);
+        server.world.write("small", "small\n");
+        server.world.snapshot();
+    }
+    let sessions = servers[0].world.path("..").canonicalize().unwrap().join("sessions");
+    servers[0].answer_by(&LIAR.replace("SESSIONS", &sessions.display().to_string()));
+    let host = World::new();
+    servers[0].add_to(&host, "liar", &key);
+    let told = "'liar' was given up: it sent something else for chunk";
+    let refused = host.gdo(&["up", "--to", "liar/main"]);
+    assert_eq!((refused.code, refused.err.contains(told)), (9, true), "{}", refused.err);
+    assert_eq!(host.sh("ls -A"), ".git\n", "no byte was written");
+    servers[1].add_to(&host, "honest", &key);
+    servers[1].answer_by("sleep 0.7; exec gdo serve");
+    let done = host.gdo(&["up", "--to", "liar/main"]);
+    assert_eq!((done.code, done.err.contains(told)), (0, true), "{}{}", done.out, done.err);
+    assert_eq!((host.read("small"), host.sh("sha256sum <large")), ("small\n".into(), servers[1].world.sh("sha256sum <large")));
+}
