@@ -38,6 +38,8 @@ usage: cargo xtask <verb>
                                      take a part of a name, --write puts the tables into docs/performance.md
   bench net [--quick] [--write] [--only SCENE]... [--mbit N] [--rounds N] [--gdo PROGRAM] [--scratch DIR]
                                      the network: hosts in namespaces with lines of a given speed; --write: into docs/network.md
+  bench start [--write] [--gdo PROGRAM]
+                                     what a run costs before it does anything
   bench growth [--quick] [--full] [--write] [--only SCENE]... [--gdo PROGRAM] [--scratch DIR]
                                      how cost grows with files, bytes, chunks and commits; exit code 1 if anything grows faster than it may;
                                      --full: a million files and 20 million chunks, too; --write: into docs/performance.md

@@ -6,6 +6,7 @@
 mod growth;
 mod net;
 mod sets;
+mod start;
 mod tools;
 mod topologies;
 
@@ -26,6 +27,7 @@ const OPERATIONS: &[&str] = &[
     "first snapshot",
     "unchanged snapshot",
     "unchanged snapshot, cold cache",
+    "status",
     "full restore",
     "full restore, cold cache",
     "restore of one file",
@@ -64,6 +66,7 @@ struct Options {
 pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
     match args.first().and_then(|first| first.to_str()) {
         Some("net") => return net::main(args.into_iter().skip(1).collect()),
+        Some("start") => return start::main(args.into_iter().skip(1).collect()),
         Some("growth") => return growth::main(args.into_iter().skip(1).collect()),
         _ => {}
     }
@@ -202,6 +205,7 @@ impl Bench<'_> {
         let tool = self.tool;
         match operation {
             "unchanged snapshot, cold cache" => self.cold().and_then(|()| self.time(tool.store)),
+            "status" => self.time_reading(tool.status),
             "full restore" => {
                 let cost = self.time(tool.restore)?;
                 self.expect_all_restored()?;

@@ -17,6 +17,8 @@ pub struct Tool {
     pub init: &'static str,
     /// Stores the tree once more.
     pub store: &'static str,
+    /// Tells what differs from the newest state.
+    pub status: &'static str,
     /// Writes the newest state into `$OUT`, which may hold an older one.
     pub restore: &'static str,
     /// Whether `restore` leaves alone what is right already.
@@ -38,6 +40,13 @@ macro_rules! gdo {
     };
 }
 
+/// The beginning of each command line of stock git, which keeps names and content.
+macro_rules! git {
+    () => {
+        "git -C $SRC --git-dir $REPO/git --work-tree $SRC -c gc.auto=0 -c core.bare=false "
+    };
+}
+
 /// All programs; ours is the first.
 pub const TOOLS: &[Tool] = &[
     Tool {
@@ -46,6 +55,7 @@ pub const TOOLS: &[Tool] = &[
         version: "$GDO --version",
         init: concat!(gdo!(), "init"),
         store: concat!("cd $SRC; ", gdo!(), "snapshot -m bench ."),
+        status: concat!("cd $SRC; ", gdo!(), "status"),
         restore: concat!(gdo!(), "restore --target $OUT"),
         restores_over: true,
         one_file: concat!(gdo!(), "cat HEAD:$FILE"),
@@ -69,6 +79,7 @@ pub const TOOLS: &[Tool] = &[
         version: "restic version",
         init: "restic -q -r $REPO/restic init",
         store: "cd $SRC; restic -q -r $REPO/restic backup .",
+        status: "",
         restore: "restic -q -r $REPO/restic restore latest --target $OUT",
         restores_over: true,
         one_file: "restic -q -r $REPO/restic dump latest /$FILE",
@@ -82,6 +93,7 @@ pub const TOOLS: &[Tool] = &[
         version: "borg --version",
         init: "borg init --encryption none $REPO/borg",
         store: "cd $SRC; borg create $REPO/borg::{now:%s%f} .",
+        status: "",
         restore: "cd $OUT; borg extract $REPO/borg::$(borg list --last 1 --short $REPO/borg)",
         restores_over: true,
         one_file: "borg extract --stdout $REPO/borg::$(borg list --last 1 --short $REPO/borg) $FILE",
@@ -95,6 +107,7 @@ pub const TOOLS: &[Tool] = &[
         version: "borg --version",
         init: "borg init --encryption none $REPO/borg",
         store: "cd $SRC; borg create --compression zstd,3 $REPO/borg::{now:%s%f} .",
+        status: "",
         restore: "",
         restores_over: false,
         one_file: "",
@@ -108,6 +121,7 @@ pub const TOOLS: &[Tool] = &[
         version: "rustic --version",
         init: "rustic -r $REPO/rustic init",
         store: "cd $SRC; rustic -r $REPO/rustic backup .",
+        status: "",
         restore: "rustic -r $REPO/rustic restore latest $OUT",
         restores_over: true,
         one_file: "rustic -r $REPO/rustic dump latest:$FILE",
@@ -121,6 +135,7 @@ pub const TOOLS: &[Tool] = &[
         version: "casync --version",
         init: "true",
         store: "casync make --store=$REPO/store $REPO/tree.caidx $SRC",
+        status: "",
         restore: "casync extract --store=$REPO/store $REPO/tree.caidx $OUT",
         restores_over: true,
         one_file: "",
@@ -134,6 +149,7 @@ pub const TOOLS: &[Tool] = &[
         version: "bup version",
         init: "bup -d $REPO/bup init",
         store: "bup -d $REPO/bup index $SRC; bup -d $REPO/bup save -q -n tree $SRC",
+        status: "",
         restore: "bup -d $REPO/bup restore -C $OUT /tree/latest$SRC/.",
         restores_over: false,
         one_file: "bup -d $REPO/bup cat-file /tree/latest$SRC/$FILE",
@@ -147,6 +163,7 @@ pub const TOOLS: &[Tool] = &[
         version: "zstd --version | grep -o 'v[0-9.]*'",
         init: "true",
         store: "tar -C $SRC --xattrs '--xattrs-include=*' --acls -cf - . | zstd -1 -q -f -o $REPO/tree.tar.zst",
+        status: "",
         restore: "zstd -q -dc $REPO/tree.tar.zst | tar -C $OUT --xattrs '--xattrs-include=*' --acls -xpf -",
         restores_over: false,
         one_file: "zstd -q -dc $REPO/tree.tar.zst | tar -xOf - ./$FILE",
@@ -160,9 +177,24 @@ pub const TOOLS: &[Tool] = &[
         version: "cp --version | head -n 1",
         init: "true",
         store: "if [ -e $REPO/copy ]; then mv $REPO/copy $REPO/old-$(date +%s%N); fi; cp -a $SRC $REPO/copy",
+        status: "",
         restore: "cp -a $REPO/copy/. $OUT",
         restores_over: false,
         one_file: "cat $REPO/copy/$FILE",
+        check: "",
+        forget: "",
+        maintain: "",
+    },
+    Tool {
+        name: "git",
+        need: None,
+        version: "git --version",
+        init: "git init -q --bare $REPO/git",
+        store: concat!(git!(), "add -A && ", git!(), "-c user.name=a -c user.email=a@b commit -q --allow-empty -m bench"),
+        status: concat!(git!(), "status --porcelain"),
+        restore: "",
+        restores_over: false,
+        one_file: "",
         check: "",
         forget: "",
         maintain: "",
@@ -173,6 +205,7 @@ pub const TOOLS: &[Tool] = &[
         version: "b3sum --version",
         init: concat!(gdo!(), "init; cd $SRC; ", gdo!(), "snapshot -m bench ."),
         store: "",
+        status: "",
         restore: "",
         restores_over: false,
         one_file: "",
