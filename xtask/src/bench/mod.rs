@@ -34,6 +34,7 @@ const OPERATIONS: &[&str] = &[
     "changed snapshot",
     "restore over the old version",
     "check of all data",
+    "check of all data, cold cache",
     "gc after forgetting",
     "maintenance",
 ];
@@ -224,6 +225,7 @@ impl Bench<'_> {
             "restore over the old version" if !tool.restores_over => Ok(None),
             "restore over the old version" => self.time(tool.restore),
             "check of all data" => self.time_reading(tool.check),
+            "check of all data, cold cache" => self.cold().and_then(|()| self.time_reading(tool.check)),
             "gc after forgetting" => self.time(tool.forget),
             "maintenance" => self.time(tool.maintain),
             _ => self.time(tool.store),
