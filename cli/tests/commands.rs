@@ -231,7 +231,7 @@ fn an_option_that_is_none_is_not_taken_for_the_command() {
     let world = World::new();
     world.write("conf", "x\n");
     world.snapshot();
-    for words in [&["-n", "--", "touch", "made"][..], &["--dry-run", "touch", "made"]] {
+    for words in [&["-x", "--", "touch", "made"][..], &["--never", "touch", "made"]] {
         let run = world.gdo(&[&["exec"], words].concat());
         assert!(run.code == 2 && run.err.contains(&format!("no option '{}'", words[0])), "{}{}", run.code, run.err);
     }

@@ -14,6 +14,7 @@ mod maintenance;
 mod merge;
 mod network;
 mod output;
+mod preview;
 mod proof;
 mod replay;
 mod restore;

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use git_devops::error::{Kind, Result};
 use git_devops::host::Host;
 use git_devops::host::origin::Executed;
+use git_devops::host::preview::Preview;
 use git_devops::journal::{DEFAULT_TIMEOUT, Entry, HandlerName, Kind as EntryKind, Name, When};
 use git_devops::repo::Repo;
 use serde_json::{Value, json};
 
-use super::changes::report;
+use super::changes::{letter, report, to_json};
 use super::host::{call, halt_json, tell_halt};
 use super::scan_args::{ScanArgs, check_paths, scope};
 use crate::places::GlobalArgs;
@@ -34,6 +35,11 @@ pub struct ExecArgs {
     /// Message of the commit
     #[arg(short, long)]
     message: Option<String>,
+    /// Run it where all that it changes is thrown away, and say what that was
+    ///
+    /// What it does on the network is done, and nothing of the system's services is there for it to talk to.
+    #[arg(short = 'n', long)]
+    dry_run: bool,
 }
 
 /// How a command runs.
@@ -121,6 +127,10 @@ pub fn run_exec(ui: &mut Ui, global: &GlobalArgs, args: &ExecArgs) -> Result<()>
     inputs.sort();
     let progress = ui.progress();
     progress.stage("running", 0, 0);
+    if args.dry_run {
+        let preview = Host::open(&repo, call(&repo))?.preview(entry, &inputs)?;
+        return tell_preview(ui, &preview);
+    }
     let done = Host::open(&repo, call(&repo))?.exec(entry, inputs, args.message.clone(), &progress)?;
     match done {
         Executed::Done { id, commit, changes, spared } => {
@@ -140,6 +150,28 @@ pub fn run_exec(ui: &mut Ui, global: &GlobalArgs, args: &ExecArgs) -> Result<()>
             ui.json(|| json!({"entry": Value::Null, "halt": halt_json(Some(&halt))}))?;
             tell_halt(ui, &halt)
         }
+    }
+}
+
+/// Says what a command would change.
+fn tell_preview(ui: &mut Ui, preview: &Preview) -> Result<()> {
+    ui.json(|| {
+        json!({"spared": preview.spared, "halt": halt_json(preview.failed.as_ref()), "changes": to_json(&preview.changes),
+            "read_only": preview.read_only.iter().map(|path| json_path(path)).collect::<Value>(),
+            "output": String::from_utf8_lossy(&preview.said)})
+    })?;
+    for change in &preview.changes {
+        ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path)))?;
+    }
+    for path in &preview.read_only {
+        ui.note(format_args!("it could not write to '/{}': nothing can cover what is mounted there", shown(path)))?;
+    }
+    if let Some(halt) = &preview.failed {
+        return tell_halt(ui, halt);
+    }
+    match preview.spared {
+        Some(guard) => ui.note(format_args!("not run: '--{guard}' says that it is not needed")),
+        None => ui.note("that is what it would change; nothing was changed here, and nothing journalled"),
     }
 }
 

@@ -82,9 +82,13 @@ impl Host<'_> {
 
     /// Returns the last lines that a command said.
     pub(super) fn last_words(&self, sequence: u64) -> Vec<String> {
-        let said = super::output(&self.state(), sequence).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        let lines: Vec<String> = said.lines().map(crate::child::told).collect();
-        lines[lines.len().saturating_sub(5)..].to_vec()
+        last_lines(&super::output(&self.state(), sequence).unwrap_or_default())
     }
+}
+
+/// Returns the last lines of what a command said.
+pub(super) fn last_lines(said: &[u8]) -> Vec<String> {
+    let said = String::from_utf8_lossy(said);
+    let lines: Vec<String> = said.lines().map(crate::child::told).collect();
+    lines[lines.len().saturating_sub(5)..].to_vec()
 }

@@ -1,7 +1,7 @@
 //! A host: what is applied to it, in which order, and what it says of that. Design: `docs/replay.md`.
 //!
 //! [`mod@history`] is what its log says, [`plan`] what a commit would do, [`replay`] does it, [`run`] starts commands, [`origin`] records changes that are
-//! made here first.
+//! made here first, [`preview`] says what a command would change.
 
 pub mod adopt;
 pub mod back;
@@ -19,8 +19,10 @@ mod laying;
 mod merge;
 pub mod origin;
 pub mod output;
+mod overlay;
 pub mod plan;
 pub mod preimage;
+pub mod preview;
 pub mod process;
 pub mod promise;
 mod rendered;

@@ -262,7 +262,7 @@ impl Host<'_> {
         exchange(self.repo, (from, to), &paths, &*self.repo.laying, how, progress).map(drop)
     }
 
-    fn new_id(&self) -> Result<EntryId> {
+    pub(super) fn new_id(&self) -> Result<EntryId> {
         let tip = wip::line(self.repo)?.tip;
         let known = tip.map(|tip| journal_of(self.repo, self.repo.objects.commit(&tip)?.tree)).transpose()?;
         self.new_id_after(known.unwrap_or_default().keys().next_back())

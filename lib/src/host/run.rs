@@ -1,7 +1,7 @@
 //! The one place that starts the commands of entries, handlers and checks: in the root that they are for, with nothing of our environment.
 #![allow(clippy::disallowed_methods)]
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::output::Output;
+use super::overlay::{FORBIDDEN, Overlay};
 use super::process::Process;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -26,6 +27,11 @@ const GRACE: Duration = Duration::from_secs(10);
 /// The shell leaves nothing of itself in the environment.
 const GATE: &str = "read -r go && cd \"$1\" && shift && unset PWD OLDPWD SHLVL && exec \"$@\" </dev/null";
 
+/// Begins the processes of an overlay: it is their init, so that all of them end with the command. With them it gets a `proc` of its own.
+const INIT: &str = r#"[ -z "$1" ] || "$2" -t proc -o ro,nosuid,nodev,noexec proc "$1" || exit 125; shift 2; "$@"; exit "$?""#;
+/// Goes where a command is to run, from the top of its root, where chroot leads.
+const GO_THERE: &str = "cd \"$1\" && shift && exec \"$@\"";
+
 /// Where commands run.
 #[derive(Clone, Debug)]
 pub struct Ground {
@@ -34,6 +40,16 @@ pub struct Ground {
     is_system: bool,
     /// Where what they say goes.
     state: PathBuf,
+    /// What they run in instead of the root.
+    stage: Option<Stage>,
+}
+
+/// An overlay as a place to run in.
+#[derive(Clone, Debug)]
+struct Stage {
+    root: PathBuf,
+    /// The words that lead there.
+    lead: Vec<OsString>,
 }
 
 /// What to run and how.
@@ -85,7 +101,21 @@ impl Ended {
 impl Ground {
     /// Returns that of an instance.
     pub fn of(places: &Places) -> Self {
-        Self { root: places.work_tree.clone(), is_system: places.is_system(), state: places.state.clone() }
+        Self { root: places.work_tree.clone(), is_system: places.is_system(), state: places.state.clone(), stage: None }
+    }
+
+    /// Returns one whose commands run in `overlay`, and end there with all that they started.
+    pub(super) fn within(self, overlay: &Overlay) -> Result<Self> {
+        let found = |name: &str| match program(name) {
+            path if path.is_absolute() => Ok(path.into_os_string()),
+            _ => Err(Error::new(Kind::Unsupported, format!("no preview here: there is no '{name}'; install util-linux"))),
+        };
+        let proc = if overlay.wants_proc { overlay.root.join("proc").into_os_string() } else { OsString::new() };
+        let mut lead = vec![found("unshare")?];
+        lead.extend(["--pid", "--fork", "--kill-child", "--ipc", "--uts", "--"].map(OsString::from));
+        lead.extend([found("sh")?, "-c".into(), INIT.into(), "sh".into(), proc, found("mount")?]);
+        lead.extend([found("setpriv")?, "--bounding-set".into(), FORBIDDEN.into()]);
+        Ok(Self { stage: Some(Stage { root: overlay.root.clone(), lead }), ..self })
     }
 
     /// Returns how a command that runs here names the file at `path`, which lies in the root.
@@ -153,24 +183,28 @@ impl Ground {
         if job.words.is_empty() {
             return Err(Error::new(Kind::Bug, "BUG: a command without words"));
         }
-        let is_elsewhere = self.is_system && self.root != Path::new("/");
         let relative = Path::new(OsStr::from_bytes(job.cwd.strip_prefix(b"/").unwrap_or(job.cwd)));
-        command.current_dir("/");
-        match is_elsewhere {
-            true => command.arg("/"),
-            false => command.arg(self.root.join(relative)),
+        let inner = if self.is_system { Path::new("/").join(relative) } else { self.root.join(relative) };
+        let root = match &self.stage {
+            Some(stage) => Some(&stage.root),
+            None => Some(&self.root).filter(|root| self.is_system && *root != Path::new("/")),
         };
-        if is_elsewhere || job.user.is_some() {
+        command.current_dir("/");
+        match root {
+            Some(_) => command.arg("/"),
+            None => command.arg(&inner),
+        };
+        command.args(self.stage.iter().flat_map(|stage| &stage.lead));
+        if root.is_some() || job.user.is_some() {
             command.arg(program("chroot"));
         }
         if let Some(user) = job.user {
             command.arg(format!("--userspec={user}"));
         }
-        if is_elsewhere {
-            command.arg(&self.root);
-            if job.cwd != b"/" {
-                // chroot leads to the top of the root.
-                command.args(["sh", "-c", "cd \"$1\" && shift && exec \"$@\"", "sh"]).arg(OsStr::from_bytes(job.cwd));
+        if let Some(root) = root {
+            command.arg(root);
+            if inner != Path::new("/") {
+                command.args(["sh", "-c", GO_THERE, "sh"]).arg(inner);
             }
         } else if job.user.is_some() {
             command.args(["--skip-chdir", "/"]);
@@ -273,7 +307,7 @@ mod tests {
 
     fn run(job: &Job<'_>) -> (Ended, Vec<u8>) {
         let state = tempfile::tempdir().unwrap();
-        Ground { root: std::env::temp_dir(), is_system: false, state: state.path().to_owned() }.run(job).unwrap()
+        Ground { root: std::env::temp_dir(), is_system: false, state: state.path().to_owned(), stage: None }.run(job).unwrap()
     }
 
     fn sh(script: &str) -> Job<'static> {
@@ -328,7 +362,7 @@ mod tests {
     #[test]
     fn nothing_runs_without_its_word_and_nothing_has_a_terminal() {
         let state = tempfile::tempdir().unwrap();
-        let ground = Ground { root: state.path().to_owned(), is_system: false, state: state.path().to_owned() };
+        let ground = Ground { root: state.path().to_owned(), is_system: false, state: state.path().to_owned(), stage: None };
         let job = sh("touch made; ps -o sid= -p $$ | tr -d ' '; : > /dev/tty && echo terminal");
         drop(ground.prepare(&job, Output::create(state.path(), 1).unwrap()).unwrap());
         assert!(!state.path().join("made").exists());

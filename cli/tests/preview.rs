@@ -1,0 +1,153 @@
+//! `gdo exec -n`: what a command would change, without changing it.
+
+use crate::common::pair::Pair;
+use crate::common::root::{make_root, sh};
+use crate::common::{Run, World};
+
+/// What there is of a tree, with everything that a command could change but the times of directories.
+const DIGEST: &str = "find . -path ./.git -prune -o ! -type d -printf '%p %y %m %U %G %s %T@ %l\\n' -o -printf '%p %m %U %G\\n' | sort; git -C .git for-each-ref; \
+                      find . -path ./.git -prune -o -type f -exec sha256sum {} + | sort; cat $(find .git/devops -name log)";
+
+/// Runs a script as a preview in `world`; returns the run, and the lines with paths from the top of the work tree.
+fn preview(world: &World, options: &[&str], script: &str) -> (Run, Vec<String>) {
+    let before = world.sh(DIGEST);
+    let run = world.gdo(&[&["exec", "-n"], options, &["--", "sh", "-ec", script]].concat());
+    assert_eq!(world.sh(DIGEST), before, "{script}: {}", run.err);
+    let top = format!("{}/", world.path("").canonicalize().unwrap().display()).replace("//", "/");
+    let is_change = |line: &&str| line.starts_with(['A', 'M', 'm', 'D']) && line[1..].starts_with(' ');
+    let lines = run.out.lines().filter(is_change).map(|line| line.replacen(&top, "", 1)).collect();
+    (run, lines)
+}
+
+fn origin() -> World {
+    let world = Pair::new().origin;
+    world.sh("mkdir -p dir/sub gone; echo 1 > dir/one; echo 2 > dir/sub/two; echo 3 > gone/three; ln -s one dir/link; echo same > same; setfattr -n user.colour -v red same");
+    world.ok(&["snap", "."]);
+    world.ok(&["ci"]);
+    world
+}
+
+#[test]
+fn each_change_is_named_and_none_is_made() {
+    let world = origin();
+    let script = "echo new > made; mkdir -p deep/er; echo x > deep/er/x; echo more >> etc/conf; printf 'ot\\0er\\n' > etc/other; chmod 600 dir/one
+        rm -r gone; ln -sf two dir/link; rm -r dir/sub; mkdir dir/sub; echo 9 > dir/sub/nine; setfattr -n user.colour -v blue same; rm same.none 2> /dev/null || true";
+    let (run, lines) = preview(&world, &[], script);
+    assert_eq!(run.code, 0, "{}", run.err);
+    let wanted = [
+        "A deep",
+        "A deep/er",
+        "A deep/er/x",
+        "M dir/link",
+        "m dir/one",
+        "A dir/sub/nine",
+        "D dir/sub/two",
+        "M etc/conf",
+        "M etc/other",
+        "D gone",
+        "A made",
+        "m same",
+    ];
+    assert_eq!(lines, wanted, "{}", run.err);
+    assert!(run.out.ends_with("nothing was changed here, and nothing journalled\n"), "{}", run.out);
+}
+
+#[test]
+fn what_is_only_touched_and_put_back_is_no_change() {
+    let world = origin();
+    let (run, lines) = preview(
+        &world,
+        &[],
+        "mv dir/one x; mv x dir/one; : >> same; chmod 640 etc/conf; chmod 644 etc/conf; echo 3 > gone/three; touch -d @1 gone/three",
+    );
+    assert_eq!((run.code, lines), (0, vec!["m gone/three".to_owned()]), "{}", run.err);
+}
+
+#[test]
+fn a_command_that_fails_says_what_it_had_done() {
+    let world = origin();
+    let (run, lines) = preview(&world, &[], "echo new > made; echo because; exit 3");
+    assert_eq!((run.code, &*lines), (12, &["A made".to_owned()][..]));
+    assert!(run.err.contains("would fail: exit code 3") && run.err.contains("because"), "{}", run.err);
+    let (run, lines) = preview(&world, &["--ok", "3"], "exit 3");
+    assert_eq!((run.code, lines.len()), (0, 0), "{}", run.err);
+    let (run, _) = preview(&world, &["--timeout", "1"], "sleep 60");
+    assert!(run.code == 12 && run.err.contains("took too long"), "{}", run.err);
+}
+
+#[test]
+fn guards_and_inputs_are_those_of_the_command() {
+    let world = origin();
+    let (run, lines) = preview(&world, &["--unless", "test -e etc/conf"], "echo new > made");
+    assert!(run.code == 0 && lines.is_empty() && run.out.contains("--unless"), "{}", run.err);
+    world.sh("echo input > ../in-put");
+    let run = world.gdo(&[
+        "exec",
+        "-n",
+        "--json",
+        "--input",
+        "in=../in-put",
+        "--cwd",
+        "/dir",
+        "--",
+        "sh",
+        "-ec",
+        "cat $0; pwd",
+        "${in}/in",
+    ]);
+    let answer: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    let said = answer["output"].as_str().unwrap_or_else(|| panic!("{}{}", run.out, run.err));
+    assert!(said.starts_with("input\n/") && said.ends_with("/dir\n") && answer["halt"].is_null(), "{}{}", run.out, run.err);
+    let left = world.sh("find .git/devops/in .git/devops/preview -mindepth 1 2> /dev/null || true");
+    assert_eq!(left, "", "what the preview needed is gone");
+}
+
+#[test]
+fn what_is_mounted_is_covered_and_what_runs_is_out_of_reach() {
+    let world = origin();
+    let script = "echo b > 'mn t/b'; rm 'mn t/a'; sleep 1234.5 & hostname other; ! kill -0 $VICTIM; test $$ -lt 50; ! date -s 2001-01-01 > /dev/null 2>&1";
+    let setup = format!(
+        "mkdir 'mn t'; sleep 600 & victim=$!
+         unshare --mount sh -ec 'mount -t tmpfs t \"mn t\"; echo a > \"mn t/a\"; gdo --quiet exec -n --env VICTIM=$0 -- sh -ec \"$1\"; cat \"mn t/a\"; ls \"mn t\"' $victim \"{}\"
+         kill $victim; hostname; ps ax -o args= | grep -c '^sleep 1234.5' || true",
+        script.replace('$', "\\$")
+    );
+    let name = world.sh("hostname");
+    let out = world.sh(&setup);
+    let top = world.path("").canonicalize().unwrap();
+    let (a, b) = (top.join("mn t/a"), top.join("mn t/b"));
+    assert_eq!(out, format!("D {}\nA {}\na\na\n{name}0\n", a.display(), b.display()));
+}
+
+#[test]
+fn below_another_root_that_one_is_covered() {
+    let world = World::new();
+    let root = world.path("root");
+    make_root(&root, "sh cat rm touch");
+    sh("cd \"$1\"; echo conf > etc/conf", &[root.to_str().unwrap()]);
+    let at = format!("--root={}", root.display());
+    world.ok(&[&at, "init", "--system", "--type", "web"]);
+    world.ok(&[&at, "snap", "-m", "first", &root.join("etc").display().to_string()]);
+    world.ok(&[&at, "ci"]);
+    let run = world.gdo(&[
+        &at,
+        "--quiet",
+        "exec",
+        "-n",
+        "--cwd",
+        "/etc",
+        "--",
+        "sh",
+        "-ec",
+        "pwd; echo more >> conf; touch made; cat /dev/null; rm passwd",
+    ]);
+    assert_eq!((run.code, &*run.out), (0, "M /etc/conf\nA /etc/made\nD /etc/passwd\n"), "{}", run.err);
+    assert_eq!(sh("cat \"$1/etc/conf\"; ls \"$1/etc\"", &[root.to_str().unwrap()]).lines().next(), Some("conf"));
+}
+
+#[test]
+fn without_the_right_to_mount_there_is_no_preview() {
+    let world = origin();
+    let said = world.sh("! setpriv --bounding-set -sys_admin gdo exec -n -- touch made 2>&1; test ! -e made");
+    assert!(said.contains("no preview here") && said.contains("only root can"), "{said}");
+}
