@@ -1,8 +1,11 @@
 //! A change on trial goes by itself unless somebody confirms it, whatever becomes of the session that began it.
 
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::World;
+use crate::common::sshd::Key;
 
 /// A host with a base applied, and a change of a file with a handler still to come.
 fn host() -> (World, World) {
@@ -137,4 +140,100 @@ fn a_trial_that_halts_goes_back_as_well() {
     assert!(run.err.contains("command-failed") && run.err.contains("went back"), "{}", run.err);
     assert_eq!(host.read("etc/sshd"), "open\n");
     assert!(host.ok(&["status"]).contains("nothing differs"));
+}
+
+/// A host whose sshd runs by a file that the host follows.
+struct Guarded {
+    origin: World,
+    host: World,
+    key: Key,
+    sshd: Child,
+    port: u16,
+}
+
+impl Guarded {
+    fn new() -> Self {
+        let (origin, host, key) = (World::new(), World::new(), Key::new());
+        let beside = host.path("..").canonicalize().unwrap();
+        let (top, public) = (beside.display(), std::fs::read_to_string(key.path().with_extension("pub")).unwrap());
+        std::fs::write(beside.join("authorized_keys"), public).unwrap();
+        host.sh("ssh-keygen -q -t ed25519 -N '' -f ../host_key");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let settings = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {top}/host_key\nAuthorizedKeysFile {top}/authorized_keys\nPidFile {top}/pid\n\
+             StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+        );
+        origin.ok(&["handler", "reload", "--", "sh", "-c", "test ! -e ../pid || kill -HUP $(cat ../pid)"]);
+        origin.ok(&["attributes", "/etc/sshd_config", "handler=reload", "validate=/usr/sbin/sshd -t -f %s"]);
+        origin.write("etc/sshd_config", &settings);
+        origin.ok(&["snap", "."]);
+        let _ = std::fs::create_dir_all("/run/sshd"); // sshd wants it, and root alone can make it
+        let config = host.path("etc").join("sshd_config");
+        let mut command = Command::new("/usr/sbin/sshd");
+        command.args(["-D", "-e", "-f"]).arg(config).stderr(std::fs::File::create(beside.join("sshd.log")).unwrap());
+        origin.ok(&["ci"]);
+        send(&origin, &host);
+        host.ok(&["up", "--offline", "--to", "o/main"]);
+        let guarded = Self { origin, host, key, sshd: command.spawn().expect("sshd is needed"), port };
+        wait("sshd", || guarded.lets_in());
+        guarded
+    }
+
+    /// Checks in settings with another line, and brings them to the host.
+    fn release(&self, line: &str) {
+        let settings = self.origin.read("etc/sshd_config");
+        self.origin.write("etc/sshd_config", &format!("{settings}{line}\n"));
+        self.origin.ok(&["snap", "etc"]);
+        self.origin.ok(&["ci"]);
+        send(&self.origin, &self.host);
+    }
+
+    fn lets_in(&self) -> bool {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
+        ssh.args(["-o", "LogLevel=ERROR", "-i"]).arg(self.key.path()).args(["-p", &self.port.to_string(), "127.0.0.1", "true"]);
+        ssh.stdin(Stdio::null()).output().unwrap().status.success()
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.sshd.kill();
+        let _ = self.sshd.wait();
+    }
+}
+
+#[test]
+fn settings_of_sshd_that_keep_everybody_out_go_by_themselves() {
+    let guarded = Guarded::new();
+    let before = guarded.host.read("etc/sshd_config");
+    guarded.release("DenyUsers *");
+    std::thread::scope(|scope| {
+        // As from cron: without a terminal, in a session of its own.
+        let up = "setsid --wait gdo up --offline --to o/main --try 8 < /dev/null > ../said 2>&1 || test $? = 12";
+        let trial = scope.spawn(|| guarded.host.sh(up));
+        wait("the new settings", || !guarded.lets_in());
+        assert_ne!(guarded.host.read("etc/sshd_config"), before);
+        wait("the way back", || guarded.lets_in());
+        trial.join().unwrap();
+    });
+    assert_eq!(guarded.host.read("etc/sshd_config"), before);
+    let (said, status) = (guarded.host.read("../said"), guarded.host.ok(&["status"]));
+    assert!(said.contains("went back to commit") && status.contains("held"), "{said}{status}");
+}
+
+#[test]
+fn settings_that_sshd_cannot_read_are_never_there() {
+    let guarded = Guarded::new();
+    let before = guarded.host.read("etc/sshd_config");
+    guarded.release("NoSuchSetting yes");
+    let up = guarded.host.gdo(&["up", "--offline", "--to", "o/main"]);
+    assert!(
+        up.code == 12 && up.err.contains("invalid") && up.err.contains("bad configuration option"),
+        "{}: {}",
+        up.code,
+        up.err
+    );
+    assert_eq!(guarded.host.read("etc/sshd_config"), before);
+    assert!(guarded.lets_in());
 }
