@@ -134,7 +134,7 @@ pub const TOOLS: &[Tool] = &[
         need: Some(("casync", "casync")),
         version: "casync --version",
         init: "true",
-        store: "casync make --store=$REPO/store $REPO/tree.caidx $SRC",
+        store: "casync make --exclude-nodump=no --store=$REPO/store $REPO/tree.caidx $SRC",
         status: "",
         restore: "casync extract --store=$REPO/store $REPO/tree.caidx $OUT",
         restores_over: true,
