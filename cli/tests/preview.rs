@@ -105,7 +105,7 @@ fn guards_and_inputs_are_those_of_the_command() {
 #[test]
 fn what_is_mounted_is_covered_and_what_runs_is_out_of_reach() {
     let world = origin();
-    let script = "echo b > 'mn t/b'; rm 'mn t/a'; sleep 1234.5 & hostname other; ! kill -0 $VICTIM; test $$ -lt 50; ! date -s 2001-01-01 > /dev/null 2>&1";
+    let script = "echo b > 'mn t/b'; rm 'mn t/a'; sleep 1234.5 & hostname other; ! kill -0 $VICTIM; test $$ -lt 50; cap=$(sed -n 's/^CapBnd:.//p' /proc/self/status); test $((0x$cap >> 12 & 1)) = 0; ! date -s 2001-01-01 > /dev/null 2>&1";
     let setup = format!(
         "mkdir 'mn t'; sleep 600 & victim=$!
          unshare --mount sh -ec 'mount -t tmpfs t \"mn t\"; echo a > \"mn t/a\"; gdo --quiet exec -n --env VICTIM=$0 -- sh -ec \"$1\"; cat \"mn t/a\"; ls \"mn t\"' $victim \"{}\"
@@ -117,6 +117,17 @@ fn what_is_mounted_is_covered_and_what_runs_is_out_of_reach() {
     let top = world.path("").canonicalize().unwrap();
     let (a, b) = (top.join("mn t/a"), top.join("mn t/b"));
     assert_eq!(out, format!("D {}\nA {}\na\na\n{name}0\n", a.display(), b.display()));
+}
+
+#[test]
+fn it_ends_with_the_run_that_began_it() {
+    let world = origin();
+    let n_left = world.sh("gdo exec -n -- sh -c 'sleep 1235.5; true' > /dev/null 2>&1 & run=$!
+         for n in $(seq 500); do ps ax -o args= | grep -q '^sleep 1235.5' && break; sleep 0.02; done
+         ps ax -o args= | grep -c '^sleep 1235.5'; kill -9 $run
+         for n in $(seq 500); do ps ax -o args= | grep -q '^sleep 1235.5' || break; sleep 0.02; done
+         ps ax -o args= | grep -c '^sleep 1235.5' || true");
+    assert_eq!(n_left, "1\n0\n");
 }
 
 #[test]

@@ -17,7 +17,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::safepath::Dir;
 
 /// Whoever runs within it cannot use these: what they change is no file, and would stay.
-pub(super) const FORBIDDEN: &str = "-sys_time,-sys_boot,-sys_module,-sys_rawio";
+pub(super) const FORBIDDEN: &str =
+    "-audit_control,-net_admin,-sys_boot,-sys_module,-sys_pacct,-sys_rawio,-sys_time,-syslog,-wake_alarm";
 /// Directories at the top that are not covered but made anew: what lies there belongs to the kernel and to what runs.
 const MADE_ANEW: [&str; 4] = ["dev", "proc", "run", "sys"];
 /// Devices that hold nothing.
@@ -135,6 +136,7 @@ impl Overlay {
             "dev" => make_devices(&dir, &base.join(name)),
             "run" if is_mounted => {
                 mount_new("tmpfs", &dir, MountFlags::NODEV | MountFlags::NOSUID, "mode=0755")?;
+                durable::create_dir_all(&dir.join("lock"), 0o1777)?;
                 // Names are looked up by a file that often lies there.
                 let resolver = Path::new("/etc/resolv.conf");
                 let real = if base == Path::new("/") { durable::real_path(resolver).ok() } else { None };
@@ -208,9 +210,14 @@ fn points_below(base: &Path) -> Result<Vec<Vec<u8>>> {
     Ok(points)
 }
 
-/// Returns the mount point in a line of proc_pid_mountinfo(5), where some characters stand as three octal digits.
+/// Returns the mount point in a line of proc_pid_mountinfo(5), where some characters stand as three octal digits; none for what would only
+/// be mounted when somebody looks.
 fn point_of(line: &[u8]) -> Option<PathBuf> {
-    let mut word = line.split(|&b| b == b' ').nth(4)?;
+    let (fields, kind) = line.split_at(line.windows(3).position(|three| three == b" - ")?);
+    if kind.starts_with(b" - autofs ") {
+        return None;
+    }
+    let mut word = fields.split(|&b| b == b' ').nth(4)?;
     let mut path = Vec::new();
     while let Some((&first, rest)) = word.split_first() {
         let digits = rest.get(..3).filter(|digits| first == b'\\' && digits.iter().all(u8::is_ascii_digit));
@@ -233,7 +240,8 @@ mod tests {
     fn a_mount_point_is_read_with_its_spaces() {
         let line = br"41 27 0:38 / /srv/a\040b\134c rw,relatime - tmpfs tmpfs rw";
         assert_eq!(point_of(line).unwrap(), Path::new(r"/srv/a b\c"));
-        for odd in [&b""[..], b"41 27", br"41 27 0:38 / /srv/\04", br"41 27 0:38 / /srv/\999"] {
+        assert_eq!(point_of(b"41 27 0:38 / /net rw,relatime - autofs auto.net rw"), None);
+        for odd in [&b""[..], b"41 27", br"41 27 0:38 / /srv/\04 - a b", br"41 27 0:38 / /srv/\999 - a b", b" - "] {
             let _ = point_of(odd);
         }
     }

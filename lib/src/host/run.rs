@@ -111,7 +111,8 @@ impl Ground {
             _ => Err(Error::new(Kind::Unsupported, format!("no preview here: there is no '{name}'; install util-linux"))),
         };
         let proc = if overlay.wants_proc { overlay.root.join("proc").into_os_string() } else { OsString::new() };
-        let mut lead = vec![found("unshare")?];
+        // Nobody would see what it did once we are killed.
+        let mut lead = vec![found("setpriv")?, "--pdeathsig".into(), "KILL".into(), found("unshare")?];
         lead.extend(["--pid", "--fork", "--kill-child", "--ipc", "--uts", "--"].map(OsString::from));
         lead.extend([found("sh")?, "-c".into(), INIT.into(), "sh".into(), proc, found("mount")?]);
         lead.extend([found("setpriv")?, "--bounding-set".into(), FORBIDDEN.into()]);
