@@ -283,7 +283,23 @@ impl Request {
 }
 
 /// The short form only kills these and cuts their power: most of what they do, others do, too.
-const BRIEF: &[&str] = &["resume-rerun", "resume-done", "switch", "snap", "exec", "ci", "abort", "sync", "drop-lapse", "drop"];
+const BRIEF: &[&str] = &[
+    "rm-cached",
+    "gc-again",
+    "maintain-again",
+    "snapshot-roll-up",
+    "rollback-half",
+    "resume-rerun",
+    "resume-done",
+    "switch",
+    "snap",
+    "exec",
+    "ci",
+    "abort",
+    "sync",
+    "drop-lapse",
+    "drop",
+];
 
 /// So many verbs in a row share the errors among them in the short form.
 const SHARE: usize = 3;
