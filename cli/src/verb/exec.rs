@@ -37,7 +37,7 @@ pub struct ExecArgs {
     message: Option<String>,
     /// Run it where all that it changes is thrown away, and say what that was
     ///
-    /// What it does on the network is done, and nothing of the system's services is there for it to talk to.
+    /// What it does over the network is done. It finds no socket of a service in /run.
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
