@@ -1,5 +1,6 @@
 //! Checking in what is larger than the room for it: other hosts pull while it is read; by a real sshd on the loopback.
 
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,8 @@ fn set(world: &World, settings: &[(&str, &str)]) {
     settings.iter().for_each(|(key, value)| drop(world.sh(&format!("git config --file .git/config devops.{key} {value}"))));
 }
 
-/// A program that runs beside, until it is dropped.
-struct Beside(Child);
+/// A program that runs beside, until it is dropped; and the lock of its repository.
+struct Beside(Child, PathBuf);
 
 impl Beside {
     fn start(world: &World, script: &str) -> Self {
@@ -30,7 +31,7 @@ impl Beside {
         let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
         let mut command = Command::new("sh");
         command.args(["-c", &format!("exec {script}")]).env("PATH", path).current_dir(world.path("")).stdin(Stdio::null());
-        Self(command.spawn().unwrap())
+        Self(command.spawn().unwrap(), world.path(".git/devops/state/lock"))
     }
 
     fn follow(world: &World) -> Self {
@@ -42,6 +43,9 @@ impl Drop for Beside {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+        // The programs that it started keep the lock until they have ended, too.
+        let status = Command::new("flock").args(["-w", "60"]).arg(&self.1).arg("true").status();
+        assert!(status.expect("flock is needed").success() || std::thread::panicking(), "what was killed keeps its lock");
     }
 }
 
