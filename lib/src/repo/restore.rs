@@ -194,7 +194,7 @@ fn replace(
         referenced: repo.chunks.local().references().files()?,
         is_going: removal.before.iter().cloned().collect(),
         lifted: target.filter(|_| !options.dry_run).map(|target| Lifted::open(&repo.places.state, target)).transpose()?,
-        batch_dirs: batch_dirs(repo.settings.n_threads),
+        batch_dirs: batch_dirs(walk::n_workers(repo.settings.n_threads)),
         filesystems: Mutex::default(),
         dirs: Mutex::default(),
         n_seen: AtomicU64::new(0),

@@ -32,20 +32,29 @@ pub fn status(repo: &Repo, options: &ScanOptions, progress: &Progress) -> Result
 
 fn status_of(repo: &Repo, index: &Index, options: &ScanOptions, progress: &Progress) -> Result<Status> {
     let head = repo.head()?;
-    let found = scan::scan(repo, index, options, Sink::Compare, progress)?;
-    let staged = match head {
-        // Made from HEAD a moment ago; git would take one that is not there for an empty one.
-        Some(_) if !durable::is_there(&repo.index_path()) => Vec::new(),
-        Some(_) => changes(
-            repo,
-            &repo.git.run(&["diff-index", "--cached", "--raw", "-z", "--no-abbrev", "--no-renames", "HEAD", "--"])?,
-            true,
-        )?,
-        None => (0..index.len())
-            .filter_map(|position| Some(Change { path: file_path(index.entry(position).path)?, what: What::Added }))
-            .collect(),
-    };
+    // git is a program of its own, and looks at what is staged while we look at the files.
+    let (found, staged) = std::thread::scope(|scope| {
+        let staged = scope.spawn(|| staged(repo, index, head));
+        let found = scan::scan(repo, index, options, Sink::Compare, progress);
+        (found, staged.join().expect("BUG: the thread that asks git panicked"))
+    });
+    let (found, staged) = (found?, staged?);
     Ok(Status { branch: branch(repo)?, head, staged, found })
+}
+
+/// Returns what the index has that HEAD has not, and the other way round.
+fn staged(repo: &Repo, index: &Index, head: Option<Oid>) -> Result<Vec<Change>> {
+    match head {
+        // Made from HEAD a moment ago; git would take one that is not there for an empty one.
+        Some(_) if !durable::is_there(&repo.index_path()) => Ok(Vec::new()),
+        Some(_) => {
+            let raw = repo.git.run(&["diff-index", "--cached", "--raw", "-z", "--no-abbrev", "--no-renames", "HEAD", "--"])?;
+            changes(repo, &raw, true)
+        }
+        None => Ok((0..index.len())
+            .filter_map(|position| Some(Change { path: file_path(index.entry(position).path)?, what: What::Added }))
+            .collect()),
+    }
 }
 
 fn branch(repo: &Repo) -> Result<Option<String>> {

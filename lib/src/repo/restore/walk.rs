@@ -32,6 +32,14 @@ pub(super) struct Queue {
     pub(super) failure: Option<Error>,
 }
 
+/// So many more threads than processors work where there are several: while the batches of some are synced, the others have something to do.
+const SYNCING: usize = 2;
+
+/// Returns how many threads work when so many processors may be used.
+pub(super) fn n_workers(n_threads: usize) -> usize {
+    if n_threads > 1 { n_threads + SYNCING } else { 1 }
+}
+
 impl Run<'_> {
     /// Does all of it, but for the last sync.
     pub(super) fn all(&self, root: StoredDir, removal: &Removal) -> Result<()> {
@@ -43,7 +51,7 @@ impl Run<'_> {
         let dir = self.target.map(Dir::try_clone).transpose()?.map(Arc::new);
         self.queue().jobs.push(Job { node: root, dir, name: None, is_new: self.target.is_none() });
         std::thread::scope(|scope| {
-            for _ in 0..self.repo.settings.n_threads {
+            for _ in 0..n_workers(self.repo.settings.n_threads) {
                 scope.spawn(|| self.work());
             }
         });
