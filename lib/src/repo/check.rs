@@ -36,15 +36,35 @@ pub struct Finding {
 pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     check_places(repo, &mut findings)?;
-    progress.stage("checking git objects", 0, 0);
-    let damaged = repo.git.check_files(read_data)?;
-    let mut complaints = Vec::new();
-    fsck(repo, &mut complaints)?;
-    for found in damaged.into_iter().filter(|found| found.role != Role::LostIndex || !complaints.is_empty()) {
+    let mut files = Vec::new();
+    // git looks at its objects in one thread of a program of its own, and we at all else beside it.
+    let (complaints, damaged, chunks, looked) = std::thread::scope(|scope| {
+        let complaints = scope.spawn(|| fsck(repo));
+        progress.stage("checking git's files", 0, 0);
+        let damaged = repo.git.check_files(read_data);
+        let chunks = check_chunks(repo, read_data, progress);
+        progress.stage("checking large files", 0, 0);
+        let looked = check_files(repo, &mut files, progress);
+        progress.stage("checking git objects", 0, 0);
+        (complaints.join().expect("BUG: the thread that asks git panicked"), damaged, chunks, looked)
+    });
+    let complaints = complaints?;
+    for found in damaged?.into_iter().filter(|found| found.role != Role::LostIndex || !complaints.is_empty()) {
         let (what, remedy) = (found.path.display().to_string(), found.role.remedy().into());
         findings.push(Finding { what, offset: found.offset, problem: found.problem, remedy });
     }
-    findings.append(&mut complaints);
+    findings.extend(complaints.into_iter().chain(chunks?).chain(files));
+    match looked {
+        // An object that git lists and nobody finds: what was found already says why.
+        Err(error) if error.kind() == Kind::Locked && !findings.is_empty() => {}
+        other => other?,
+    }
+    Ok(findings)
+}
+
+/// Verifies the chunks of the store, those that lie in files of this host, and the cache.
+fn check_chunks(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
     progress.stage("checking the chunk store", 0, 0);
     for found in repo.store.check(read_data, progress)? {
         findings.push(Finding {
@@ -80,12 +100,6 @@ pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Fi
         problem: found.problem,
         remedy: "'gdo check --repair' empties the cache; nothing is lost with it".into(),
     }));
-    progress.stage("checking large files", 0, 0);
-    match check_files(repo, &mut findings, progress) {
-        // An object that git lists and nobody finds: what was found already says why.
-        Err(error) if error.kind() == Kind::Locked && !findings.is_empty() => {}
-        other => other?,
-    }
     Ok(findings)
 }
 
@@ -158,7 +172,8 @@ fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
 /// So often git is asked again when it complains.
 const FSCK_AGAIN: usize = 2;
 
-fn fsck(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
+/// Lets git verify its objects; returns what it said again and again.
+fn fsck(repo: &Repo) -> Result<Vec<Finding>> {
     let look = || -> Result<Vec<String>> {
         let output = repo.git.output(&["fsck", "--strict", "--no-dangling", "--no-progress"], b"")?;
         let said = [output.stdout, output.stderr].concat();
@@ -179,6 +194,7 @@ fn fsck(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
     repo.objects.refresh();
     // Also each time anew, where packs come and go faster than git reads them: what it misses and we have is not missing.
     complaints.retain(|line| !is_about_absence(line) || oids_in(line).any(|oid| !matches!(repo.objects.find(&oid), Ok(Some(_)))));
+    let mut findings = Vec::new();
     for line in complaints {
         let log = line.split_once(": invalid reflog entry ").and_then(|(told, _)| told.strip_prefix("error: "));
         let (what, remedy) = match log {
@@ -194,7 +210,7 @@ fn fsck(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
         };
         findings.push(Finding { what, offset: None, problem: format!("git fsck: {line}"), remedy: remedy.into() });
     }
-    Ok(())
+    Ok(findings)
 }
 
 /// Says whether a line of git's is about objects that it did not find, and nothing else.
