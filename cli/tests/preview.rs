@@ -98,36 +98,70 @@ fn guards_and_inputs_are_those_of_the_command() {
     let answer: serde_json::Value = serde_json::from_str(&run.out).unwrap();
     let said = answer["output"].as_str().unwrap_or_else(|| panic!("{}{}", run.out, run.err));
     assert!(said.starts_with("input\n/") && said.ends_with("/dir\n") && answer["halt"].is_null(), "{}{}", run.out, run.err);
-    let left = world.sh("find .git/devops/in .git/devops/preview -mindepth 1 2> /dev/null || true");
+    let left = world.sh("find .git/devops/state/in .git/devops/state/preview -mindepth 1");
     assert_eq!(left, "", "what the preview needed is gone");
+    let refused = world.gdo(&["exec", "-n", "--input", "in=../in-put", "--input", "not=../there", "--", "true"]);
+    assert!(refused.code != 0 && refused.err.contains("there"), "{}", refused.err);
+    assert_eq!(world.sh("find .git/devops/state/in -mindepth 1"), "", "also after a refusal");
 }
 
 #[test]
 fn what_is_mounted_is_covered_and_what_runs_is_out_of_reach() {
     let world = origin();
-    let script = "echo b > 'mn t/b'; rm 'mn t/a'; sleep 1234.5 & hostname other; if kill -0 $VICTIM; then exit 9; fi; test $$ -lt 50; cap=$(sed -n 's/^CapBnd:.//p' /proc/self/status); test $((0x$cap >> 12 & 1)),$((0x$cap >> 25 & 1)) = 0,0";
+    let script = "echo b > 'mn t/b'; rm 'mn t/a'; chmod 700 'mn t'; sleep 1234.$TAIL & if hostname other || umount 'mn t' || mount -o remount,rw /proc; then exit 8; fi; if kill -0 $VICTIM; then exit 9; fi; test $$ -lt 50; cap=$(sed -n 's/^CapBnd:.//p' /proc/self/status); test $((0x$cap >> 12 & 1)),$((0x$cap >> 25 & 1)) = 0,0";
+    let tail = std::process::id();
     let setup = format!(
         "mkdir 'mn t'; sleep 600 > /dev/null 2>&1 & victim=$!; trap 'kill $victim' EXIT
-         unshare --mount sh -ec 'mount -t tmpfs t \"mn t\"; echo a > \"mn t/a\"; gdo --quiet exec -n --env VICTIM=$0 -- sh -ec \"$1\"; cat \"mn t/a\"; ls \"mn t\"' $victim \"{}\"
-         hostname; ps ax -o args= | grep -c '^sleep 1234.5' || true",
+         unshare --mount sh -ec 'mount -t tmpfs t \"mn t\"; echo a > \"mn t/a\"; gdo --quiet exec -n --env VICTIM=$0 --env TAIL={tail} -- sh -ec \"$1\"; cat \"mn t/a\"; ls \"mn t\"' $victim \"{}\"
+         hostname; ps ax -o args= | grep -c '^sleep 1234.{tail}' || true",
         script.replace('$', "\\$")
     );
     let name = world.sh("hostname");
     let out = world.sh(&setup);
     let top = world.path("").canonicalize().unwrap();
-    let (a, b) = (top.join("mn t/a"), top.join("mn t/b"));
-    assert_eq!(out, format!("D {}\nA {}\na\na\n{name}0\n", a.display(), b.display()));
+    let mounted = top.join("mn t").display().to_string();
+    assert_eq!(out, format!("m {mounted}\nD {mounted}/a\nA {mounted}/b\na\na\n{name}0\n"));
+}
+
+#[test]
+fn what_goes_through_the_whole_tree_does_not_meet_the_preview_itself() {
+    let world = origin();
+    let (run, lines) = preview(&world, &[], "find . > /dev/null; chown -R daemon dir .git/devops/state");
+    assert_eq!(run.code, 0, "{}", run.err);
+    let owned: Vec<&String> = lines.iter().filter(|line| !line.contains(".git/")).collect();
+    assert_eq!(owned, ["m dir", "m dir/link", "m dir/one", "m dir/sub", "m dir/sub/two"], "{}", run.err);
+    assert!(!run.out.contains("preview/"), "{}", run.out);
+}
+
+#[test]
+fn what_can_only_be_read_stays_so_and_a_device_is_out_of_reach() {
+    let world = origin();
+    let setup = "mkdir ro noexec; echo bound > bound; touch device; echo input > ../in-put; mknod ../null c 1 3
+        mount -t tmpfs t ro; echo 1 > ro/old; mount -o remount,ro ro; mount -t tmpfs -o noexec t noexec; cp /bin/true noexec
+        mount --bind ../in-put bound; mount --bind ../null device; mount -t tmpfs t /run
+        gdo --quiet exec -n --user nobody --input in=../in-put -- cat '${in}/in' >../said
+        gdo exec -n --json -- sh -c 'echo 2 > ro/new; noexec/true && echo ran; echo 3 > bound; echo 4 > device; test -c device || echo none'";
+    let out = world.sh(&format!("unshare --mount sh -ec \"{}\"", setup.replace('$', "\\$")));
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"));
+    let top = world.path("").canonicalize().unwrap();
+    let at = |name: &str| serde_json::Value::from(top.join(name).display().to_string());
+    let said = answer["output"].as_str().unwrap();
+    assert!(!said.contains("ran") && said.ends_with("none\n") && said.contains("Permission denied"), "{out}");
+    assert_eq!(answer["read_only"], serde_json::json!([at("bound"), at("device")]), "{out}");
+    let changes = answer["changes"].as_array().unwrap();
+    assert!(changes.iter().all(|change| change["path"] == at("device")), "{out}");
+    assert_eq!(world.sh("cat ../in-put"), "input\n");
 }
 
 #[test]
 fn it_ends_with_the_run_that_began_it() {
     let world = origin();
-    let n_left = world.sh("gdo exec -n -- sh -c 'sleep 1235.5; true' > /dev/null 2>&1 & run=$!
+    let script = "gdo exec -n -- sh -c 'sleep 1235.5; true' > /dev/null 2>&1 & run=$!
          for n in $(seq 500); do ps ax -o args= | grep -q '^sleep 1235.5' && break; sleep 0.02; done
          ps ax -o args= | grep -c '^sleep 1235.5'; kill -9 $run
          for n in $(seq 500); do ps ax -o args= | grep -q '^sleep 1235.5' || break; sleep 0.02; done
-         ps ax -o args= | grep -c '^sleep 1235.5' || true");
-    assert_eq!(n_left, "1\n0\n");
+         ps ax -o args= | grep -c '^sleep 1235.5' || true";
+    assert_eq!(world.sh(&script.replace("1235.5", &format!("1235.{}", std::process::id()))), "1\n0\n");
 }
 
 #[test]
@@ -153,7 +187,7 @@ fn below_another_root_that_one_is_covered() {
         "pwd; echo more >> conf; touch made; cat /dev/null; rm passwd",
     ]);
     assert_eq!((run.code, &*run.out), (0, "M /etc/conf\nA /etc/made\nD /etc/passwd\n"), "{}", run.err);
-    assert_eq!(sh("cat \"$1/etc/conf\"; ls \"$1/etc\"", &[root.to_str().unwrap()]).lines().next(), Some("conf"));
+    assert_eq!(sh("cat \"$1/etc/conf\"; ls \"$1/etc\"", &[root.to_str().unwrap()]), "conf\nconf\ngit-devops\ngroup\npasswd\n");
 }
 
 #[test]

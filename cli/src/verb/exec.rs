@@ -37,7 +37,7 @@ pub struct ExecArgs {
     message: Option<String>,
     /// Run it where all that it changes is thrown away, and say what that was
     ///
-    /// What it does over the network is done. It finds no socket of a service in /run.
+    /// What it does over the network is done. It finds no socket of a service in /run, cannot mount anything, and what it changes in /run and /dev is not told.
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
@@ -164,7 +164,7 @@ fn tell_preview(ui: &mut Ui, preview: &Preview) -> Result<()> {
         ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path)))?;
     }
     for path in &preview.read_only {
-        ui.note(format_args!("it could not write to '/{}': nothing can cover what is mounted there", shown(path)))?;
+        ui.note(format_args!("it could not write to '{}': nothing can cover what is mounted there", shown(path)))?;
     }
     if let Some(halt) = &preview.failed {
         return tell_halt(ui, halt);

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{Gid, Mode, StatVfsMountFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
@@ -16,9 +16,9 @@ use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::safepath::Dir;
 
-/// Whoever runs within it cannot use these: what they change is no file, and would stay.
+/// Whoever runs within it cannot use these: what they change is no file, and would stay. Who may mount could take what covers a filesystem away.
 pub(super) const FORBIDDEN: &str =
-    "-audit_control,-net_admin,-sys_boot,-sys_module,-sys_pacct,-sys_rawio,-sys_time,-syslog,-wake_alarm";
+    "-audit_control,-net_admin,-sys_admin,-sys_boot,-sys_module,-sys_pacct,-sys_rawio,-sys_time,-syslog,-wake_alarm";
 /// Directories at the top that are not covered but made anew: what lies there belongs to the kernel and to what runs.
 const MADE_ANEW: [&str; 4] = ["dev", "proc", "run", "sys"];
 /// Devices that hold nothing.
@@ -40,7 +40,7 @@ pub(super) struct Overlay {
     pub wants_proc: bool,
     /// The filesystems that it is made of, the root first.
     pub layers: Vec<Layer>,
-    /// What can only be read in there, since nothing can cover it.
+    /// Where it can only be read in there, since nothing can cover what is mounted; each begins with `/`, the top of the root.
     pub read_only: Vec<Vec<u8>>,
 }
 
@@ -70,14 +70,18 @@ impl Overlay {
             )
         };
         leave_the_others().map_err(refused)?;
+        // Before the stage is mounted: it is no part of what it shows.
+        let points = points_below(base)?;
         mount_new("tmpfs", top, MountFlags::NODEV, "mode=0700").map_err(refused)?;
         let (root, below) = (top.join("root"), Dir::open(base)?);
         let mut made = Self { root, wants_proc: false, layers: Vec::new(), read_only: Vec::new() };
         made.cover(&Dir::open(top)?, base, b"").context(|| format!("no preview here: '{}' cannot be covered", base.display()))?;
-        for point in points_below(base)? {
+        for point in points {
             let first = point.split(|&b| b == b'/').next().unwrap_or_default();
             if !MADE_ANEW.iter().any(|name| name.as_bytes() == first) {
-                made.cover_or_show(&Dir::open(top)?, &base.join(as_path(&point)), &point)?;
+                let below = base.join(as_path(&point));
+                let what = || format!("no preview here: cannot show what is mounted at '{}'", below.display());
+                made.cover_or_show(&Dir::open(top)?, &below, &point).context(what)?;
             }
         }
         for name in MADE_ANEW {
@@ -109,7 +113,7 @@ impl Overlay {
         let (lower_at, ours) = (at(&lower), format!("{}/{n}", at(top)));
         let options =
             format!("lowerdir={lower_at},upperdir={ours}/upper,workdir={ours}/work,redirect_dir=off,metacopy=off,index=off");
-        mount_new("overlay", &merged, MountFlags::NODEV, &options)?;
+        mount_new("overlay", &merged, MountFlags::NODEV | flags_of(&lower)?, &options)?;
         self.layers.push(Layer { path: path.to_owned(), below: below.to_owned(), upper, merged });
         Ok(())
     }
@@ -117,15 +121,19 @@ impl Overlay {
     /// Covers what is mounted at `below`; what no overlay can cover is shown as it is, to be read only.
     fn cover_or_show(&mut self, top: &Dir, below: &Path, path: &[u8]) -> Result<()> {
         let is_dir = durable::is_dir(below);
-        // The kernel's filesystems hold no files, and what is hidden by another mount nobody sees.
-        if is_dir && Dir::open(below)?.is_kernels()? || !durable::is_there(below) {
+        let target = self.root.join(as_path(path));
+        // The kernel's filesystems hold no files, what is hidden by another mount nobody sees, and below what is not shown there is no place for more.
+        if is_dir && Dir::open(below)?.is_kernels()? || !durable::is_there(below) || !durable::is_there(&target) {
             return Ok(());
         }
         if is_dir && self.cover(top, below, path).is_ok() {
             return Ok(());
         }
-        show(below, &self.root.join(as_path(path)))?;
-        self.read_only.push(path.to_owned());
+        // Not a socket or a device: who may only read it can talk through it all the same.
+        if is_dir || durable::is_file(below) {
+            show(below, &target)?;
+        }
+        self.read_only.push([b"/", path].concat());
         Ok(())
     }
 
@@ -135,8 +143,13 @@ impl Overlay {
         match name {
             "dev" => make_devices(&dir, &base.join(name)),
             "run" if is_mounted => {
-                mount_new("tmpfs", &dir, MountFlags::NODEV | MountFlags::NOSUID, "mode=0755")?;
+                mount_new("tmpfs", &dir, MountFlags::NODEV | MountFlags::NOSUID, "mode=0755,size=64m")?;
                 durable::create_dir_all(&dir.join("lock"), 0o1777)?;
+                let inputs = base.join("run/git-devops");
+                if durable::is_dir(&inputs) {
+                    durable::create_dir_all(&dir.join("git-devops"), 0o711)?;
+                    show(&inputs, &dir.join("git-devops"))?;
+                }
                 // Names are looked up by a file that often lies there.
                 let resolver = Path::new("/etc/resolv.conf");
                 let real = if base == Path::new("/") { durable::real_path(resolver).ok() } else { None };
@@ -171,12 +184,24 @@ fn mount_new(kind: &str, target: &Path, flags: MountFlags, options: &str) -> rus
 /// Shows what lies at `below` at `target` too, where it can only be read.
 fn show(below: &Path, target: &Path) -> Result<()> {
     rustix::mount::mount_bind(below, target)?;
-    Ok(rustix::mount::mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, "")?)
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
+    Ok(rustix::mount::mount_remount(target, flags, "")?)
+}
+
+/// Returns what is forbidden on the filesystem that a directory lies on.
+fn flags_of(dir: &Dir) -> Result<MountFlags> {
+    let flags = rustix::fs::fstatvfs(dir)?.f_flag;
+    let pairs = [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+    ];
+    Ok(pairs.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, flag)| *flag).collect())
 }
 
 /// Makes a directory of devices that hold nothing.
 fn make_devices(dir: &Path, below: &Path) -> Result<()> {
-    mount_new("tmpfs", dir, MountFlags::NOSUID, "mode=0755")?;
+    mount_new("tmpfs", dir, MountFlags::NOSUID | MountFlags::NODEV, "mode=0755,size=64m")?;
     for name in DEVICES {
         let device = below.join(name);
         if durable::is_there(&device) {

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::Host;
 use super::command::last_lines;
 use super::halt::{Halt, Why};
@@ -30,7 +32,7 @@ pub struct Preview {
     pub said: Vec<u8>,
     /// What it changed, owned or not, by path; each path begins with `/`, the top of the system.
     pub changes: Vec<Change>,
-    /// Where it could only read, for example on filesystems that nothing can cover.
+    /// Where it could only read, for example on filesystems that nothing can cover; each path begins with `/`, too.
     pub read_only: Vec<Vec<u8>>,
 }
 
@@ -44,10 +46,11 @@ impl Host<'_> {
         entry.inputs = inputs.iter().map(|(name, _)| name.clone()).collect();
         let top = self.state().join("preview");
         durable::create_private_dir(&top)?;
-        let here = self.copy_inputs(&id, &entry, inputs)?;
-        // The thread's view of the filesystems ends with it, and with that all that was changed there.
-        let found = std::thread::scope(|scope| {
-            scope.spawn(|| run(self.repo, &id, &entry, &here, &top)).join().expect("BUG: a preview panicked")
+        let found = self.copy_inputs(&id, &entry, inputs).and_then(|here| {
+            // The thread's view of the filesystems ends with it, and with that all that was changed there.
+            std::thread::scope(|scope| {
+                scope.spawn(|| run(self.repo, &id, &entry, &here, &top)).join().expect("BUG: a preview panicked")
+            })
         });
         self.remove_inputs(&id)?;
         found
@@ -84,14 +87,19 @@ fn compare_layer(layer: &Layer, changes: &mut Vec<Change>) -> Result<()> {
     let upper = Dir::open(&layer.upper)?;
     let (below, merged) = (Dir::open(&layer.below)?, Dir::open(&layer.merged)?);
     let path = if layer.path.is_empty() { Vec::new() } else { [b"/", &*layer.path].concat() };
+    let of_top = |dir: &Dir| dir.stat_self().map(|stat| (stat.mode, stat.uid, stat.gid));
+    if of_top(&below)? != of_top(&merged)? {
+        changes.push(Change { path: if path.is_empty() { b"/".to_vec() } else { path.clone() }, what: What::Metadata });
+    }
     compare(&path, &upper, Some(&below), &merged, changes)
 }
 
 /// Does the same with a directory: what differs in it has an entry in `upper`, or is in one of the two others only.
 fn compare(path: &[u8], upper: &Dir, below: Option<&Dir>, merged: &Dir, changes: &mut Vec<Change>) -> Result<()> {
     let names = |dir: &Dir| -> Result<BTreeSet<Vec<u8>>> { Ok(dir.entries()?.into_iter().map(|entry| entry.name).collect()) };
-    let touched = names(upper)?;
-    let all = below.map(names).transpose()?.unwrap_or_default().into_iter().chain(touched.iter().cloned());
+    let what = || format!("cannot look at what became of '{}'", shown(path));
+    let (touched, is_opaque) = (names(upper).context(what)?, is_opaque(upper).context(what)?);
+    let all = below.map(names).transpose().context(what)?.unwrap_or_default().into_iter().chain(touched.iter().cloned());
     for name in all.collect::<BTreeSet<_>>() {
         let path = [path, b"/", &*name].concat();
         let what = || format!("cannot look at what became of '{}'", shown(&path));
@@ -100,6 +108,8 @@ fn compare(path: &[u8], upper: &Dir, below: Option<&Dir>, merged: &Dir, changes:
         let is_touched = touched.contains(&name);
         let found = match (&before, &after) {
             (None, None) => None,
+            // Made below by somebody else meanwhile.
+            (Some(_), None) if !is_touched && !is_opaque => None,
             (Some(_), None) => Some(What::Deleted),
             (None, Some(_)) => Some(What::Added),
             (Some(_), Some(_)) if !is_touched => None,
@@ -109,10 +119,23 @@ fn compare(path: &[u8], upper: &Dir, below: Option<&Dir>, merged: &Dir, changes:
         let is_dir = |stat: &Option<Stat>| stat.as_ref().is_some_and(|stat| stat.kind == FileKind::Dir);
         if is_touched && is_dir(&after) {
             let below = below.filter(|_| is_dir(&before)).map(|dir| dir.open_dir(&name)).transpose().context(what)?;
-            compare(&path, &upper.open_dir(&name)?, below.as_ref(), &merged.open_dir(&name)?, changes)?;
+            let (upper, merged) = (upper.open_dir(&name).context(what)?, merged.open_dir(&name).context(what)?);
+            compare(&path, &upper, below.as_ref(), &merged, changes)?;
         }
     }
     Ok(())
+}
+
+/// Says whether a directory of changes hides all that lies below it: it took the place of one that was removed.
+///
+/// See "whiteouts and opaque directories" in the kernel's documentation of overlayfs.
+fn is_opaque(upper: &Dir) -> Result<bool> {
+    let mut value = [0; 1];
+    match rustix::fs::fgetxattr(upper, "trusted.overlay.opaque", &mut value) {
+        Ok(n) => Ok(value[..n] == *b"y"),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Returns in which way an entry differs from what it was; a directory by what it is, not by what is in it.

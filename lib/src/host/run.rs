@@ -113,7 +113,7 @@ impl Ground {
         let proc = if overlay.wants_proc { overlay.root.join("proc").into_os_string() } else { OsString::new() };
         // Nobody would see what it did once we are killed.
         let mut lead = vec![found("setpriv")?, "--pdeathsig".into(), "KILL".into(), found("unshare")?];
-        lead.extend(["--pid", "--fork", "--kill-child", "--ipc", "--uts", "--"].map(OsString::from));
+        lead.extend(["--pid", "--fork", "--kill-child", "--ipc", "--"].map(OsString::from));
         lead.extend([found("sh")?, "-c".into(), INIT.into(), "sh".into(), proc, found("mount")?]);
         lead.extend([found("setpriv")?, "--bounding-set".into(), FORBIDDEN.into()]);
         Ok(Self { stage: Some(Stage { root: overlay.root.clone(), lead }), ..self })
