@@ -139,6 +139,7 @@ fn what_can_only_be_read_stays_so_and_a_device_is_out_of_reach() {
     let setup = "mkdir ro noexec; echo bound > bound; touch device; echo input > ../in-put
         mount -t tmpfs t ro; echo 1 > ro/old; mount -o remount,ro ro; mount -t tmpfs -o noexec t noexec; cp /bin/true noexec
         mount --bind ../in-put bound; mount --bind /dev/null device; mount -t tmpfs t /run
+        mkdir sys; mount --bind /sys sys; mount -t tmpfs t sys/fs
         gdo --quiet exec -n --user nobody --input in=../in-put -- cat '${in}/in' >../said
         gdo exec -n --json -- sh -c 'echo 2 > ro/new; noexec/true && echo ran; echo 3 > bound; echo 4 > device; test -c device || echo none'";
     let out = world.sh(&format!("unshare --mount sh -ec \"{}\"", setup.replace('$', "\\$")));
