@@ -340,7 +340,11 @@ fn table(tools: &[&Tool], costs: &[Vec<Option<Cost>>]) -> String {
         for (tool, theirs) in tools.iter().zip(costs) {
             let Some(theirs) = theirs else { continue };
             let pair = |figure: fn(&Cost) -> f64, unit: f64, digits: usize| {
-                format!("{:.digits$} | {:.2}", figure(theirs) / unit, figure(&ours) / figure(theirs).max(f64::MIN_POSITIVE))
+                let shown = format!("{:.digits$}", figure(theirs) / unit);
+                // Of what is shown as nothing there is no ratio.
+                let is_nothing = shown.chars().all(|c| matches!(c, '0' | '.'));
+                let ratio = if is_nothing { String::new() } else { format!("{:.2}", figure(&ours) / figure(theirs)) };
+                format!("{shown} | {ratio}")
             };
             let cells = [
                 pair(|cost| cost.wall, 1.0, 2),
@@ -404,5 +408,12 @@ mod tests {
         let table = table(&[&TOOLS[0], &TOOLS[1], &TOOLS[2]], &[vec![cost(2.0), cost(4.0), None]]);
         assert!(!table.contains("borg"), "{table}");
         assert!(table.contains("| first snapshot | restic | 4.00 | 0.50 | 1.00 | 1.00 |"), "{table}");
+    }
+
+    #[test]
+    fn of_nothing_there_is_no_ratio() {
+        let cost = |cpu| Some(Cost { wall: 1.0, cpu, peak_rss: 1.0, stored: 1.0 });
+        let table = table(&[&TOOLS[0], &TOOLS[1]], &[vec![cost(2.0), cost(0.004)]]);
+        assert!(table.contains("| restic | 1.00 | 1.00 | 0.00 |  | 0 |"), "{table}");
     }
 }
