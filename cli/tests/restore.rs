@@ -210,3 +210,41 @@ fn what_cannot_be_restored_is_named_before_anything_is_written_and_the_rest_is_r
     world.ok(&["restore", "--source", "odd", "--target", "../target", "a"]);
     assert_eq!(world.read("../target/a"), "1");
 }
+
+#[test]
+fn only_what_is_right_stays_as_it_is() {
+    let world = World::new();
+    // Large with a hole, large without, larger than one list of chunks, small with a hole, small without.
+    world.sh("for n in 1 2 3 4; do head -c 1000000 /dev/urandom; done >plain
+         truncate -s 9M holes; dd if=plain of=holes conv=notrunc bs=1M seek=5 count=2 status=none
+         head -c 100000000 /dev/urandom >long
+         truncate -s 100000 sparse; echo end >>sparse; echo 1 >small");
+    world.snapshot();
+    let index = world.ok(&["git", "cat-file", "blob", "HEAD:plain"]);
+    assert!(index.starts_with("git-devops"), "{index}");
+    let wrong = [
+        "printf x | dd of=plain conv=notrunc bs=1 seek=2000000 status=none",
+        "printf x >>plain",
+        "truncate -s -1 plain",
+        // What is stored of a large file is its chunk index: the file is another thing.
+        "gdo git cat-file blob HEAD:plain >plain",
+        "printf x | dd of=holes conv=notrunc bs=1 seek=0 status=none",
+        "fallocate -p -o 6M -l 64K holes",
+        "dd if=/dev/zero of=holes conv=notrunc bs=1M count=1 status=none",
+        "printf x | dd of=long conv=notrunc bs=1 seek=99999999 status=none",
+        "dd if=/dev/zero of=sparse conv=notrunc bs=1 count=1 status=none",
+        "echo 2 >small",
+        ": >small",
+    ];
+    for change in wrong {
+        world.sh(&format!("{change}; gdo restore -q"));
+        assert_eq!(world.ok(&["status"]).lines().last().unwrap(), "nothing differs in 6 files and directories", "{change}");
+    }
+    let inodes = || ["plain", "holes", "long", "sparse", "small"].map(|path| world.inode(path));
+    let before = inodes();
+    world.sh("touch -d @1 plain holes long sparse small; gdo restore -q");
+    assert_eq!(before, inodes(), "only times are set where the content is right");
+    // Lists that are gone are not needed for a file that is right.
+    world.sh("find .git/devops/store/packs -type f -delete; touch -d @1 long; gdo restore -q long");
+    assert_eq!(before, inodes());
+}

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel as channel;
@@ -220,14 +221,28 @@ pub fn write_to_file(
         progress.add(0, extent.len);
         Ok(())
     };
-    if index.size < PARALLEL_FROM || n_threads < 2 {
-        let mut buffer = Vec::new();
-        for_each_extent(source, index, &mut |extent| write(extent, &mut buffer))?;
-    } else {
-        in_parallel(source, index, n_threads, &write)?;
-    }
+    each(source, index, n_threads, &write)?;
     from_afar.wait(0)?;
     Ok(out.set_len(index.size)?)
+}
+
+/// Says whether `file`, which has the size of the content, is just that, with these `holes` (offset and length, ascending).
+///
+/// Fails if a list of its chunks cannot be read.
+pub fn is_in_file(source: &ChunkSource, index: &ChunkIndex, file: &File, holes: &[(u64, u64)], n_threads: usize) -> Result<bool> {
+    let (is_other, n_holes) = (AtomicBool::new(false), AtomicUsize::new(0));
+    each(source, index, n_threads, &|extent, buffer| {
+        let is_right = match extent.chunk {
+            Some(id) => is_other.load(Ordering::Relaxed) || read_old(file, extent, id, buffer),
+            None => {
+                n_holes.fetch_add(1, Ordering::Relaxed);
+                holes.binary_search(&(extent.offset, extent.len)).is_ok()
+            }
+        };
+        is_other.fetch_or(!is_right, Ordering::Relaxed);
+        Ok(())
+    })?;
+    Ok(!is_other.into_inner() && n_holes.into_inner() == holes.len())
 }
 
 fn make_hole(file: &File, extent: Extent) -> Result<()> {
@@ -327,12 +342,17 @@ impl<'a> FromAfar<'a> {
     }
 }
 
-fn in_parallel(
+/// Hands all extents of a file to `take`, with a buffer of the thread that does; those of a larger file in any order, by several threads.
+fn each(
     source: &ChunkSource,
     index: &ChunkIndex,
     n_threads: usize,
-    write: &(impl Fn(Extent, &mut Vec<u8>) -> Result<()> + Sync),
+    take: &(impl Fn(Extent, &mut Vec<u8>) -> Result<()> + Sync),
 ) -> Result<()> {
+    if index.size < PARALLEL_FROM || n_threads < 2 {
+        let mut buffer = Vec::new();
+        return for_each_extent(source, index, &mut |extent| take(extent, &mut buffer));
+    }
     let (jobs, queue) = channel::bounded::<Extent>(16 * n_threads);
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let walked = std::thread::scope(|scope| {
@@ -344,7 +364,7 @@ fn in_parallel(
                     if failure.lock().expect("BUG: a thread panicked while it held the failure").is_some() {
                         break;
                     }
-                    if let Err(error) = write(extent, &mut buffer) {
+                    if let Err(error) = take(extent, &mut buffer) {
                         failure.lock().expect("BUG: a thread panicked while it held the failure").get_or_insert(error);
                         break;
                     }

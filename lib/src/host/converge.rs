@@ -125,6 +125,10 @@ impl Laying for WithMerged<'_> {
         }
     }
 
+    fn is_as_stored(&self, path: &[u8], ownership: Ownership) -> bool {
+        !self.merged.contains_key(path) && self.inner.is_as_stored(path, ownership)
+    }
+
     fn check(&self, path: &[u8]) -> Option<String> {
         self.inner.check(path)
     }

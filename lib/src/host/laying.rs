@@ -48,6 +48,10 @@ impl Laying for Checked<'_> {
         self.content.content(path, ownership, stored)
     }
 
+    fn is_as_stored(&self, path: &[u8], ownership: Ownership) -> bool {
+        self.content.is_as_stored(path, ownership)
+    }
+
     fn check(&self, path: &[u8]) -> Option<String> {
         (self.own.as_deref() == Some(path)).then(|| OWN_CHECK.to_owned())
     }

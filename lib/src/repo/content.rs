@@ -1,14 +1,17 @@
 //! What an entry of a source holds, to be compared with the disk and written there.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::unix::fs::FileExt;
 
 use super::Repo;
 use super::tree::Item;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::file::index::ChunkIndex;
+use crate::file::read;
 use crate::file::write::{ChunkSink, cut_file};
+use crate::git::ObjectKind;
+use crate::git::object::object_id;
 use crate::metadata;
 use crate::progress::Progress;
 use crate::safepath::{Dir, FileKind, Stat};
@@ -45,7 +48,14 @@ impl Content {
     }
 
     /// Says whether the entry `name` of `dir`, which is of the right type, has this content; a regular file is returned open.
-    pub fn is_in(&self, dir: &Dir, name: &[u8], stat: &Stat, item: &Item, buffer: &mut Vec<u8>) -> Result<(bool, Option<File>)> {
+    pub fn is_in(
+        &self,
+        repo: &Repo,
+        (dir, name): (&Dir, &[u8]),
+        stat: &Stat,
+        item: &Item,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(bool, Option<File>)> {
         match self {
             Self::Link(target) => Ok((dir.read_link(name)? == *target, None)),
             Self::Node => {
@@ -55,25 +65,62 @@ impl Content {
             Self::Small(bytes) => {
                 let file = dir.open_file(name)?;
                 let is_same = stat.size == bytes.len() as u64 && {
-                    buffer.clear();
-                    (&file).take(stat.size + 1).read_to_end(buffer)?;
+                    read_all(&file, stat, buffer)?;
                     *buffer == *bytes && holes_of(&file, stat)? == item.metadata.holes
                 };
                 Ok((is_same, Some(file)))
             }
             Self::Large(index) => {
                 let file = dir.open_file(name)?;
-                let is_same = stat.size == index.size && has_same_chunks(index, &file, stat)?;
+                let is_same = stat.size == index.size && has_same_chunks(repo, index, &file, stat)?;
                 Ok((is_same, Some(file)))
             }
         }
     }
 }
 
-fn has_same_chunks(index: &ChunkIndex, file: &File, stat: &Stat) -> Result<bool> {
+/// Returns the regular file `name` of `dir` if it holds just the bytes that are stored of `item`, as they are: known by their name alone, so that they
+/// need not be read.
+///
+/// Of a large file the bytes that are stored are its chunk index, and never those of the file.
+pub(super) fn file_as_stored(
+    repo: &Repo,
+    (dir, name): (&Dir, &[u8]),
+    stat: &Stat,
+    item: &Item,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<File>> {
+    let Some(oid) = item.content.filter(|_| item.metadata.kind == FileKind::File && stat.kind == FileKind::File) else {
+        return Ok(None);
+    };
+    if stat.size >= repo.settings.threshold {
+        return Ok(None);
+    }
+    let file = dir.open_file(name)?;
+    read_all(&file, stat, buffer)?;
+    let is_it = buffer.len() as u64 == stat.size
+        && !ChunkIndex::is_index(buffer)
+        && object_id(ObjectKind::Blob, buffer)? == oid
+        && holes_of(&file, stat)? == item.metadata.holes;
+    Ok(is_it.then_some(file))
+}
+
+/// Reads a file that has as many bytes as `stat` says, or one more than that if there are more.
+fn read_all(mut file: &File, stat: &Stat, buffer: &mut Vec<u8>) -> Result<()> {
+    buffer.clear();
+    file.rewind()?;
+    file.take(stat.size + 1).read_to_end(buffer)?;
+    Ok(())
+}
+
+fn has_same_chunks(repo: &Repo, index: &ChunkIndex, file: &File, stat: &Stat) -> Result<bool> {
     let holes = holes_of(file, stat)?;
-    let found = cut_file(file, stat.size, &holes, &index.chunker, ChunkSink::Discard, 2, &Progress::default())?;
-    Ok(found == *index)
+    let n_threads = repo.settings.n_threads;
+    // Without its lists, which may be at hosts that are away, the file must be cut once more.
+    read::is_in_file(&repo.chunks, index, file, &holes, n_threads).or_else(|_| {
+        let found = cut_file(file, stat.size, &holes, &index.chunker, ChunkSink::Discard, n_threads, &Progress::default())?;
+        Ok(found == *index)
+    })
 }
 
 fn holes_of(file: &File, stat: &Stat) -> Result<Vec<(u64, u64)>> {

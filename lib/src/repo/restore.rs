@@ -57,6 +57,11 @@ pub trait Laying: Sync {
     /// small files are asked about.
     fn content(&self, path: &[u8], ownership: Ownership, stored: &[u8]) -> Result<Option<Vec<u8>>>;
 
+    /// Says whether the file at `path` is to hold the bytes that are stored, whatever these are.
+    fn is_as_stored(&self, _path: &[u8], ownership: Ownership) -> bool {
+        !matches!(ownership, Ownership::Env | Ownership::Secret)
+    }
+
     /// Returns the check that the file at `path` has to pass where its attributes demand none.
     fn check(&self, _path: &[u8]) -> Option<String> {
         None

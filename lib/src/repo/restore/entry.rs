@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::file::read;
 use crate::metadata::{self, Flags, Metadata};
 use crate::repo::attributes::Ownership;
-use crate::repo::content::{Content, write_around};
+use crate::repo::content::{Content, file_as_stored, write_around};
 use crate::repo::laid;
 use crate::repo::scan::split;
 use crate::repo::tree::Item;
@@ -56,6 +56,13 @@ impl Run<'_> {
         content: &mut Vec<u8>,
     ) -> Result<()> {
         self.look(spot.path, there.as_ref())?;
+        if let Some(stat) = &there
+            && self.laying.is_as_stored(spot.path, self.attributes.policy(spot.path).ownership)
+            && let Some(file) = file_as_stored(self.repo, (spot.dir, spot.name), stat, item, content)?
+            && self.only_metadata(spot, item, stat, Some(&file))?
+        {
+            return Ok(());
+        }
         let stored = self.content_of(spot.path, item)?;
         let mut old = None;
         match there {
@@ -67,7 +74,7 @@ impl Run<'_> {
             }
             Some(stat) => {
                 if stored.is_kind(item, stat.kind) {
-                    let (has_content, file) = stored.is_in(spot.dir, spot.name, &stat, item, content)?;
+                    let (has_content, file) = stored.is_in(self.repo, (spot.dir, spot.name), &stat, item, content)?;
                     if has_content && self.only_metadata(spot, item, &stat, file.as_ref())? {
                         return Ok(());
                     }

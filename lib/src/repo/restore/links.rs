@@ -120,7 +120,7 @@ impl Run<'_> {
             let spot = Spot { dir: &dir, name, path: &first.path };
             let stored = self.content_of(&first.path, &first.item)?;
             Ok(stored.is_kind(&first.item, stat.kind) && {
-                let (has_content, file) = stored.is_in(&dir, name, &stat, &first.item, &mut Vec::new())?;
+                let (has_content, file) = stored.is_in(self.repo, (&dir, name), &stat, &first.item, &mut Vec::new())?;
                 has_content && self.differences(&spot, &first.item, &stat, file.as_ref())?.is_empty()
             })
         };
