@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Repo;
+use super::jobs::Jobs;
 use super::pathset::PathSet;
 use super::restore::RestoreOptions;
 use super::scan::join;
@@ -31,14 +32,12 @@ pub(super) fn admit_selected(
 ) -> Result<()> {
     let guard = Guard::new(repo, target, options)?;
     let dir = target.map(Dir::try_clone).transpose()?.map(Arc::new);
-    let mut jobs = vec![Job { node: StoredDir::root(repo, tree)?, dir, name: None, above: (0, 0) }];
-    while let Some(job) = jobs.pop() {
-        guard.directory(job, selected, &mut jobs).map_err(|error| match error.reason() {
-            Some(_) => error.wrap("nothing was written"),
-            None => error,
-        })?;
-    }
-    Ok(())
+    let jobs = Jobs::default();
+    jobs.push(Job { node: StoredDir::root(repo, tree)?, dir, name: None, above: (0, 0) });
+    jobs.run(repo.settings.n_threads, |job| guard.directory(job, selected, &jobs)).map_err(|error| match error.reason() {
+        Some(_) => error.wrap("nothing was written"),
+        None => error,
+    })
 }
 
 /// A directory of the source, and what is there in the target.
@@ -73,7 +72,7 @@ impl<'a> Guard<'a> {
         Ok(Self { repo, denied, ours: repo.places.identities(), protects_types })
     }
 
-    fn directory(&self, job: Job, selected: &PathSet, jobs: &mut Vec<Job>) -> Result<()> {
+    fn directory(&self, job: Job, selected: &PathSet, jobs: &Jobs<Job>) -> Result<()> {
         let path = job.node.path.clone();
         if path.split(|&b| b == b'/').count() > MAX_DEPTH {
             return Err(Error::refused(Reason::TreeDepth, format!("directories are nested more than {MAX_DEPTH} deep")));

@@ -15,6 +15,7 @@ pub mod gc;
 mod guard;
 pub mod hand_over;
 pub mod holders;
+mod jobs;
 mod laid;
 mod lifted;
 pub mod maintain;

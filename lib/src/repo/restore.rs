@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 
 use super::attributes::{Ownership, Policy};
 use super::guard;
+use super::jobs::Jobs;
 use super::lifted::Lifted;
 use super::pathset::PathSet;
 use super::scan::{Change, What, shown, split};
@@ -25,7 +26,6 @@ use crate::store::Referenced;
 
 use batch::batch_dirs;
 use links::Link;
-use walk::Queue;
 
 mod batch;
 mod entry;
@@ -190,8 +190,7 @@ fn replace(
         names: names_for(target, &root, repo, options)?,
         ours: repo.places.identities(),
         target_dev: target.map(Dir::stat_self).transpose()?.map(|stat| stat.dev),
-        queue: Mutex::default(),
-        wake: Condvar::new(),
+        jobs: Jobs::default(),
         out: Mutex::default(),
         links: Mutex::default(),
         linked: Mutex::default(),
@@ -365,8 +364,7 @@ struct Run<'a> {
     names: Names,
     ours: Vec<((u32, u32), u64)>,
     target_dev: Option<(u32, u32)>,
-    queue: Mutex<Queue>,
-    wake: Condvar,
+    jobs: Jobs<walk::Job>,
     out: Mutex<Vec<Step>>,
     /// By the path of the group's first member.
     links: Mutex<BTreeMap<Vec<u8>, Vec<Link>>>,

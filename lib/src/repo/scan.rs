@@ -8,11 +8,12 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attributes::{Ownership, Policy};
 use super::exclude::Excludes;
 use super::hand_over::HandOver;
+use super::jobs::Jobs;
 use super::laid::Laid;
 use super::pathset::PathSet;
 use super::stage::Referencing;
@@ -214,8 +215,7 @@ pub fn scan(repo: &Repo, index: &Index, options: &ScanOptions, sink: Sink<'_>, p
         ours: repo.places.identities(),
         root_dev: root.stat_self()?.dev,
         seen: (0..index.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
-        queue: Mutex::default(),
-        wake: Condvar::new(),
+        jobs: Jobs::default(),
         out: Mutex::default(),
         links: Mutex::default(),
         began: clock(),
@@ -278,13 +278,6 @@ enum Handle {
     In(Arc<Dir>, Vec<u8>),
 }
 
-#[derive(Default)]
-struct Queue {
-    jobs: Vec<Job>,
-    n_busy: usize,
-    failure: Option<Error>,
-}
-
 /// Names one file on this machine: device and inode number.
 type Inode = ((u32, u32), u64);
 
@@ -302,8 +295,7 @@ struct Walker<'a> {
     ours: Vec<Inode>,
     root_dev: (u32, u32),
     seen: Vec<AtomicU64>,
-    queue: Mutex<Queue>,
-    wake: Condvar,
+    jobs: Jobs<Job>,
     out: Mutex<Found>,
     /// All names that were met of each file with several.
     links: Mutex<HashMap<Inode, Vec<Vec<u8>>>>,
@@ -345,17 +337,8 @@ struct Draft {
 
 impl Walker<'_> {
     fn run(&self, root: &Arc<Dir>) -> Result<()> {
-        let jobs = self.first_jobs(root)?;
-        self.queue().jobs = jobs;
-        std::thread::scope(|scope| {
-            for _ in 0..self.repo.settings.n_threads {
-                scope.spawn(|| self.work());
-            }
-        });
-        match self.queue().failure.take() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        }
+        self.first_jobs(root)?.into_iter().for_each(|job| self.jobs.push(job));
+        self.jobs.run(self.repo.settings.n_threads, |job| self.directory(job))
     }
 
     /// Returns where to begin: the root, or the directories that hold the paths in scope.
@@ -401,41 +384,6 @@ impl Walker<'_> {
             jobs.push(Job { dir, path: parent, is_whole, only: Some(only) });
         }
         Ok(jobs)
-    }
-
-    fn work(&self) {
-        while let Some(job) = self.next_job() {
-            // Who waits for the others must not wait for one that is no more.
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.directory(job)));
-            let result = result.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "BUG: a worker panicked")));
-            let mut queue = self.queue();
-            queue.n_busy -= 1;
-            if let Err(error) = result {
-                queue.failure.get_or_insert(error);
-                queue.jobs.clear();
-            }
-            if queue.n_busy == 0 || queue.failure.is_some() {
-                self.wake.notify_all();
-            }
-        }
-    }
-
-    /// Takes the newest job, so that the walk goes deep first and holds few directories open.
-    fn next_job(&self) -> Option<Job> {
-        let mut queue = self.queue();
-        loop {
-            if queue.failure.is_some() {
-                return None;
-            }
-            if let Some(job) = queue.jobs.pop() {
-                queue.n_busy += 1;
-                return Some(job);
-            }
-            if queue.n_busy == 0 {
-                return None;
-            }
-            queue = self.wake.wait(queue).expect("BUG: a worker panicked while it held the queue");
-        }
     }
 
     fn directory(&self, job: Job) -> Result<()> {
@@ -522,7 +470,7 @@ impl Walker<'_> {
                 let is_on_the_way = job.only.is_some() && !self.is_in_scope(&path);
                 if (is_wanted || is_known) && !is_on_the_way {
                     let is_whole = is_wanted || !self.is_partial_dir(&path)?;
-                    self.push(Job { dir: Handle::In(dir.clone(), entry_name), path, is_whole, only: None });
+                    self.jobs.push(Job { dir: Handle::In(dir.clone(), entry_name), path, is_whole, only: None });
                 }
                 Ok(())
             }
@@ -886,15 +834,6 @@ impl Walker<'_> {
         self.progress.warn(path, format!("{error:#}"));
         self.out.lock().expect(POISONED).is_partial = true;
         Ok(())
-    }
-
-    fn push(&self, job: Job) {
-        self.queue().jobs.push(job);
-        self.wake.notify_one();
-    }
-
-    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.queue.lock().expect(POISONED)
     }
 
     fn mark(&self, position: usize) {

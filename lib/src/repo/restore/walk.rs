@@ -9,6 +9,7 @@ use super::{Action, POISONED, Removal, Run, clear_flags, is_there, timed};
 use crate::error::{Context, Error, Kind, Result};
 use crate::metadata::{self, Metadata};
 use crate::repo::attributes::{Ownership, Policy};
+use crate::repo::jobs::{End, Jobs};
 use crate::repo::remove::remove_file;
 use crate::repo::scan::{join, split};
 use crate::repo::tree::{Item, Listing, StoredDir};
@@ -25,15 +26,11 @@ pub(super) struct Job {
     pub(super) is_new: bool,
 }
 
-#[derive(Default)]
-pub(super) struct Queue {
-    pub(super) jobs: Vec<Job>,
-    pub(super) n_busy: usize,
-    pub(super) failure: Option<Error>,
-}
-
 /// So many more threads than processors work where there are several: while the batches of some are synced, the others have something to do.
 const SYNCING: usize = 2;
+
+/// For fewer directories than these no further thread is started to finish them.
+const DIRS_PER_THREAD: usize = 32;
 
 /// Returns how many threads work when so many processors may be used.
 pub(super) fn n_workers(n_threads: usize) -> usize {
@@ -49,15 +46,10 @@ impl Run<'_> {
             self.step(b"", Action::Create);
         }
         let dir = self.target.map(Dir::try_clone).transpose()?.map(Arc::new);
-        self.queue().jobs.push(Job { node: root, dir, name: None, is_new: self.target.is_none() });
-        std::thread::scope(|scope| {
-            for _ in 0..n_workers(self.repo.settings.n_threads) {
-                scope.spawn(|| self.work());
-            }
-        });
-        if let Some(failure) = self.queue().failure.take() {
-            return Err(failure);
-        }
+        self.jobs.push(Job { node: root, dir, name: None, is_new: self.target.is_none() });
+        let begin = || (Batch::default(), Vec::new());
+        let work = |job, (batch, content): &mut (Batch, Vec<u8>)| self.directory(job, batch, content);
+        self.jobs.run_with(n_workers(self.repo.settings.n_threads), begin, work, |(batch, _), how| self.end(batch, how))?;
         self.unlink_foreign()?;
         self.link(&source)?;
         self.remove(&removal.after)?;
@@ -83,51 +75,11 @@ impl Run<'_> {
         self.repo.spare(&self.referenced, dir, name)
     }
 
-    fn work(&self) {
-        let mut batch = Batch::default();
-        let mut content = Vec::new();
-        while let Some(job) = self.next_job(&mut batch) {
-            // Who waits for the others must not wait for one that is no more.
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.directory(job, &mut batch, &mut content)));
-            self.done(result.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "BUG: a worker panicked"))));
-        }
-    }
-
-    /// Takes the newest job; with none left, ends this thread's batch.
-    fn next_job(&self, batch: &mut Batch) -> Option<Job> {
-        let mut queue = self.queue();
-        loop {
-            if queue.failure.is_some() {
-                drop(queue);
-                batch.discard();
-                return None;
-            }
-            if let Some(job) = queue.jobs.pop() {
-                queue.n_busy += 1;
-                return Some(job);
-            }
-            if queue.n_busy == 0 {
-                drop(queue);
-                let flushed = self.flush(batch);
-                if let Err(error) = flushed {
-                    self.queue().failure.get_or_insert(error);
-                    batch.discard();
-                }
-                return None;
-            }
-            queue = self.wake.wait(queue).expect(POISONED);
-        }
-    }
-
-    fn done(&self, result: Result<()>) {
-        let mut queue = self.queue();
-        queue.n_busy -= 1;
-        if let Err(error) = result {
-            queue.failure.get_or_insert(error);
-        }
-        if queue.n_busy == 0 || queue.failure.is_some() {
-            self.wake.notify_all();
-        }
+    /// Ends what a thread has staged: with names, or without if anything failed.
+    fn end(&self, mut batch: Batch, how: End) -> Result<()> {
+        let flushed = if how == End::Done { self.flush(&mut batch) } else { Ok(()) };
+        batch.discard();
+        flushed
     }
 
     /// Opens the directory of a job.
@@ -206,13 +158,13 @@ impl Run<'_> {
     fn enter(&self, job: &Job, name: &[u8], node: StoredDir) -> Result<()> {
         let Some(parent) = &job.dir else {
             self.step(&node.path, Action::Create);
-            self.push(Job { node, dir: None, name: None, is_new: true });
+            self.jobs.push(Job { node, dir: None, name: None, is_new: true });
             return Ok(());
         };
         let there = if job.is_new { None } else { parent.stat(name)? };
         match there {
             Some(stat) if stat.kind == FileKind::Dir => {
-                self.push(Job { node, dir: Some(parent.clone()), name: Some(name.to_vec()), is_new: false });
+                self.jobs.push(Job { node, dir: Some(parent.clone()), name: Some(name.to_vec()), is_new: false });
                 return Ok(());
             }
             Some(stat) if self.options.dry_run => {
@@ -231,12 +183,12 @@ impl Run<'_> {
             None => self.step(&node.path, Action::Create),
         }
         if self.options.dry_run {
-            self.push(Job { node, dir: None, name: None, is_new: true });
+            self.jobs.push(Job { node, dir: None, name: None, is_new: true });
             return Ok(());
         }
         self.open_up(split(&node.path).0, parent)?;
         parent.make_dir(name)?;
-        self.push(Job { node, dir: Some(parent.clone()), name: Some(name.to_vec()), is_new: true });
+        self.jobs.push(Job { node, dir: Some(parent.clone()), name: Some(name.to_vec()), is_new: true });
         Ok(())
     }
 
@@ -329,10 +281,14 @@ impl Run<'_> {
         if self.options.dry_run {
             return Ok(());
         }
-        dirs.sort_by(|(a, _), (b, _)| b.cmp(a));
-        for (path, want) in dirs {
-            let result = self.finish_dir(&path, &want);
-            self.or_warn(&path, result)?;
+        let depth = |path: &[u8]| path.iter().filter(|&&b| b == b'/').count() + usize::from(!path.is_empty());
+        dirs.sort_by_cached_key(|(path, _)| depth(path));
+        // What is above may be closed to us when it is as it should be. No directory has to wait for another of its depth.
+        for level in dirs.chunk_by(|(a, _), (b, _)| depth(a) == depth(b)).rev() {
+            let jobs = Jobs::default();
+            level.iter().for_each(|dir| jobs.push(dir));
+            let n_threads = self.repo.settings.n_threads.min(level.len().div_ceil(DIRS_PER_THREAD));
+            jobs.run(n_threads, |(path, want)| self.or_warn(path, self.finish_dir(path, want)))?;
         }
         Ok(())
     }
@@ -356,14 +312,5 @@ impl Run<'_> {
         self.skipped(path, metadata::apply_to_file(&dir, want, ids)?);
         self.skipped(path, metadata::apply_flags(&dir, want.flags)?);
         Ok(())
-    }
-
-    pub(super) fn push(&self, job: Job) {
-        self.queue().jobs.push(job);
-        self.wake.notify_one();
-    }
-
-    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.queue.lock().expect(POISONED)
     }
 }
