@@ -138,7 +138,7 @@ impl GlobalArgs {
         let is_path = || -> Result<bool> {
             let stored = self.work_paths(&repo.places, &[PathBuf::from(path)])?.remove(0);
             let is_on_disk = repo.places.work_tree.join(as_path(&stored)).symlink_metadata().is_ok();
-            Ok(repo.git.resolve(path).is_err() && (is_on_disk || repo.is_stored(&repo.index()?, &stored)))
+            Ok(repo.git.resolve(path).is_err() && (is_on_disk || repo.is_stored(&*repo.index()?, &stored)))
         };
         if error.kind() != Kind::NotFound || !is_path().unwrap_or(false) {
             return error;
@@ -163,7 +163,7 @@ pub fn tell_healed(witnessed: &Witnessed) {
 
 /// Lets `repo` know what templates and secrets become on this host.
 pub fn render(repo: &mut Repo) -> Result<()> {
-    repo.laying = Arc::new(Rendering::of_index(repo, &repo.index()?)?);
+    repo.laying = Arc::new(Rendering::of_index(repo, &*repo.index()?)?);
     Ok(())
 }
 

@@ -90,8 +90,8 @@ fn an_index_that_stock_git_wrote_hides_no_change_of_metadata() {
     // It is our note that tells whose index it is: with a forged one the change is hidden.
     let index = std::fs::read(world.path(".git/index")).unwrap();
     let meta = std::fs::metadata(world.path(".git/index")).unwrap();
-    let note =
-        [&index[index.len() - 20..], &meta.mtime().to_be_bytes()[..], &(meta.mtime_nsec() as u32).to_be_bytes()[..]].concat();
+    let time = [&meta.mtime().to_be_bytes()[..], &(meta.mtime_nsec() as u32).to_be_bytes()[..]].concat();
+    let note = [&index[index.len() - 20..], &time[..], &[0; 20][..]].concat();
     let note = [&note[..], &ChunkId::of(&note).as_bytes()[..12]].concat();
     std::fs::write(world.path(".git/devops/state/index-checksum"), note).unwrap();
     assert!(!world.ok(&["status"]).contains("m f"));

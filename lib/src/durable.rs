@@ -133,6 +133,26 @@ pub fn look(path: &Path) -> Result<Metadata> {
     Ok(fs::metadata(path)?)
 }
 
+/// Tells one state of a file from another: who replaces a file, or writes to it, leaves another stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStamp {
+    inode: (u64, u64),
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+/// Returns the stamp of what is at `path`, if anything is.
+pub fn stamp(path: &Path) -> Option<FileStamp> {
+    let found = path.symlink_metadata().ok()?;
+    Some(FileStamp {
+        inode: (found.dev(), found.ino()),
+        size: found.size(),
+        mtime: (found.mtime(), found.mtime_nsec()),
+        ctime: (found.ctime(), found.ctime_nsec()),
+    })
+}
+
 /// Says whether there is anything at `path`, be it a symlink that leads nowhere.
 pub fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()

@@ -83,7 +83,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CloneArgs) -> Result<()> {
     progress.stage("restoring", 0, 0);
     let restored = into_work_tree(&repo, Some("HEAD"), &RestoreOptions::default(), &progress)?;
     // For stock git, too, what is here is staged.
-    repo.write_index(&repo.index()?)?;
+    repo.write_index(&*repo.index()?)?;
     if !restored.is_partial {
         durable::remove(&marker)?;
     }

@@ -61,7 +61,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &EnvArgs) -> Result<()> {
 }
 
 fn list(ui: &mut Ui, repo: &Repo) -> Result<()> {
-    let rendering = Rendering::of_index(repo, &repo.index()?)?;
+    let rendering = Rendering::of_index(repo, &*repo.index()?)?;
     let env = rendering.env()?;
     ui.json(|| {
         let keys: Vec<Value> = env.iter().map(|(key, found)| to_json(key, found)).collect();
@@ -146,7 +146,7 @@ fn keys(repo: &Repo, name: &str, file: Option<&Path>) -> Result<()> {
 
 fn template(global: &GlobalArgs, repo: &Repo, path: &Path, file: Option<&Path>) -> Result<()> {
     let path = global.work_paths(&repo.places, &[path.to_owned()])?.remove(0);
-    if repo.attributes(&repo.index()?)?.policy(&path).ownership != Ownership::Env {
+    if repo.attributes(&*repo.index()?)?.policy(&path).ownership != Ownership::Env {
         let path = shown_path(&path);
         return Err(usage(format!("'{path}' is no template; say so first: gdo attributes '/{path}' env")));
     }

@@ -122,7 +122,7 @@ fn standing(repo: &Repo) -> Result<Option<Standing>> {
     let Some(begun) = &history.begun else { return Ok(None) };
     let accepted = releases::accepted(repo, &begun.kind.parse()?)?;
     let accepted = accepted.map(|accepted| (format!("release {}", accepted.seq), accepted.commit));
-    Ok(Some(Standing { n_owned: host::adopt::n_owned(&repo.index()?), history, accepted }))
+    Ok(Some(Standing { n_owned: host::adopt::n_owned(&*repo.index()?), history, accepted }))
 }
 
 impl Standing {

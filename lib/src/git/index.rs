@@ -31,6 +31,8 @@ pub struct Index {
     stamp: IndexStamp,
     /// Whether the disk cache may have been changed by others, so that it vouches for nothing.
     is_doubted: bool,
+    /// The tree of the entries, where somebody knows it.
+    tree: Option<Oid>,
 }
 
 /// Tells one index file from another: what it says of itself, and what the file system says.
@@ -155,6 +157,17 @@ impl Index {
         self.is_doubted = true;
     }
 
+    /// Returns the tree that the entries make, if that is known.
+    pub fn tree(&self) -> Option<Oid> {
+        self.tree
+    }
+
+    /// Notes the tree that the entries make, or that nobody knows.
+    #[must_use]
+    pub fn with_tree(self, tree: Option<Oid>) -> Self {
+        Self { tree, ..self }
+    }
+
     /// Says whether the file of entry `at` is as it was when it was stored, by the word of `stat` alone.
     pub fn vouches_for(&self, at: usize, stat: &Stat) -> bool {
         !self.is_doubted && self.entry(at).stat.matches(stat)
@@ -184,7 +197,25 @@ impl Index {
     /// Returns the number of the entry at exactly `path`.
     pub fn lookup(&self, path: &[u8]) -> Option<usize> {
         let at = self.partition(|entry| entry < path);
-        (at < self.len() && self.path(at) == path).then_some(at)
+        self.is_at(at, path).then_some(at)
+    }
+
+    /// Returns the number of the first entry that does not come before `path`; all before `from` do, and it is the quicker the nearer that is.
+    ///
+    /// So a directory's names, asked for in their order, are found in a step each.
+    pub fn position_from(&self, from: usize, path: &[u8]) -> usize {
+        self.gallop(from, |entry| entry < path)
+    }
+
+    /// Says whether entry `at`, which may be the end, has exactly this path.
+    pub fn is_at(&self, at: usize, path: &[u8]) -> bool {
+        at < self.len() && self.path(at) == path
+    }
+
+    /// Says whether there is an entry below the directory `dir`, whose name is not empty; none of those before `from` is.
+    pub fn has_below(&self, from: usize, dir: &[u8]) -> bool {
+        let at = self.gallop(from, |path| is_before(path, dir, b'/'));
+        at < self.len() && self.path(at).strip_prefix(dir).is_some_and(|rest| rest.first() == Some(&b'/'))
     }
 
     /// Returns the numbers of the entries below the directory `dir`; empty means all.
@@ -192,9 +223,8 @@ impl Index {
         if dir.is_empty() {
             return 0..self.len();
         }
-        let below = |path: &[u8], last: u8| path.iter().cmp(dir.iter().chain([&last])).is_lt();
         // A slash sorts just before a zero: what lies between `dir/` and `dir0` is below `dir`.
-        self.partition(|path| below(path, b'/'))..self.partition(|path| below(path, b'/' + 1))
+        self.partition(|path| is_before(path, dir, b'/'))..self.partition(|path| is_before(path, dir, b'/' + 1))
     }
 
     /// Says whether the file of entry `at` could have changed after we read it without its times showing it.
@@ -213,14 +243,27 @@ impl Index {
     }
 
     fn path(&self, at: usize) -> &[u8] {
-        self.entry(at).path
+        self.path_at(self.starts[at])
+    }
+
+    /// Returns the path of the entry that starts at this byte.
+    fn path_at(&self, start: u32) -> &[u8] {
+        path_of(&self.bytes[start as usize..]).expect("BUG: an entry was checked when it was read")
+    }
+
+    /// Returns the first position from `from` on for which `is_before` does not hold, in steps that double.
+    fn gallop(&self, from: usize, is_before: impl Fn(&[u8]) -> bool) -> usize {
+        let (mut start, mut step) = (from, 1);
+        while start + step < self.len() && is_before(self.path(start + step)) {
+            start += step;
+            step *= 2;
+        }
+        let end = self.len().min(start + step + 1);
+        start + self.starts[start..end].partition_point(|at| is_before(self.path_at(*at)))
     }
 
     fn partition(&self, is_before: impl Fn(&[u8]) -> bool) -> usize {
-        self.starts.partition_point(|start| {
-            let raw = RawEntry::decode(&self.bytes[*start as usize..]).expect("BUG: an entry was checked when it was read");
-            is_before(raw.path)
-        })
+        self.starts.partition_point(|start| is_before(self.path_at(*start)))
     }
 
     /// Takes over the bytes of version 2 or 3 as they are.
@@ -394,21 +437,39 @@ impl Fixed {
     }
 
     fn len(&self) -> usize {
-        FIXED_LEN + 2 + if self.flags & EXTENDED == 0 { 0 } else { 2 }
+        fixed_len(self.flags)
+    }
+}
+
+/// Returns how many bytes of an entry with these flags come before its path.
+fn fixed_len(flags: u16) -> usize {
+    FIXED_LEN + 2 + if flags & EXTENDED == 0 { 0 } else { 2 }
+}
+
+/// Returns the path of the entry that `bytes` starts with, of version 2 or 3.
+fn path_of(bytes: &[u8]) -> Option<&[u8]> {
+    let flags = u16::from_be_bytes(*bytes.get(FIXED_LEN..)?.first_chunk()?);
+    let rest = bytes.get(fixed_len(flags)..)?;
+    let length = match flags & NAME_LEN {
+        // The field holds no more: the path ends where the first NUL is.
+        NAME_LEN => rest.iter().position(|&b| b == 0).filter(|length| *length >= usize::from(NAME_LEN))?,
+        length => length.into(),
+    };
+    rest.get(..length)
+}
+
+/// Says whether `path` sorts before `dir` with `last` behind it.
+fn is_before(path: &[u8], dir: &[u8], last: u8) -> bool {
+    match path.get(..dir.len()) {
+        Some(start) if start == dir => path.get(dir.len()).is_none_or(|next| *next < last),
+        _ => path < dir,
     }
 }
 
 impl<'a> RawEntry<'a> {
     /// Decodes the entry that `bytes` starts with, of version 2 or 3.
     fn decode(bytes: &'a [u8]) -> Option<Self> {
-        let fixed = Fixed::decode(bytes)?;
-        let rest = &bytes[fixed.len()..];
-        let length = match fixed.flags & NAME_LEN {
-            // The field holds no more: the path ends where the first NUL is.
-            NAME_LEN => rest.iter().position(|&b| b == 0).filter(|length| *length >= usize::from(NAME_LEN))?,
-            length => length.into(),
-        };
-        Some(Self { fixed, path: rest.get(..length)? })
+        Some(Self { fixed: Fixed::decode(bytes)?, path: path_of(bytes)? })
     }
 
     fn unpadded_len(&self) -> usize {
@@ -685,6 +746,17 @@ mod tests {
         assert_eq!(index.range(b"etc/ssh"), 3..4);
         assert_eq!((index.range(b""), index.range(b"a"), index.range(b"zz")), (0..5, 1..1, 5..5));
         assert_eq!(Index::default().range(b"a"), 0..0);
+        for (dir, has) in [("etc", true), ("etc/ssh", true), ("etc-x", false), ("et", false), ("a", false), ("zz", false)] {
+            assert_eq!((0..2).map(|from| index.has_below(from, dir.as_bytes())).collect::<Vec<_>>(), [has; 2], "{dir}");
+        }
+        assert!(!Index::default().has_below(0, b"a"));
+        for path in ["", "a", "b", "etc/fstab", "etc/fstab2", "etc0", "zz"] {
+            let want = PATHS.iter().filter(|known| **known < path).count();
+            for from in 0..=want {
+                assert_eq!(index.position_from(from, path.as_bytes()), want, "{path} from {from}");
+            }
+            assert_eq!(index.is_at(want, path.as_bytes()), PATHS.contains(&path), "{path}");
+        }
     }
 
     #[test]

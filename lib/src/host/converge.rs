@@ -397,7 +397,7 @@ impl Host<'_> {
 
     /// Lets HEAD and index say that `commit` is here.
     fn settle(&self, commit: Oid, tree: Oid, head: Option<Oid>) -> Result<()> {
-        self.repo.write_index(&index_of(self.repo, tree)?)?;
+        self.repo.write_index(&*index_of(self.repo, tree)?)?;
         let branch = format!("refs/heads/{}", self.kind()?);
         let git = self.repo.git.clone().with_identity(self.call.identity.clone());
         self.repo.turn_ref(&git, (&branch, commit), head, "converge", &self.lock)?;

@@ -47,7 +47,7 @@ impl Host<'_> {
     /// Returns what differs from the index under the owned paths.
     pub fn drift(&self) -> Result<Vec<Change>> {
         let progress = Progress::default();
-        Ok(scan(self.repo, &self.repo.index()?, &self.owned()?, Sink::Compare, &progress)?.changes)
+        Ok(scan(self.repo, &*self.repo.index()?, &self.owned()?, Sink::Compare, &progress)?.changes)
     }
 
     fn owned(&self) -> Result<ScanOptions> {
@@ -244,7 +244,7 @@ impl Host<'_> {
         let seen = check_drift(self.repo, (tree, base), &changes, true).map_err(Stop::into_error)?.seen;
         let left = self.undo(head, &commits, content_only)?;
         self.lay_back((tree, base), content_only.then_some(&seen), progress)?;
-        let index = status::index_after(self.repo, &self.repo.index()?, tree, base)?;
+        let index = status::index_after(self.repo, &*self.repo.index()?, tree, base)?;
         self.repo.write_index(&index)?;
         self.repo.git.delete_ref(wip::WIP, tip)?;
         self.repo.note_refs(&self.lock)?;

@@ -1,6 +1,7 @@
 //! Files are brought back to what was applied, and what lay there is kept: `gdo fix`, `gdo fix --undo`, and what a convergence overwrites.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::handlers::Tell;
 use super::plan::{Step, Stop, parents};
@@ -196,12 +197,14 @@ pub(super) fn differing(repo: &Repo, index: &Index, attributes: &Attributes, pro
 }
 
 /// Returns an index that holds `tree`: the one that is there, which knows the times of files, if that does.
-pub(super) fn index_of(repo: &Repo, tree: Oid) -> Result<Index> {
+pub(super) fn index_of(repo: &Repo, tree: Oid) -> Result<Arc<Index>> {
     let here = repo.index()?;
-    let is_it = repo.head()?.map(|head| repo.objects.commit(&head)).transpose()?.is_some_and(|data| data.tree == tree);
+    if here.tree() == Some(tree) {
+        return Ok(here);
+    }
     let wanted = repo.index_of(&tree)?;
     let ids = |index: &Index| index.iter().map(|entry| (entry.path.to_vec(), entry.oid, entry.mode)).collect::<Vec<_>>();
-    Ok(if is_it && ids(&here) == ids(&wanted) { here } else { wanted })
+    Ok(if ids(&here) == ids(&wanted) { here } else { Arc::new(wanted) })
 }
 
 /// What a look at what is to be laid over showed.

@@ -35,7 +35,7 @@ impl Host<'_> {
             is_held: history.hold.is_some(),
             n_skipped: history.n_skipped,
             n_owed: history.owed.len() as u64,
-            n_covered: n_owned(&self.repo.index()?) as u64,
+            n_covered: n_owned(&*self.repo.index()?) as u64,
             fingerprint: here.fingerprint()?.0,
             n_drift: differs.len() as u64,
             is_partial: here.is_partial,

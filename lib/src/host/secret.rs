@@ -17,7 +17,7 @@ const MODE: u16 = 0o600;
 
 /// Encrypts `text` to the keys in the files `keys` and stages it for `path`, which must have the attribute.
 pub fn add(repo: &Repo, path: &[u8], keys: &[PathBuf], text: &[u8]) -> Result<()> {
-    if repo.attributes(&repo.index()?)?.policy(path).ownership != Ownership::Secret {
+    if repo.attributes(&*repo.index()?)?.policy(path).ownership != Ownership::Secret {
         let path = shown(path);
         return Err(Error::new(Kind::Usage, format!("'{path}' is no secret; say so first: gdo attributes '/{path}' secret")));
     }

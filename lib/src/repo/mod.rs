@@ -43,10 +43,10 @@ pub mod witness;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::chunk::ChunkerSpec;
-use crate::durable::{self, Lock};
+use crate::durable::{self, FileStamp, Lock};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
@@ -258,19 +258,31 @@ const LOOKS: usize = 5;
 /// The file in the state that holds the stamp of the last index we wrote.
 const INDEX_NOTE: &str = "index-checksum";
 
-/// Returns the note about an index: its checksum, when it was written, and 12 bytes of the BLAKE3 of both, so that a note that rotted is none.
-fn encode_note(index: IndexStamp) -> Vec<u8> {
-    let (seconds, nanos) = index.mtime;
-    let body = [&index.checksum[..], &seconds.to_be_bytes(), &(nanos as u32).to_be_bytes()].concat();
-    [&body[..], &blake3::hash(&body).as_bytes()[..12]].concat()
+/// What we know of the index that we wrote last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct IndexNote {
+    stamp: IndexStamp,
+    tree: Option<Oid>,
 }
 
-fn decode_note(note: &[u8]) -> Option<IndexStamp> {
-    let (checksum, rest) = note.split_first_chunk()?;
-    let (seconds, rest) = rest.split_first_chunk()?;
-    let mtime = (i64::from_be_bytes(*seconds), u32::from_be_bytes(*rest.first_chunk()?).into());
-    let index = IndexStamp { checksum: *checksum, mtime };
-    (note == encode_note(index)).then_some(index)
+impl IndexNote {
+    /// Returns checksum, time and tree (zeros for none), and 12 bytes of the BLAKE3 of these, so that a note that rotted is none.
+    fn encode(&self) -> Vec<u8> {
+        let (seconds, nanos) = self.stamp.mtime;
+        let tree = self.tree.unwrap_or(Oid::null(gix_hash::Kind::Sha1));
+        let body = [&self.stamp.checksum[..], &seconds.to_be_bytes(), &(nanos as u32).to_be_bytes(), tree.as_slice()].concat();
+        [&body[..], &blake3::hash(&body).as_bytes()[..12]].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (checksum, rest) = bytes.split_first_chunk()?;
+        let (seconds, rest) = rest.split_first_chunk()?;
+        let (nanos, rest) = rest.split_first_chunk()?;
+        let tree = Some(Oid::try_from(rest.get(..20)?).ok()?).filter(|tree| !tree.is_null());
+        let mtime = (i64::from_be_bytes(*seconds), u32::from_be_bytes(*nanos).into());
+        let note = Self { stamp: IndexStamp { checksum: *checksum, mtime }, tree };
+        (note.encode() == bytes).then_some(note)
+    }
 }
 
 /// An open repository.
@@ -293,6 +305,8 @@ pub struct Repo {
     pub witnessed: Witnessed,
     /// Who knows what files hold that are stored as templates, or encrypted; [`AsStored`] until somebody says otherwise.
     pub laying: Arc<dyn Laying + Send>,
+    /// The index that was read last, and the file that it came from.
+    last_index: Mutex<Option<(FileStamp, Arc<Index>)>>,
 }
 
 impl Repo {
@@ -367,7 +381,18 @@ impl Repo {
         let local = Local::open(&places.store)?;
         let (store, chunks) = (local.store.clone(), ChunkSource::of(local));
         let git = git.with_work_tree(&places.work_tree);
-        Ok(Self { places, settings, config, git, objects, store, chunks, witnessed, laying: Arc::new(AsStored) })
+        Ok(Self {
+            places,
+            settings,
+            config,
+            git,
+            objects,
+            store,
+            chunks,
+            witnessed,
+            laying: Arc::new(AsStored),
+            last_index: Mutex::default(),
+        })
     }
 
     /// Takes the lock that every change of this instance needs, and clears away what a run that was killed left of git's own locks.
@@ -379,8 +404,22 @@ impl Repo {
         Ok(lock)
     }
 
-    /// Reads the git index; one that is missing is made from HEAD, as if everything had to be looked at anew.
-    pub fn index(&self) -> Result<Index> {
+    /// Returns the git index, which is read where it is another file than the last time; one that is missing is made from HEAD, as if everything had to
+    /// be looked at anew.
+    pub fn index(&self) -> Result<Arc<Index>> {
+        // Before it is read: of a file that takes its place meanwhile the next call sees that it is another one.
+        let Some(now) = durable::stamp(&self.index_path()) else { return self.read_index().map(Arc::new) };
+        let mut last = self.last_index.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, index)) = last.as_ref().filter(|(stamp, _)| *stamp == now) {
+            return Ok(Arc::clone(index));
+        }
+        *last = None;
+        let index = Arc::new(self.read_index()?);
+        *last = Some((now, Arc::clone(&index)));
+        Ok(index)
+    }
+
+    fn read_index(&self) -> Result<Index> {
         let path = self.index_path();
         match self.head()? {
             Some(head) if !durable::is_there(&path) => self.index_of(&self.objects.commit(&head)?.tree),
@@ -393,8 +432,9 @@ impl Repo {
                     );
                     return Err(Error::new(Kind::Corrupt, message));
                 }
-                if self.noted_index().map(|noted| noted.checksum) != Some(index.stamp().checksum) {
-                    index.doubt();
+                match self.noted_index().filter(|noted| noted.stamp.checksum == index.stamp().checksum) {
+                    Some(noted) => index = index.with_tree(noted.tree),
+                    None => index.doubt(),
                 }
                 Ok(index)
             }
@@ -420,16 +460,16 @@ impl Repo {
 
     /// Replaces the git index, durably, and notes that it is ours.
     pub fn write_index(&self, index: &Index) -> Result<()> {
-        let stamp = index.write(&self.places.git_dir)?;
+        let note = IndexNote { stamp: index.write(&self.places.git_dir)?, tree: index.tree() };
         // Whoever is killed before this line only has to look at everything once more.
-        durable::publish(&self.places.state.join(INDEX_NOTE), &encode_note(stamp), 0o600)
+        durable::publish(&self.places.state.join(INDEX_NOTE), &note.encode(), 0o600)
     }
 
-    /// Returns the stamp of the last index that we wrote.
+    /// Returns what we noted of the last index that we wrote.
     ///
     /// Stock git takes a file for clean whose content is, and notes its times: an index that git wrote says nothing about owners and modes.
-    fn noted_index(&self) -> Option<IndexStamp> {
-        decode_note(&durable::read(&self.places.state.join(INDEX_NOTE)).ok()?)
+    fn noted_index(&self) -> Option<IndexNote> {
+        IndexNote::decode(&durable::read(&self.places.state.join(INDEX_NOTE)).ok()?)
     }
 
     /// Says whether there is no index, though we noted one.
@@ -440,13 +480,13 @@ impl Repo {
     /// Says whether the index is another than the one that we noted, but as old to the nanosecond: then no program wrote it.
     fn is_index_stale(&self, index: &Index) -> bool {
         let now = index.stamp();
-        self.noted_index().is_some_and(|noted| noted.mtime == now.mtime && noted.checksum != now.checksum)
+        self.noted_index().is_some_and(|noted| noted.stamp.mtime == now.mtime && noted.stamp.checksum != now.checksum)
     }
 
     pub(crate) fn index_of(&self, tree: &Oid) -> Result<Index> {
         let mut index = IndexBuilder::default();
         self.add_tree(tree, b"", &mut index)?;
-        Ok(index.build())
+        Ok(index.build().with_tree(Some(*tree)))
     }
 
     /// Adds all files of a tree, whose order is that of the index.

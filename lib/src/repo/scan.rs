@@ -3,6 +3,7 @@
 //! Directories are worked on by a few threads. A file whose `stat` is the one in the index is not opened. What changed is read, its content handed
 //! to a [`Sink`] and its metadata put into the metadata file of its directory. Nothing here changes the repository or the work tree.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -248,7 +249,7 @@ pub(super) fn read_stream(repo: &Repo, path: &[u8], input: &mut dyn Read, sink: 
         progress.add(1, head.len() as u64);
         return sink.blob(&head);
     }
-    let spec = repo.attributes(&repo.index()?)?.chunker(path, &repo.settings.chunker);
+    let spec = repo.attributes(&*repo.index()?)?.chunker(path, &repo.settings.chunker);
     let take = sink.hand_over().map(|hand_over| |id, bytes: &[u8]| hand_over.put(id, bytes));
     let chunks = sink.chunks(None, take.as_ref().map(|take| take as &Take<'_>));
     let index = cut_stream(&mut head.as_slice().chain(input), &spec, chunks, repo.settings.n_threads, progress);
@@ -270,6 +271,8 @@ struct Job {
     is_whole: bool,
     /// If given, only these names are looked at.
     only: Option<Vec<Vec<u8>>>,
+    /// A position in the index before which nothing below it is.
+    from: usize,
 }
 
 enum Handle {
@@ -333,6 +336,8 @@ struct Draft {
     changes: Vec<Change>,
     /// Whether something that is stored is left out from now on.
     has_dropped: bool,
+    /// The position in the index that the names have come to.
+    from: usize,
 }
 
 impl Walker<'_> {
@@ -345,10 +350,10 @@ impl Walker<'_> {
     fn first_jobs(&self, root: &Arc<Dir>) -> Result<Vec<Job>> {
         let Scope::Paths(paths) = &self.options.scope else {
             let is_whole = !self.is_partial_dir(b"")?;
-            return Ok(vec![Job { dir: Handle::Open(root.clone()), path: Vec::new(), is_whole, only: None }]);
+            return Ok(vec![Job { dir: Handle::Open(root.clone()), path: Vec::new(), is_whole, only: None, from: 0 }]);
         };
         if paths.iter().any(Vec::is_empty) {
-            return Ok(vec![Job { dir: Handle::Open(root.clone()), path: Vec::new(), is_whole: true, only: None }]);
+            return Ok(vec![Job { dir: Handle::Open(root.clone()), path: Vec::new(), is_whole: true, only: None, from: 0 }]);
         }
         let mut by_parent: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
         // What lies below another path in scope is looked at with that one.
@@ -381,7 +386,7 @@ impl Walker<'_> {
             // A directory that leads to a path in scope is looked at for that alone: whether all of it is owned stays as it is.
             let is_new = self.meta_position(&parent).is_none();
             let is_whole = !is_new && !self.is_partial_dir(&parent)?;
-            jobs.push(Job { dir, path: parent, is_whole, only: Some(only) });
+            jobs.push(Job { dir, path: parent, is_whole, only: Some(only), from: 0 });
         }
         Ok(jobs)
     }
@@ -449,8 +454,16 @@ impl Walker<'_> {
         };
         let is_dir = stat.kind == FileKind::Dir;
         let stored = name::stored_path(&path);
-        let position = self.index.lookup(&stored);
-        let is_known = if is_dir { self.is_known_dir(&path) } else { position.is_some() };
+        let from = match &stored {
+            // Names come in the order of the index.
+            Cow::Borrowed(stored) => {
+                draft.from = self.index.position_from(draft.from, stored);
+                draft.from
+            }
+            Cow::Owned(stored) => self.index.position_from(0, stored),
+        };
+        let position = self.index.is_at(from, &stored).then_some(from);
+        let is_known = if is_dir { is_known_dir(self.index, draft.from, &path) } else { position.is_some() };
         let policy = self.policy(&path, is_dir);
         if self.is_left_to_host(job, &entry_name, &path, &policy, position)? {
             self.keep_below(&path);
@@ -470,7 +483,13 @@ impl Walker<'_> {
                 let is_on_the_way = job.only.is_some() && !self.is_in_scope(&path);
                 if (is_wanted || is_known) && !is_on_the_way {
                     let is_whole = is_wanted || !self.is_partial_dir(&path)?;
-                    self.jobs.push(Job { dir: Handle::In(dir.clone(), entry_name), path, is_whole, only: None });
+                    self.jobs.push(Job {
+                        dir: Handle::In(dir.clone(), entry_name),
+                        path,
+                        is_whole,
+                        only: None,
+                        from: draft.from,
+                    });
                 }
                 Ok(())
             }
@@ -858,10 +877,6 @@ impl Walker<'_> {
         self.index.lookup(&name::meta_path(dir))
     }
 
-    fn is_known_dir(&self, path: &[u8]) -> bool {
-        is_known_dir(self.index, path)
-    }
-
     fn is_partial_dir(&self, path: &[u8]) -> Result<bool> {
         is_partial_dir(self.repo, self.index, path)
     }
@@ -925,6 +940,7 @@ impl Draft {
             updates: Vec::new(),
             changes: Vec::new(),
             has_dropped: false,
+            from: job.from,
         }
     }
 
@@ -1045,13 +1061,17 @@ pub(super) fn recorded_below(index: &Index, path: &[u8]) -> [Range<usize>; 3] {
     [index.range(path), index.range(&name::alt_path(path)), index.range(&name::meta_dir(path))]
 }
 
-fn is_known_dir(index: &Index, path: &[u8]) -> bool {
-    recorded_below(index, path).iter().any(|range| !range.is_empty())
+/// Says whether anything is recorded below the directory `path`; no file below it stands before `from` in the index.
+fn is_known_dir(index: &Index, from: usize, path: &[u8]) -> bool {
+    if path.is_empty() {
+        return !index.is_empty();
+    }
+    index.has_below(from, path) || index.has_below(0, &name::meta_dir(path)) || index.has_below(0, &name::alt_path(path))
 }
 
 /// Says whether a directory is recorded as known only for what is owned below it. What was never recorded is partial for the root alone.
 pub(super) fn is_partial_dir(repo: &Repo, index: &Index, path: &[u8]) -> Result<bool> {
-    let Some(position) = index.lookup(&name::meta_path(path)) else { return Ok(path.is_empty() || is_known_dir(index, path)) };
+    let Some(position) = index.lookup(&name::meta_path(path)) else { return Ok(path.is_empty() || is_known_dir(index, 0, path)) };
     let entry = index.entry(position);
     if entry.stat != CachedStat::default() {
         return Ok(entry.stat.size == PARTIAL);

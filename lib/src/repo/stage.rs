@@ -4,6 +4,7 @@
 //! something that nothing refers to yet, and the next run goes on from there.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::hand_over::{self, HandOver, HandOverOptions};
@@ -157,14 +158,21 @@ pub(super) fn record_with(
         None => WriteStats::default(),
     };
     let has_news = !found.updates.is_empty() || !found.gone.is_empty();
-    let mut new_index = merged(&index, std::mem::take(&mut found.updates), &found.gone)?;
+    let mut new_index = match has_news {
+        true => Arc::new(merged(&index, std::mem::take(&mut found.updates), &found.gone)?),
+        false => index.clone(),
+    };
     if let Some(path) = beside.absent {
-        new_index = absent(&new_index, path)?;
+        new_index = Arc::new(absent(&new_index, path)?);
     }
     let mut recorded = Recorded { found, ..Recorded::default() };
     let mut new_commit = None;
     if let Some(info) = commit {
-        new_commit = commit_if_new(repo, &pack, &new_index, line.tip, info)?;
+        let tree;
+        (tree, new_commit) = commit_if_new(repo, &pack, &new_index, line.tip, info)?;
+        if has_news {
+            new_index = Arc::new(Arc::unwrap_or_clone(new_index).with_tree(Some(tree)));
+        }
     }
     progress.stage("writing", 0, 0);
     // From here on the order is all: chunks, objects, index, ref.
@@ -280,7 +288,7 @@ pub fn commit(repo: &Repo, info: &CommitInfo) -> Result<Option<Oid>> {
 pub fn commit_on(repo: &Repo, lock: &Lock, line: &Line, info: &CommitInfo) -> Result<Option<Oid>> {
     let index = repo.index()?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
-    let Some(commit) = commit_if_new(repo, &pack, &index, line.tip, info)? else { return Ok(None) };
+    let (_, Some(commit)) = commit_if_new(repo, &pack, &index, line.tip, info)? else { return Ok(None) };
     let kept = pack.finish()?;
     move_line(repo, commit, line, info, kept, lock)?;
     Ok(Some(commit))
@@ -294,11 +302,21 @@ pub fn remove_on(repo: &Repo, lock: &Lock, line: &Line, stored: &[u8], info: &Co
     commit_on(repo, lock, line, info)
 }
 
-fn commit_if_new(repo: &Repo, pack: &PackWriter, index: &Index, head: Option<Oid>, info: &CommitInfo) -> Result<Option<Oid>> {
+/// Returns the tree of `index`, and the commit with it after `head`, if that has another one.
+fn commit_if_new(
+    repo: &Repo,
+    pack: &PackWriter,
+    index: &Index,
+    head: Option<Oid>,
+    info: &CommitInfo,
+) -> Result<(Oid, Option<Oid>)> {
     let before = head.map(|head| repo.objects.commit(&head).map(|commit| commit.tree)).transpose()?;
-    let tree = write_tree_after(entries_of(index), pack, before)?;
+    let tree = match before.filter(|before| index.tree() == Some(*before)) {
+        Some(before) => before,
+        None => write_tree_after(entries_of(index), pack, before)?,
+    };
     if before.unwrap_or(empty_tree()) == tree {
-        return Ok(None);
+        return Ok((tree, None));
     }
     let signature = Signature::new(&info.identity, info.time, info.offset);
     let data = CommitData {
@@ -308,7 +326,7 @@ fn commit_if_new(repo: &Repo, pack: &PackWriter, index: &Index, head: Option<Oid
         committer: signature,
         message: info.message.clone().into_bytes(),
     };
-    Ok(Some(pack.commit(&data)?))
+    Ok((tree, Some(pack.commit(&data)?)))
 }
 
 /// Moves the line to `commit`, durably, and lets go of the pack that it came in.

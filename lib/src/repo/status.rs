@@ -47,6 +47,7 @@ fn staged(repo: &Repo, index: &Index, head: Option<Oid>) -> Result<Vec<Change>> 
     match head {
         // Made from HEAD a moment ago; git would take one that is not there for an empty one.
         Some(_) if !durable::is_there(&repo.index_path()) => Ok(Vec::new()),
+        Some(head) if index.tree() == Some(repo.objects.commit(&head)?.tree) => Ok(Vec::new()),
         Some(_) => {
             let raw = repo.git.run(&["diff-index", "--cached", "--raw", "-z", "--no-abbrev", "--no-renames", "HEAD", "--"])?;
             changes(repo, &raw, true)
@@ -85,7 +86,8 @@ pub(crate) fn index_after(repo: &Repo, index: &Index, a: Oid, b: Oid) -> Result<
         }
     }
     gone.sort_unstable();
-    merged(index, updates, &gone)
+    let tree = index.tree().filter(|tree| *tree == a).map(|_| b);
+    Ok(merged(index, updates, &gone)?.with_tree(tree))
 }
 
 /// Returns the blobs that the tree `b` has and `a` has not, each with its path in a commit.
@@ -113,7 +115,7 @@ pub(crate) fn refresh(repo: &Repo, progress: &Progress) -> Result<()> {
         })
     };
     let updates: Vec<Staged> = found.updates.into_iter().filter(is_same).collect();
-    if updates.is_empty() { Ok(()) } else { repo.write_index(&merged(&index, updates, &[])?) }
+    if updates.is_empty() { Ok(()) } else { repo.write_index(&merged(&index, updates, &[])?.with_tree(index.tree())) }
 }
 
 /// So often git is asked again when it fails: while others repack, it may miss a tree that is there all the time.
