@@ -211,3 +211,17 @@ fn what_a_killed_run_left_in_the_state_goes_with_the_next_one() {
     world.snapshot();
     assert_eq!(world.sh("ls -A .git/devops/state"), "enrolled\nindex-checksum\nlock\nmirror\n");
 }
+
+#[test]
+fn what_is_looked_at_each_time_and_found_the_same_writes_no_index() {
+    let world = World::new();
+    world.write("f", "1\n");
+    world.sh("mkfifo fifo; sleep 0.1");
+    world.snapshot();
+    let before = world.inode(".git/index");
+    assert!(world.ok(&["snapshot"]).contains("nothing changed: no commit"));
+    assert_eq!(world.inode(".git/index"), before);
+    world.sh("chmod 600 fifo");
+    assert!(world.ok(&["snapshot"]).contains("1 with new metadata"));
+    assert_ne!(world.inode(".git/index"), before);
+}

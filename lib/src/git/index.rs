@@ -157,6 +157,11 @@ impl Index {
         self.is_doubted = true;
     }
 
+    /// Says whether [`Self::doubt`] was called.
+    pub fn is_doubted(&self) -> bool {
+        self.is_doubted
+    }
+
     /// Returns the tree that the entries make, if that is known.
     pub fn tree(&self) -> Option<Oid> {
         self.tree

@@ -23,7 +23,7 @@ use super::{Attributes, Repo};
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::write::{ChunkSink, Note, Take, cut_file, cut_stream};
-use crate::git::index::{CachedStat, Index};
+use crate::git::index::{CachedStat, Index, IndexEntry};
 use crate::git::name::{self, Stored};
 use crate::git::object::{EXECUTABLE, FILE, SYMLINK};
 use crate::git::pack::PackWriter;
@@ -157,6 +157,13 @@ pub struct Staged {
     pub mode: u32,
     /// What the file looked like when its content was that blob.
     pub stat: CachedStat,
+}
+
+impl Staged {
+    /// Says whether the index has just this already.
+    fn is_in(&self, entry: &IndexEntry<'_>) -> bool {
+        (self.oid, self.mode, self.stat) == (entry.oid, entry.mode, entry.stat)
+    }
 }
 
 /// What a scan found.
@@ -742,7 +749,11 @@ impl Walker<'_> {
                 _ => CachedStat::of(&as_dir_stat(draft.stat, !draft.is_whole)),
             };
             let oid = self.sink.metadata(&new.encode())?;
-            draft.updates.push(Staged { path: name::meta_path(&draft.path), oid, mode: FILE, stat });
+            let update = Staged { path: name::meta_path(&draft.path), oid, mode: FILE, stat };
+            // A device, a fifo or a socket is looked at each time, and is mostly as it was.
+            if self.index.is_doubted() || !position.is_some_and(|position| update.is_in(&self.index.entry(position))) {
+                draft.updates.push(update);
+            }
         }
         let mut out = self.out.lock().expect(POISONED);
         out.n_seen += (draft.unchanged.len() + draft.read.len() + 1) as u64;
