@@ -503,6 +503,10 @@ fn a_system_trusts_from_its_first_moment() {
         world.path("../root/etc/git-devops/trust/1.root").exists()
             && world.path("../root/var/lib/git-devops/trust/floor.0").exists()
     );
+    // It is this host's own, and comes to no other with what is stored.
+    world.sh("mkdir -p ../root/etc; echo web > ../root/etc/hostname; gdo --root ../root snapshot -q .");
+    let stored = world.sh("gdo --root ../root git ls-tree -r --name-only HEAD");
+    assert!(stored.contains("etc/hostname") && !stored.contains("git-devops/trust"), "{stored}");
     // Once more is safe; other keys are another matter.
     world.ok(&["init", "--system", "--root", root, "--type", "web", "--trust", text(&ann)]);
     let eve = gpg.key("eve");

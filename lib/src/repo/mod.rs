@@ -152,7 +152,9 @@ impl Places {
 
     /// Returns what identifies our own directories: they are never stored and never written into.
     fn identities(&self) -> Vec<((u32, u32), u64)> {
-        [&self.git_dir, &self.store, &self.state].into_iter().filter_map(|path| safepath::identity(path)).collect()
+        // Whom a host trusts is its own decision, and comes with no commit. Elsewhere that lies in the repository.
+        let trust = if self.is_system() { self.work_tree.join("etc/git-devops/trust") } else { self.git_dir.clone() };
+        [&self.git_dir, &self.store, &self.state, &trust].into_iter().filter_map(|path| safepath::identity(path)).collect()
     }
 }
 
