@@ -533,6 +533,21 @@ fn work_in_progress_is_taken_back_or_checked_in() {
 }
 
 #[test]
+fn what_is_only_staged_is_named_by_a_check_in() {
+    let pair = Pair::new();
+    pair.exec(&echo("a"));
+    pair.origin.ok(&["attributes", "etc/conf", "protect"]);
+    let said = pair.origin.ok(&["ci"]);
+    assert!(said.contains("not in it: A .git-devops/attributes\n'gdo snap' takes that"), "{said}");
+    pair.origin.ok(&["snap"]);
+    let said = pair.origin.ok(&["ci"]);
+    assert!(said.starts_with("commit ") && said.lines().count() == 1, "{said}");
+    pair.send();
+    pair.up(0);
+    assert!(pair.target.ok(&["attributes"]).contains("protect"));
+}
+
+#[test]
 fn a_rollback_goes_back_exactly_and_holds() {
     let pair = Pair::new();
     for (word, undo) in [("a", true), ("b", true), ("c", false)] {

@@ -10,6 +10,7 @@ use git_devops::host::origin::Executed;
 use git_devops::host::preview::Preview;
 use git_devops::journal::{DEFAULT_TIMEOUT, Entry, HandlerName, Kind as EntryKind, Name, When};
 use git_devops::repo::Repo;
+use git_devops::repo::status::only_staged;
 use serde_json::{Value, json};
 
 use super::changes::{letter, report, to_json};
@@ -246,8 +247,13 @@ pub struct CiArgs {}
 pub fn run_ci(ui: &mut Ui, global: &GlobalArgs, _: &CiArgs) -> Result<()> {
     let repo = global.repo_of_host()?;
     let tip = Host::open(&repo, call(&repo))?.check_in()?;
-    ui.json(|| json!({"commit": tip.to_string()}))?;
-    ui.note(format_args!("commit {tip}"))
+    let staged = only_staged(&repo)?;
+    ui.json(|| json!({"commit": tip.to_string(), "staged": to_json(&staged)}))?;
+    ui.note(format_args!("commit {tip}"))?;
+    for change in &staged {
+        ui.note(format_args!("only staged, and not in it: {} {}", letter(change.what), shown_path(&change.path)))?;
+    }
+    if staged.is_empty() { Ok(()) } else { ui.note("'gdo snap' takes that into another commit, for the next 'gdo ci'") }
 }
 
 /// Take the work in progress back: undo its commands, the last one first, and bring the files back

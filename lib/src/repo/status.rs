@@ -42,6 +42,12 @@ fn status_of(repo: &Repo, index: &Index, options: &ScanOptions, progress: &Progr
     Ok(Status { branch: branch(repo)?, head, staged, found })
 }
 
+/// Returns what the next commit would change, without a look at the work tree.
+pub fn only_staged(repo: &Repo) -> Result<Vec<Change>> {
+    let head = repo.head()?;
+    repo.with_index(|index| staged(repo, index, head))
+}
+
 /// Returns what the index has that HEAD has not, and the other way round.
 fn staged(repo: &Repo, index: &Index, head: Option<Oid>) -> Result<Vec<Change>> {
     match head {
