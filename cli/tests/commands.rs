@@ -126,6 +126,30 @@ fn a_command_that_writes_without_end_does_not_fill_the_disk() {
 }
 
 #[test]
+fn what_was_said_long_ago_goes_unless_it_is_still_asked_for() {
+    let pair = Pair::new();
+    pair.exec(&["--", "sh", "-c", "echo why; test ! -e ../bad"]);
+    pair.release();
+    pair.target.sh("touch ../bad");
+    let halted = pair.up(12);
+    let number = halted.err.split("gdo log --output ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    // Sixty more, of which the older ones were said 31 days ago, as was what the host stands at.
+    let make = "cd .git/devops/state/output; for n in $(seq 1001 1060); do echo $n > $n; done; touch -d '31 days ago' NUMBER $(seq 1001 1040); touch -d '29 days ago' 1005; echo ours > note";
+    pair.target.sh(&make.replace("NUMBER", &number));
+    pair.up(12);
+    let left = pair.target.sh("cd .git/devops/state/output; ls | sort -n | tr '\\n' ' '");
+    let newest: Vec<String> = (1011..=1060).map(|n| n.to_string()).collect();
+    assert_eq!(left.trim(), format!("note {number} 1005 {}", newest.join(" ")));
+    assert_eq!(pair.run(&["log", "--output", &number], 0).out, "why\n");
+    let gone = pair.run(&["log", "--output", "1001"], 9);
+    assert!(gone.err.contains("number 1001") && gone.err.contains("gdo log --host"), "{}", gone.err);
+    // When it was decided about, it goes like any other.
+    pair.target.sh(&format!("rm ../bad; gdo resume -q; touch -d '31 days ago' .git/devops/state/output/{number}"));
+    pair.up(0);
+    assert_eq!(pair.run(&["log", "--output", &number], 9).code, 9);
+}
+
+#[test]
 fn a_command_has_no_terminal() {
     let pair = Pair::new();
     pair.exec(&["--", "sh", "-c", "if (: < /dev/tty) 2>/dev/null; then echo yes; else echo no; fi > ../tty"]);

@@ -277,6 +277,19 @@ fn promises_are_kept_in_order_and_looked_at_again() {
 }
 
 #[test]
+fn the_inputs_of_a_promised_command_go_when_it_is_done_also_those_of_another_user() {
+    let taken = Taken::new(&[("etc/conf", "c\n")]);
+    taken.origin.sh("echo 1 > ../input; chmod 777 ..");
+    let words =
+        ["--user", "nobody", "--input", "../input", "--idempotent", "--unless", "test -e /tmp/none", "--", "cat", "${in}/input"];
+    taken.origin.ok(&[&["exec"], &words[..]].concat());
+    taken.origin.ok(&["ci"]);
+    taken.send();
+    taken.converge(3);
+    assert_eq!(taken.host.sh("ls .git/devops/state/in"), "");
+}
+
+#[test]
 fn a_check_that_fails_stops_its_own_file_alone_and_the_models_do_not_mix() {
     let taken = Taken::new(&[("etc/conf", "bad\n"), ("etc/other", "other\n")]);
     taken.origin.sh("gdo handler reload -- sh -c 'echo reload >> ../ran'; gdo ci -q; gdo attributes etc/conf 'validate=grep -q good %s' handler=reload; gdo attributes etc/other handler=reload; gdo commit -q -m x");

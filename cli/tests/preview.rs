@@ -197,3 +197,15 @@ fn without_the_right_to_mount_there_is_no_preview() {
     let said = world.sh("! setpriv --bounding-set -sys_admin gdo exec -n -- touch made 2>&1; test ! -e made");
     assert!(said.contains("no preview here") && said.contains("only root can"), "{said}");
 }
+    // What it read was copied, and goes with the next run.
+    world.sh("echo x > ../input");
+    let script = script
+        .replace("exec -n", "exec -n --user nobody --input ../input")
+        .replace("1235.5", &format!("1236.{}", std::process::id()));
+    world.sh(&script);
+    let copies = |world: &World| {
+        world.sh("ls .git/devops/state/in; cat /run/git-devops/$(printf %s $PWD/.git/devops/state | b3sum 2>/dev/null | cut -c-16)/*/input 2>/dev/null || true")
+    };
+    assert_ne!(copies(&world), "");
+    world.ok(&["exec", "-n", "--", "true"]);
+    assert_eq!(copies(&world), "");

@@ -453,7 +453,7 @@ impl Host<'_> {
             One::Entry(id, entry) => {
                 let inputs = self.lay_inputs(trial.tree, id, entry)?;
                 let (ended, sequence) = self.run_entry(&trial.ground, id, entry, &inputs)?;
-                durable::remove_dir_all(&inputs)?;
+                self.remove_inputs(id)?;
                 (!is_ok(entry, ended))
                     .then(|| format!("the command failed: {}; 'gdo log --output {sequence}' shows what it said", ended.told()))
             }
@@ -482,7 +482,7 @@ impl Host<'_> {
             One::Entry(id, entry) => {
                 let inputs = self.lay_inputs(trial.tree, id, entry)?;
                 let guard = guarded(self.repo, &trial.ground, id, entry, &inputs);
-                durable::remove_dir_all(&inputs)?;
+                self.remove_inputs(id)?;
                 // One of which that cannot be told stops no other.
                 Ok(guard.map(|guard| guard.is_some()).map_err(|error| format!("{error:#}")))
             }

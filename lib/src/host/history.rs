@@ -194,6 +194,21 @@ impl History {
         matches!(self.entry(id), Some(Progress::Over | Progress::Spared))
     }
 
+    /// Says whether an entry, or its undoing, was started and nobody knows of its end.
+    pub fn is_open(&self, id: &EntryId) -> bool {
+        self.undoing.as_ref() == Some(id) || matches!(self.entry(id), Some(Progress::Started { .. }))
+    }
+
+    /// Returns the line of the command that waits for a person's word, if one does: what it said is still asked for.
+    pub fn unsettled(&self) -> Option<u64> {
+        let far = self.stuck().and_then(|id| self.entry(id));
+        match (&self.running, far) {
+            (Some(running), _) => Some(running.sequence),
+            (None, Some(Progress::Started { sequence, .. } | Progress::Failed { sequence, .. })) => Some(*sequence),
+            _ => None,
+        }
+    }
+
     fn owes(&mut self, handlers: &str) {
         self.owed.extend(handlers.split(',').filter(|name| !name.is_empty()).map(str::to_owned));
     }

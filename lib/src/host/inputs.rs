@@ -40,6 +40,22 @@ impl Host<'_> {
         durable::remove_dir_all(&self.outside().join(id.to_string()))
     }
 
+    /// Removes those that a killed run left, but not what a command still reads: one of whose end nobody knows.
+    pub(super) fn clear_inputs(&self) -> Result<()> {
+        for above in [self.state().join("in"), self.outside()] {
+            if !durable::is_dir(&above) {
+                continue;
+            }
+            for listed in durable::list(&above).context(|| format!("cannot list '{}'", above.display()))? {
+                let id = listed.path.file_name().and_then(|name| name.to_str()?.parse().ok());
+                if !id.is_some_and(|id| self.history().is_open(&id)) {
+                    durable::remove_dir_all(&listed.path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Returns where the inputs of an entry lie in the state directory.
     pub(super) fn inputs_of(&self, id: &EntryId) -> PathBuf {
         self.state().join("in").join(id.to_string())

@@ -90,14 +90,16 @@ impl<'a> Host<'a> {
     fn with(repo: &'a Repo, call: Call, lock: Lock) -> Result<Self> {
         // A daemon that a command starts would hold it for ever.
         lock.keep_from_children()?;
-        output::bound_all(&repo.places.state)?;
         let mut log = HostLog::open(&repo.places.state)?;
         if log.lines().is_empty() {
             let kept = preimage::pre_images(repo)?.last().map_or(0, |(number, _)| *number);
             log.begin_behind(kept.max(output::highest(&repo.places.state)?));
         }
         let history = History::of(log.lines())?;
-        Ok(Self { repo, call, lock, log, history })
+        output::tidy(&repo.places.state, call.now, history.unsettled())?;
+        let host = Self { repo, call, lock, log, history };
+        host.clear_inputs()?;
+        Ok(host)
     }
 
     /// Returns what the log says.

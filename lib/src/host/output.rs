@@ -4,17 +4,22 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::FallocateFlags;
 
 use crate::durable;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// So much of the beginning of what a command says is kept, in bytes, and as much of its end.
 pub(super) const HALF: u64 = 512 << 10;
 /// So much more a file may take before its middle is given back, in bytes.
 const SLACK: u64 = 4 << 20;
 const DIR: &str = "output";
+/// What so many commands said is kept in any case,
+const MOST: usize = 50;
+/// and all that was said since.
+const YOUNG: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Where a command that is to be started says what it says.
 #[derive(Debug)]
@@ -113,40 +118,54 @@ fn read(file: &mut File, n_lost: u64) -> Result<Vec<u8>> {
     Ok(said)
 }
 
-/// Cuts what grew since to its bounds: a daemon that a command started may still write there.
-pub(super) fn bound_all(state: &Path) -> Result<()> {
-    let dir = state.join(DIR);
-    if !durable::is_dir(&dir) {
-        return Ok(());
-    }
-    for listed in durable::list(&dir).context(|| format!("cannot list '{}'", dir.display()))? {
-        if !listed.is_dir && durable::look(&listed.path).is_ok_and(|found| found.len() > 2 * HALF + SLACK) {
-            Output::open(&listed.path)?.keep()?;
+/// Cuts what grew since to its bounds, since a daemon that a command started may still write there, and removes what is old: neither among the newest
+/// ones, nor written to of late, nor what the command in line `wanted` said.
+pub(super) fn tidy(state: &Path, now: u64, wanted: Option<u64>) -> Result<()> {
+    let kept = kept(state)?;
+    for (at, (sequence, path)) in kept.iter().rev().enumerate() {
+        // Whoever ends a command that outlived its run may look at the same file.
+        let Ok(found) = durable::look(path) else { continue };
+        let is_old = found.modified().is_ok_and(|time| time + YOUNG < UNIX_EPOCH + Duration::from_secs(now));
+        if at >= MOST && is_old && wanted != Some(*sequence) {
+            durable::remove(path)?;
+        } else if found.len() > 2 * HALF + SLACK {
+            Output::open(path)?.keep()?;
         }
     }
     Ok(())
 }
 
-/// Returns the highest number that something is kept under; 0 if nothing is.
-pub(super) fn highest(state: &Path) -> Result<u64> {
+/// Returns the files that something is kept in, with their numbers, ascending.
+fn kept(state: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let dir = state.join(DIR);
     if !durable::is_dir(&dir) {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let listed = durable::list(&dir).context(|| format!("cannot list '{}'", dir.display()))?;
-    let number = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
-    Ok(listed.into_iter().filter_map(|listed| number(listed.path)).max().unwrap_or(0))
+    let one = |path: PathBuf| Some((path.file_name()?.to_str()?.parse().ok()?, path));
+    let mut all: Vec<(u64, PathBuf)> =
+        listed.into_iter().filter(|listed| !listed.is_dir).filter_map(|listed| one(listed.path)).collect();
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// Returns the highest number that something is kept under; 0 if nothing is.
+pub(super) fn highest(state: &Path) -> Result<u64> {
+    Ok(kept(state)?.last().map_or(0, |(sequence, _)| *sequence))
 }
 
 fn path(state: &Path, sequence: u64) -> PathBuf {
     state.join(DIR).join(sequence.to_string())
 }
 
-/// Returns what the command said whose line in the log is `sequence`, cut to its bounds; nothing, if it said nothing.
+/// Returns what the command said whose line in the log is `sequence`, cut to its bounds.
+///
+/// Fails with [`Kind::NotFound`] where that is no line of a command, and where it was so long ago that what it said is gone.
 pub fn output(state: &Path, sequence: u64) -> Result<Vec<u8>> {
     let path = path(state, sequence);
     if !durable::is_there(&path) {
-        return Ok(Vec::new());
+        let message = format!("nothing that a command said is kept under number {sequence}; 'gdo log --host' lists the commands");
+        return Err(Error::new(Kind::NotFound, message));
     }
     let what = || format!("cannot read '{}'", path.display());
     read(&mut durable::open(&path).context(what)?, 0).context(what)
@@ -181,7 +200,7 @@ mod tests {
         end.write_all(b"later\n").unwrap();
         assert!(super::output(state.path(), 7).unwrap().ends_with(b"end\nlater\n"));
         end.write_all(&vec![b'y'; 2 * (SLACK as usize)]).unwrap();
-        bound_all(state.path()).unwrap();
+        tidy(state.path(), 0, None).unwrap();
         assert!(std::fs::metadata(path(state.path(), 7)).unwrap().len() < 2 * HALF + 100);
         assert_eq!(highest(state.path()).unwrap(), 7);
     }
