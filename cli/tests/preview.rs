@@ -73,6 +73,45 @@ fn a_command_that_fails_says_what_it_had_done() {
     assert_eq!((run.code, lines.len()), (0, 0), "{}", run.err);
     let (run, _) = preview(&world, &["--timeout", "1"], "sleep 60");
     assert!(run.code == 12 && run.err.contains("took too long"), "{}", run.err);
+    for (script, told) in [("kill -9 $$", "killed by signal 9\n"), ("exit 137", "exit code 137\n")] {
+        let (run, _) = preview(&world, &[], script);
+        let first = run.err.lines().next().unwrap_or_default().replace("; nothing was changed here", "\n");
+        assert!(run.code == 12 && first.ends_with(told), "{script}: {}", run.err);
+    }
+}
+
+#[test]
+fn a_variable_reaches_the_command_and_no_program_on_the_way_to_it() {
+    let world = origin();
+    // The loader complains for each program that gets it.
+    let said = "ERROR: ld.so: object '/no/lib'";
+    let options = ["--env", "LD_PRELOAD=/no/lib", "--env", "A= b\n-- c", "--env", "PWD=mine"];
+    let words = ["--", "/usr/bin/env", "-0"];
+    let count = |text: &str| text.matches(said).count();
+    let has_all = |text: &str| ["A= b\n-- c\0", "PWD=mine\0"].iter().all(|variable| text.contains(variable));
+    let run = world.gdo(&[&["exec", "-n", "--json", "--cwd", "/dir"], &options[..], &words].concat());
+    let answer: serde_json::Value = serde_json::from_str(&run.out).unwrap_or_else(|error| panic!("{error}: {}", run.err));
+    let text = answer["output"].as_str().unwrap();
+    assert!(count(text) == 1 && has_all(text), "{text}");
+    for (n, user) in [&[][..], &["--user", "nobody"]].iter().enumerate() {
+        world.ok(&[&["exec"], *user, &options[..], &words].concat());
+        let log = world.ok(&["log", "--host"]);
+        let line = log.lines().find(|line| line.contains(" run ")).unwrap();
+        let text = world.ok(&["log", "--output", line.split(' ').next().unwrap()]);
+        assert!(count(&text) == 1 && has_all(&text), "{n}: {text}");
+    }
+}
+
+#[test]
+fn a_tree_that_is_deeper_than_directories_can_be_open_is_compared() {
+    let world = origin();
+    let script = "d=deep; for n in $(seq 400); do d=$d/d; done; mkdir -p $d; echo old > $d/old";
+    world.sh(script);
+    let said =
+        world.sh("ulimit -n 256; gdo exec -n -- sh -ec 'cd deep; for n in $(seq 400); do cd d; done; echo new > new; rm old'");
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("/d/d/")).map(|line| &line[line.len() - 6..]).collect();
+    assert_eq!(lines, ["/d/new", "/d/old"], "{said}");
+    assert!(said.lines().any(|line| line.starts_with("A ")) && said.lines().any(|line| line.starts_with("D ")), "{said}");
 }
 
 #[test]
@@ -163,6 +202,18 @@ fn it_ends_with_the_run_that_began_it() {
          for n in $(seq 500); do ps ax -o args= | grep -q '^sleep 1235.5' || break; sleep 0.02; done
          ps ax -o args= | grep -c '^sleep 1235.5' || true";
     assert_eq!(world.sh(&script.replace("1235.5", &format!("1235.{}", std::process::id()))), "1\n0\n");
+    // What it read was copied, and goes with the next run.
+    world.sh("echo x > ../input");
+    let script = script
+        .replace("exec -n", "exec -n --user nobody --input ../input")
+        .replace("1235.5", &format!("1236.{}", std::process::id()));
+    world.sh(&script);
+    let copies = |world: &World| {
+        world.sh("ls .git/devops/state/in; cat /run/git-devops/$(printf %s $PWD/.git/devops/state | b3sum 2>/dev/null | cut -c-16)/*/input 2>/dev/null || true")
+    };
+    assert_ne!(copies(&world), "");
+    world.ok(&["exec", "-n", "--", "true"]);
+    assert_eq!(copies(&world), "");
 }
 
 #[test]
@@ -197,15 +248,3 @@ fn without_the_right_to_mount_there_is_no_preview() {
     let said = world.sh("! setpriv --bounding-set -sys_admin gdo exec -n -- touch made 2>&1; test ! -e made");
     assert!(said.contains("no preview here") && said.contains("only root can"), "{said}");
 }
-    // What it read was copied, and goes with the next run.
-    world.sh("echo x > ../input");
-    let script = script
-        .replace("exec -n", "exec -n --user nobody --input ../input")
-        .replace("1235.5", &format!("1236.{}", std::process::id()));
-    world.sh(&script);
-    let copies = |world: &World| {
-        world.sh("ls .git/devops/state/in; cat /run/git-devops/$(printf %s $PWD/.git/devops/state | b3sum 2>/dev/null | cut -c-16)/*/input 2>/dev/null || true")
-    };
-    assert_ne!(copies(&world), "");
-    world.ok(&["exec", "-n", "--", "true"]);
-    assert_eq!(copies(&world), "");

@@ -60,6 +60,7 @@ pub(super) struct Layer {
 impl Overlay {
     /// Covers the system in `base` for this thread, and for what it starts from now on; `top` is an empty directory to build it on.
     ///
+    /// Its first child is to be [`super::run::Init`].
     /// Fails with [`Kind::Unsupported`] where the kernel cannot, or does not let us. The thread is to end soon: its view of the filesystems is its own.
     pub fn make(base: &Path, top: &Path) -> Result<Self> {
         let refused = |errno: Errno| {
@@ -168,11 +169,12 @@ impl Overlay {
     }
 }
 
-/// Gives this thread a mount namespace of its own; what is mounted there reaches nobody else.
+/// Gives this thread a mount namespace of its own, where what is mounted reaches nobody else, and lets its next child be the first of other
+/// processes than those of this system.
 #[allow(unsafe_code)]
 fn leave_the_others() -> rustix::io::Result<()> {
     // SAFETY: only CLONE_FILES is dangerous, since it takes file descriptors from what this thread shares them with.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)? };
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC)? };
     rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
 }
 

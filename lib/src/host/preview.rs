@@ -12,7 +12,7 @@ use super::command::last_lines;
 use super::halt::{Halt, Why};
 use super::overlay::{Layer, Overlay};
 use super::replay::{guarded, is_ok, job};
-use super::run::Ground;
+use super::run::{Ground, Init};
 use crate::durable;
 use crate::error::{Context, Result};
 use crate::journal::{Entry, EntryId, Name};
@@ -61,6 +61,7 @@ fn run(repo: &Repo, id: &EntryId, entry: &Entry, inputs: &Path, top: &Path) -> R
     let base = if repo.places.is_system() { repo.places.work_tree.as_path() } else { Path::new("/") };
     let overlay = Overlay::make(base, top)?;
     let ground = Ground::of(&repo.places).within(&overlay)?;
+    let init = Init::start(&overlay)?;
     let spared = guarded(repo, &ground, id, entry, inputs)?;
     let (ended, said) = match spared {
         Some(_) => (None, Vec::new()),
@@ -69,6 +70,8 @@ fn run(repo: &Repo, id: &EntryId, entry: &Entry, inputs: &Path, top: &Path) -> R
             (Some(ended), said)
         }
     };
+    // What the command left running changes nothing any more while its changes are looked at.
+    drop(init);
     let mut changes = Vec::new();
     for layer in &overlay.layers {
         compare_layer(layer, &mut changes)?;
@@ -84,46 +87,75 @@ fn run(repo: &Repo, id: &EntryId, entry: &Entry, inputs: &Path, top: &Path) -> R
 
 /// Adds what differs between a filesystem and what covers it.
 fn compare_layer(layer: &Layer, changes: &mut Vec<Change>) -> Result<()> {
-    let upper = Dir::open(&layer.upper)?;
-    let (below, merged) = (Dir::open(&layer.below)?, Dir::open(&layer.merged)?);
+    let (below, upper, merged) = (Dir::open(&layer.below)?, Dir::open(&layer.upper)?, Dir::open(&layer.merged)?);
     let path = if layer.path.is_empty() { Vec::new() } else { [b"/", &*layer.path].concat() };
     let of_top = |dir: &Dir| dir.stat_self().map(|stat| (stat.mode, stat.uid, stat.gid));
     if of_top(&below)? != of_top(&merged)? {
         changes.push(Change { path: if path.is_empty() { b"/".to_vec() } else { path.clone() }, what: What::Metadata });
     }
-    compare(&path, &upper, Some(&below), &merged, changes)
-}
-
-/// Does the same with a directory: what differs in it has an entry in `upper`, or is in one of the two others only.
-fn compare(path: &[u8], upper: &Dir, below: Option<&Dir>, merged: &Dir, changes: &mut Vec<Change>) -> Result<()> {
-    let names = |dir: &Dir| -> Result<BTreeSet<Vec<u8>>> { Ok(dir.entries()?.into_iter().map(|entry| entry.name).collect()) };
-    let what = || format!("cannot look at what became of '{}'", shown(path));
-    let (touched, is_opaque) = (names(upper).context(what)?, is_opaque(upper).context(what)?);
-    let all = below.map(names).transpose().context(what)?.unwrap_or_default().into_iter().chain(touched.iter().cloned());
-    for name in all.collect::<BTreeSet<_>>() {
-        let path = [path, b"/", &*name].concat();
-        let what = || format!("cannot look at what became of '{}'", shown(&path));
-        let before = below.map(|dir| dir.stat(&name)).transpose().context(what)?.flatten();
-        let after = merged.stat(&name).context(what)?;
-        let is_touched = touched.contains(&name);
-        let found = match (&before, &after) {
-            (None, None) => None,
-            // Made below by somebody else meanwhile.
-            (Some(_), None) if !is_touched && !is_opaque => None,
-            (Some(_), None) => Some(What::Deleted),
-            (None, Some(_)) => Some(What::Added),
-            (Some(_), Some(_)) if !is_touched => None,
-            (Some(before), Some(after)) => difference((below.unwrap_or(merged), before), (merged, after), &name).context(what)?,
-        };
-        changes.extend(found.map(|what| Change { path: path.clone(), what }));
-        let is_dir = |stat: &Option<Stat>| stat.as_ref().is_some_and(|stat| stat.kind == FileKind::Dir);
-        if is_touched && is_dir(&after) {
-            let below = below.filter(|_| is_dir(&before)).map(|dir| dir.open_dir(&name)).transpose().context(what)?;
-            let (upper, merged) = (upper.open_dir(&name).context(what)?, merged.open_dir(&name).context(what)?);
-            compare(&path, &upper, below.as_ref(), &merged, changes)?;
-        }
+    let mut later = vec![(Vec::new(), true)];
+    while let Some((inner, is_below)) = later.pop() {
+        let what = || format!("cannot look at what became of '{}'", shown(&inner));
+        let below = is_below.then(|| below.open_path(&inner)).transpose().context(what)?;
+        let (upper, merged) = (upper.open_path(&inner).context(what)?, merged.open_path(&inner).context(what)?);
+        let mut walk = Walk { top: &path, later: &mut later, changes };
+        walk.compare(&inner, &upper, below.as_ref(), &merged, MAX_HELD)?;
     }
     Ok(())
+}
+
+/// So many directories on the way to one are held open, on each of three sides.
+const MAX_HELD: usize = 64;
+
+/// A comparison of the changes of an overlay with what lies below it.
+struct Walk<'a> {
+    /// What the paths of the overlay begin with.
+    top: &'a [u8],
+    /// Directories that lie too deep to be looked at from here, and whether they are below, too.
+    later: &'a mut Vec<(Vec<u8>, bool)>,
+    changes: &'a mut Vec<Change>,
+}
+
+impl Walk<'_> {
+    /// Adds what differs in the directory at `inner`: it has an entry in `upper`, or is in one of the two others only.
+    fn compare(&mut self, inner: &[u8], upper: &Dir, below: Option<&Dir>, merged: &Dir, n_left: usize) -> Result<()> {
+        let names = |dir: &Dir| -> Result<BTreeSet<Vec<u8>>> { Ok(dir.entries()?.into_iter().map(|entry| entry.name).collect()) };
+        let what = || format!("cannot look at what became of '{}'", shown(inner));
+        let (touched, is_opaque) = (names(upper).context(what)?, is_opaque(upper).context(what)?);
+        let all = below.map(names).transpose().context(what)?.unwrap_or_default().into_iter().chain(touched.iter().cloned());
+        for name in all.collect::<BTreeSet<_>>() {
+            let inner = if inner.is_empty() { name.clone() } else { [inner, b"/", &*name].concat() };
+            let what = || format!("cannot look at what became of '{}'", shown(&inner));
+            let before = below.map(|dir| dir.stat(&name)).transpose().context(what)?.flatten();
+            let after = merged.stat(&name).context(what)?;
+            let is_touched = touched.contains(&name);
+            let found = match (&before, &after) {
+                (None, None) => None,
+                // Made below by somebody else meanwhile.
+                (Some(_), None) if !is_touched && !is_opaque => None,
+                (Some(_), None) => Some(What::Deleted),
+                (None, Some(_)) => Some(What::Added),
+                (Some(_), Some(_)) if !is_touched => None,
+                (Some(before), Some(after)) => {
+                    difference((below.unwrap_or(merged), before), (merged, after), &name).context(what)?
+                }
+            };
+            self.changes.extend(found.map(|what| Change { path: [self.top, b"/", &*inner].concat(), what }));
+            let is_dir = |stat: &Option<Stat>| stat.as_ref().is_some_and(|stat| stat.kind == FileKind::Dir);
+            if !is_touched || !is_dir(&after) {
+                continue;
+            }
+            let below = below.filter(|_| is_dir(&before));
+            if n_left == 0 {
+                self.later.push((inner, below.is_some()));
+                continue;
+            }
+            let below = below.map(|dir| dir.open_dir(&name)).transpose().context(what)?;
+            let (upper, merged) = (upper.open_dir(&name).context(what)?, merged.open_dir(&name).context(what)?);
+            self.compare(&inner, &upper, below.as_ref(), &merged, n_left - 1)?;
+        }
+        Ok(())
+    }
 }
 
 /// Says whether a directory of changes hides all that lies below it: it took the place of one that was removed.

@@ -435,14 +435,13 @@ pub(super) fn is_ok(entry: &Entry, ended: Ended) -> bool {
 /// Returns a command of an entry, whose inputs lie in `inputs`.
 pub(super) fn job<'e>(ground: &Ground, entry: &'e Entry, words: &Words, id: &EntryId, inputs: &Path) -> Job<'e> {
     let inner = ground.inner(inputs).into_os_string().into_encoded_bytes();
-    let mut env = entry.env.clone();
-    env.push(("GIT_DEVOPS_ENTRY".into(), id.to_string().into_bytes()));
     Job {
         words: words.iter().map(|word| replaced(word, IN.as_bytes(), &inner)).collect(),
         cwd: &entry.cwd,
         user: entry.user.as_deref(),
         umask: entry.umask,
-        env,
+        env: entry.env.clone(),
+        entry: Some(id.to_string()),
         timeout: Duration::from_secs(entry.timeout.into()),
     }
 }

@@ -2,8 +2,8 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
+use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -24,13 +24,15 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// So long a command that has to end is asked, before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 /// Lets a command wait for its word on standard input; who waits for one that does not come any more is told by the end of the pipe.
-/// The shell leaves nothing of itself in the environment.
-const GATE: &str = "read -r go && cd \"$1\" && shift && unset PWD OLDPWD SHLVL && exec \"$@\" </dev/null";
-
-/// Begins the processes of an overlay: it is their init, so that all of them end with the command. With them it gets a `proc` of its own.
-const INIT: &str = r#"[ -z "$1" ] || "$2" -t proc -o ro,nosuid,nodev,noexec proc "$1" || exit 125; shift 2; "$@"; exit "$?""#;
-/// Goes where a command is to run, from the top of its root, where chroot leads.
-const GO_THERE: &str = "cd \"$1\" && shift && exec \"$@\"";
+/// The shell leaves nothing of itself in the environment, and the variables up to `--` reach nobody before the last program that it leads to.
+const GATE: &str = "read -r go && cd \"$1\" && shift && unset PWD OLDPWD SHLVL && \
+    while [ \"$1\" != -- ]; do export \"$1\"; shift; done && shift && exec \"$@\" </dev/null";
+/// Goes where a command is to run, from the top of its root, where chroot leads, and does the same with variables.
+const GO_THERE: &str = "cd \"$1\" && shift && unset PWD OLDPWD SHLVL && \
+    while [ \"$1\" != -- ]; do export \"$1\"; shift; done && shift && exec \"$@\"";
+/// Says a word when the processes of an overlay may begin, with a `proc` that shows them; then it takes in those that lose their parent.
+const INIT: &str =
+    r#"[ -z "$1" ] || "$2" -t proc -o ro,nosuid,nodev,noexec proc "$1" || exit; echo go; exec >/dev/null; until cat; do :; done"#;
 
 /// Where commands run.
 #[derive(Clone, Debug)]
@@ -63,8 +65,10 @@ pub struct Job<'a> {
     pub user: Option<&'a str>,
     /// Permissions that new files do not get.
     pub umask: u16,
-    /// What it gets beside the usual environment.
+    /// What it gets beside the usual environment, and no program on the way to it.
     pub env: Vec<(String, Vec<u8>)>,
+    /// The entry that it is of, which it gets as `GIT_DEVOPS_ENTRY`.
+    pub entry: Option<String>,
     /// How long it may take.
     pub timeout: Duration,
 }
@@ -72,7 +76,7 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// Returns one that runs at the top of the root, for an hour at most.
     pub fn of(words: Vec<Vec<u8>>) -> Self {
-        Self { words, cwd: b"/", user: None, umask: 0o022, env: Vec::new(), timeout: Duration::from_secs(3600) }
+        Self { words, cwd: b"/", user: None, umask: 0o022, env: Vec::new(), entry: None, timeout: Duration::from_secs(3600) }
     }
 }
 
@@ -104,18 +108,9 @@ impl Ground {
         Self { root: places.work_tree.clone(), is_system: places.is_system(), state: places.state.clone(), stage: None }
     }
 
-    /// Returns one whose commands run in `overlay`, and end there with all that they started.
+    /// Returns one whose commands run in `overlay`.
     pub(super) fn within(self, overlay: &Overlay) -> Result<Self> {
-        let found = |name: &str| match program(name) {
-            path if path.is_absolute() => Ok(path.into_os_string()),
-            _ => Err(Error::new(Kind::Unsupported, format!("no preview here: there is no '{name}'; install util-linux"))),
-        };
-        let proc = if overlay.wants_proc { overlay.root.join("proc").into_os_string() } else { OsString::new() };
-        // Nobody would see what it did once we are killed.
-        let mut lead = vec![found("setpriv")?, "--pdeathsig".into(), "KILL".into(), found("unshare")?];
-        lead.extend(["--pid", "--fork", "--kill-child", "--ipc", "--"].map(OsString::from));
-        lead.extend([found("sh")?, "-c".into(), INIT.into(), "sh".into(), proc, found("mount")?]);
-        lead.extend([found("setpriv")?, "--bounding-set".into(), FORBIDDEN.into()]);
+        let lead = vec![found("setpriv")?, "--bounding-set".into(), FORBIDDEN.into()];
         Ok(Self { stage: Some(Stage { root: overlay.root.clone(), lead }), ..self })
     }
 
@@ -151,7 +146,7 @@ impl Ground {
                 .env("LANG", "C.UTF-8")
                 .env("HOME", OsStr::from_bytes(&home))
                 .envs(super::dpkg::ENVIRONMENT);
-            command.envs(job.env.iter().map(|(name, value)| (name, OsStr::from_bytes(value))));
+            command.envs(job.entry.iter().map(|id| ("GIT_DEVOPS_ENTRY", id)));
             command.stdin(Stdio::piped()).stdout(output.end()?).stderr(output.end()?);
             let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(job.umask.into()));
             let spawned = command.spawn();
@@ -190,28 +185,67 @@ impl Ground {
             Some(stage) => Some(&stage.root),
             None => Some(&self.root).filter(|root| self.is_system && *root != Path::new("/")),
         };
+        let variable = |(name, value): &(String, Vec<u8>)| OsString::from_vec([name.as_bytes(), b"=", value].concat());
+        let variables: Vec<OsString> = job.env.iter().map(variable).chain(["--".into()]).collect();
         command.current_dir("/");
         match root {
-            Some(_) => command.arg("/"),
-            None => command.arg(&inner),
+            Some(_) => command.args(["/", "--"]),
+            None if job.user.is_some() => command.arg(&inner).arg("--"),
+            None => command.arg(&inner).args(&variables),
         };
         command.args(self.stage.iter().flat_map(|stage| &stage.lead));
         if root.is_some() || job.user.is_some() {
             command.arg(program("chroot"));
-        }
-        if let Some(user) = job.user {
-            command.arg(format!("--userspec={user}"));
-        }
-        if let Some(root) = root {
-            command.arg(root);
-            if inner != Path::new("/") {
-                command.args(["sh", "-c", GO_THERE, "sh"]).arg(inner);
+            if let Some(user) = job.user {
+                command.arg(format!("--userspec={user}"));
             }
-        } else if job.user.is_some() {
-            command.args(["--skip-chdir", "/"]);
+            match root {
+                Some(root) => command.arg(root),
+                None => command.args(["--skip-chdir", "/"]),
+            };
+            if root.is_some() && inner != Path::new("/") || !job.env.is_empty() {
+                let there = if root.is_some() { &*inner } else { Path::new(".") };
+                command.args(["sh", "-c", GO_THERE, "sh"]).arg(there).args(&variables);
+            }
         }
         command.args(job.words.iter().map(|word| OsStr::from_bytes(word)));
         Ok(())
+    }
+}
+
+/// The first process of an overlay: those that lose their parent become its children, and all end with it, as it does with whoever holds this.
+#[derive(Debug)]
+pub(super) struct Init(Child);
+
+impl Init {
+    /// Starts it, as the next child of the thread that made `overlay`; what that starts from then on is one of its processes.
+    pub fn start(overlay: &Overlay) -> Result<Self> {
+        let proc = if overlay.wants_proc { overlay.root.join("proc") } else { PathBuf::new() };
+        // When the thread is killed nobody would see any more what they do.
+        let mut command = Command::new(found("setpriv")?);
+        command.args(["--pdeathsig", "KILL"]).arg(found("sh")?).args(["-c", INIT, "sh"]).arg(proc).arg(found("mount")?);
+        command.env_clear().env("PATH", PATH).current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut init = Self(command.spawn().context(|| "no preview here: cannot start its first process")?);
+        let mut said = Vec::new();
+        if let Some(mut out) = init.0.stdout.take() {
+            out.read_to_end(&mut said).context(|| "no preview here: cannot hear of its first process")?;
+        }
+        if said != b"go\n" {
+            let mut complaint = Vec::new();
+            let _ = init.0.stderr.take().map(|mut err| err.read_to_end(&mut complaint));
+            let complaint = crate::child::told(&String::from_utf8_lossy(&complaint));
+            return Err(Error::new(Kind::Unsupported, format!("no preview here: its processes cannot be shown: {complaint}")));
+        }
+        Ok(init)
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        // The kernel ends all the others before it tells of this one's end.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -286,6 +320,14 @@ fn wait(child: &mut Child, timeout: Duration, output: &mut Output) -> Result<End
 fn program(name: &str) -> PathBuf {
     let mut all = PATH.split(':').map(|dir| Path::new(dir).join(name));
     all.find(|path| durable::is_file(path)).unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// Returns where a program lies that a preview cannot do without.
+fn found(name: &str) -> Result<OsString> {
+    match program(name) {
+        path if path.is_absolute() => Ok(path.into_os_string()),
+        _ => Err(Error::new(Kind::Unsupported, format!("no preview here: there is no '{name}'; install util-linux"))),
+    }
 }
 
 fn how(status: ExitStatus) -> Ended {
