@@ -205,11 +205,11 @@ fn it_ends_with_the_run_that_began_it() {
     // What it read was copied, and goes with the next run.
     world.sh("echo x > ../input");
     let script = script
-        .replace("exec -n", "exec -n --user nobody --input ../input")
+        .replace("exec -n", "exec -n --user nobody --input kept=../input")
         .replace("1235.5", &format!("1236.{}", std::process::id()));
     world.sh(&script);
     let copies = |world: &World| {
-        world.sh("ls .git/devops/state/in; cat /run/git-devops/$(printf %s $PWD/.git/devops/state | b3sum 2>/dev/null | cut -c-16)/*/input 2>/dev/null || true")
+        world.sh("ls .git/devops/state/in; cat /run/git-devops/$(printf %s $PWD/.git/devops/state | b3sum 2>/dev/null | cut -c-16)/*/kept 2>/dev/null || true")
     };
     assert_ne!(copies(&world), "");
     world.ok(&["exec", "-n", "--", "true"]);
