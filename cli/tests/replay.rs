@@ -60,7 +60,7 @@ fn what_fails_halts_and_is_tried_again_in_its_place() {
     let halted = pair.up(12);
     assert!(halted.err.contains("command-failed") && halted.err.contains("complaint"), "{}", halted.err);
     assert!(halted.err.contains("gdo resume") && halted.err.contains("gdo skip"), "{}", halted.err);
-    // A timer that calls it again runs nothing.
+    // A timer that calls it again runs nothing, and who looks what it would do is told the same.
     pair.up(12);
     assert_eq!(pair.note("ran"), "a\n");
     let number = pair
@@ -173,8 +173,8 @@ fn a_reboot_is_waited_for() {
     pair.origin.ok(&["resume", "--done"]);
     pair.exec(&echo("b"));
     pair.release();
-    for _ in 0..3 {
-        let halted = pair.up(13);
+    for more in [&[][..], &["-n"], &[]] {
+        let halted = pair.run(&[&["up", "--offline", "--to", "o/main"], more].concat(), 13);
         assert!(halted.err.contains("gdo up -r"), "{}", halted.err);
         assert_eq!(pair.note("ran"), "a\n");
     }

@@ -190,6 +190,7 @@ fn replay(ui: &mut Ui, host: &mut Host<'_>, target: Oid, options: &UpOptions) ->
     })?;
     match (applied.len(), dry_run) {
         (0, _) if halt.is_none() => ui.note("up to date")?,
+        (0, _) => (),
         (n, true) => ui.note(format_args!("would apply {}", counted(n, "commit")))?,
         (n, false) => ui.note(format_args!("applied {}", counted(n, "commit")))?,
     }

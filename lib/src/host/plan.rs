@@ -569,7 +569,10 @@ fn new_entries(repo: &Repo, last: Option<Oid>, before: Oid, commit: Oid, tree: O
         old.iter().filter(|(id, oid)| new.get(id) != Some(oid)).map(|(id, _)| format!("entry {id}")).collect();
     if !changed.is_empty() {
         let what = format!("commit {commit} changes or removes entries of the journal, which are for ever");
-        let ways = [("gdo revert COMMIT", "on the origin: takes the commit back; an entry is undone by another one")];
+        let ways = [
+            ("gdo git show COMMIT -- .git-devops/journal", "shows what it changes there"),
+            ("gdo revert COMMIT", "on the origin: takes the commit back; an entry is undone by another one"),
+        ];
         return Err(Halt::new(Why::Journal, what, &ways).with(first(changed)).into());
     }
     let fresh: Vec<EntryId> = new.keys().filter(|id| !old.contains_key(*id)).cloned().collect();

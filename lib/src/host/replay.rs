@@ -137,8 +137,11 @@ impl Replay<'_, '_> {
                 true => {
                     (self.tell)(Event::Commit(&plan))?;
                     // Later ones stand on what this one has not done yet.
-                    if last == head && self.host.history.pending.is_none() {
-                        plan.check(self.host.repo, self.options.yes_delete, false)?;
+                    if last == head {
+                        match self.host.history.pending {
+                            None => drop(plan.check(self.host.repo, self.options.yes_delete, false)?),
+                            Some(_) => self.check_begun(&plan)?,
+                        }
                     }
                 }
                 false => self.commit(&plan, last)?,
@@ -238,33 +241,18 @@ impl Replay<'_, '_> {
     }
 
     fn entry(&mut self, plan: &CommitPlan, id: &EntryId, entry: &Entry) -> Step<()> {
-        let far = self.host.history.entry(id).cloned();
         let name = id.to_string();
-        if let Some(Far::Over | Far::Spared) = far {
+        if self.host.history.is_over(id) {
             return Ok(());
         }
-        // Neither its guard nor another run of it may come beside it.
-        if let Some(halt) = self.host.still_running()? {
+        if let Some(halt) = self.stands_at(id, entry)? {
             return Err(halt.into());
         }
-        match far {
-            Some(Far::Started { boot, .. }) if entry.kind == EntryKind::Reboot => {
-                if boot != boot_id()? {
-                    self.host.note("ran", &[("entry", &name), ("ok", "yes"), ("how", "another boot")])?;
-                    return Ok(());
-                }
-            }
-            Some(Far::Started { .. }) if !entry.is_idempotent && !has_guard(entry) => {
-                let what = format!("'{}' was interrupted, and nobody knows how far it came", entry.shown());
-                let ways = [
-                    ("gdo resume --done", "takes it for done, and goes on"),
-                    ("gdo resume --rerun", "runs it again, and goes on"),
-                    (&*format!("gdo skip {id} --reason WHY"), "goes on without it; this host is then no more like the others"),
-                ];
-                return Err(Halt::new(Why::Unknown, what, &ways).with([format!("entry {id}")]).into());
-            }
-            Some(Far::Failed { how, sequence }) => return Err(self.failed(id, entry, &how, sequence).into()),
-            Some(_) | None => (),
+        if let (EntryKind::Reboot, Some(Far::Started { boot, .. })) = (entry.kind, self.host.history.entry(id))
+            && *boot != boot_id()?
+        {
+            self.host.note("ran", &[("entry", &name), ("ok", "yes"), ("how", "another boot")])?;
+            return Ok(());
         }
         if entry.kind == EntryKind::Reboot {
             return self.reboot(id);
@@ -285,6 +273,45 @@ impl Replay<'_, '_> {
             true => Ok(()),
             false => Err(self.failed(id, entry, &ended.told(), sequence).into()),
         }
+    }
+
+    /// Returns why an entry that is not over is not run by itself.
+    fn stands_at(&self, id: &EntryId, entry: &Entry) -> Result<Option<Halt>> {
+        // Neither its guard nor another run of it may come beside it.
+        if let Some(halt) = self.host.still_running()? {
+            return Ok(Some(halt));
+        }
+        Ok(match self.host.history.entry(id) {
+            Some(Far::Started { boot, .. }) if entry.kind == EntryKind::Reboot => {
+                (*boot == boot_id()? && !self.options.may_reboot).then(|| reboot_halt(id))
+            }
+            Some(Far::Started { .. }) if !entry.is_idempotent && !has_guard(entry) => {
+                let what = format!("'{}' was interrupted, and nobody knows how far it came", entry.shown());
+                let ways = [
+                    ("gdo resume --done", "takes it for done, and goes on"),
+                    ("gdo resume --rerun", "runs it again, and goes on"),
+                    (&*format!("gdo skip {id} --reason WHY"), "goes on without it; this host is then no more like the others"),
+                ];
+                Some(Halt::new(Why::Unknown, what, &ways).with([format!("entry {id}")]))
+            }
+            Some(Far::Failed { how, sequence }) => Some(self.failed(id, entry, how, *sequence)),
+            None if entry.kind == EntryKind::Reboot && !self.options.may_reboot => Some(reboot_halt(id)),
+            Some(_) | None => None,
+        })
+    }
+
+    /// Says the same of the commit that is applied by half, without anything being done.
+    fn check_begun(&self, plan: &CommitPlan) -> Step<()> {
+        for (id, entry) in plan.entries(When::Before).chain(plan.entries(When::After)) {
+            if self.host.history.is_over(id) {
+                continue;
+            }
+            match self.stands_at(id, entry)? {
+                Some(halt) => return Err(halt.into()),
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     fn failed(&self, id: &EntryId, entry: &Entry, how: &str, sequence: u64) -> Halt {
