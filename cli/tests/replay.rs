@@ -62,6 +62,8 @@ fn what_fails_halts_and_is_tried_again_in_its_place() {
     assert!(halted.err.contains("gdo resume") && halted.err.contains("gdo skip"), "{}", halted.err);
     // A timer that calls it again runs nothing, and who looks what it would do is told the same.
     pair.up(12);
+    let looked = pair.run(&["up", "-n", "--offline", "--to", "o/main"], 12);
+    assert!(looked.err.contains("gdo resume") && !looked.out.contains("would apply"), "{}{}", looked.out, looked.err);
     assert_eq!(pair.note("ran"), "a\n");
     let number = pair
         .run(&["log", "--host"], 0)
@@ -178,6 +180,7 @@ fn a_reboot_is_waited_for() {
         assert!(halted.err.contains("gdo up -r"), "{}", halted.err);
         assert_eq!(pair.note("ran"), "a\n");
     }
+    assert_eq!(pair.run(&["status", "--exit-code"], 13).code, 13);
     // Not the running system: nobody starts it anew for us.
     pair.run(&["up", "-r", "--offline", "--to", "o/main"], 13);
     pair.up(13);
@@ -530,6 +533,36 @@ fn work_in_progress_is_taken_back_or_checked_in() {
     assert_eq!(origin.gdo(&["ci"]).code, 9);
     origin.write("etc/conf", "drift\n");
     assert_eq!(origin.gdo(&["exec", "--", "true"]).code, 10);
+}
+
+#[test]
+fn a_script_learns_from_status_how_this_host_stands() {
+    let pair = Pair::new();
+    let status = |code: i32| pair.run(&["status", "--exit-code"], code).out;
+    status(0);
+    pair.exec(&["--", "sh", "-c", "test ! -e ../bad"]);
+    pair.release();
+    pair.target.sh("touch ../bad");
+    pair.up(12);
+    assert!(status(12).contains("'gdo up -n' says what is in the way"));
+    // Nothing but who asks for it gets that.
+    pair.run(&["status"], 0);
+    pair.target.sh("rm ../bad");
+    pair.run(&["resume"], 0);
+    status(0);
+    pair.origin.ok(&["handler", "reload", "--", "test", "!", "-e", "../bad"]);
+    pair.origin.ok(&["attributes", "etc/conf", "handler=reload"]);
+    pair.origin.write("etc/conf", "new\n");
+    pair.origin.ok(&["snap"]);
+    pair.release();
+    pair.target.sh("touch ../bad");
+    pair.up(12);
+    assert!(status(12).contains("handlers owed: reload"));
+    pair.target.sh("rm ../bad");
+    pair.up(0);
+    status(0);
+    pair.target.write("etc/conf", "drift\n");
+    status(1);
 }
 
 #[test]

@@ -182,6 +182,35 @@ fn a_host_goes_by_what_its_key_signed_and_by_nothing_else() {
 }
 
 #[test]
+fn status_tells_how_what_is_applied_stands_to_what_is_released() {
+    let fleet = Fleet::new();
+    let (origin, host) = (&fleet.origin.world, &fleet.host);
+    ok(origin, &fleet.gpg, &["trust", "init", text(&fleet.gpg.export("ann"))]);
+    let change = |content: &str| {
+        origin.write("file", content);
+        origin.ok(&["snap"]);
+        origin.ok(&["ci"]);
+    };
+    let told = |world: &World, code: i32, what: &str| {
+        let run = world.gdo(&["status", "--exit-code"]);
+        assert!(run.code == code && run.out.contains(what), "{what}: {}{}", run.code, run.out);
+    };
+    change("one more");
+    fleet.release(&[]);
+    host.ok(&["up"]);
+    told(host, 0, "release 1 accepted and applied;");
+    change("two");
+    told(origin, 0, "release 1 accepted and applied, and more than that;");
+    fleet.release(&[]);
+    assert_eq!(fleet.fetch().code, 0);
+    told(host, 1, "release 2 accepted, not applied yet;");
+    host.ok(&["up"]);
+    told(host, 0, "release 2 accepted and applied;");
+    host.ok(&["rollback"]);
+    told(host, 1, "release 2 accepted, not applied yet;");
+}
+
+#[test]
 fn what_does_not_verify_is_refused_by_name_and_nothing_moves() {
     let fleet = Fleet::new();
     for signer in ["eve", "bob"] {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use git_devops::error::Result;
 use git_devops::git::Oid;
 use git_devops::host::dpkg::{self, Finding};
-use git_devops::host::{self, History};
+use git_devops::host::{self, History, Model};
 use git_devops::repo::scan::Change;
 use git_devops::repo::status::status;
 use git_devops::repo::{Repo, releases};
@@ -27,7 +27,8 @@ pub struct StatusArgs {
     /// End names with NUL instead of line ends, and escape nothing
     #[arg(short = 'z')]
     nul: bool,
-    /// End with code 1 if anything differs
+    /// End with code 1 if anything differs, or is accepted, owed or on trial and not done yet; with 12 where this host halted, with 13 where it must start
+    /// anew
     #[arg(long)]
     exit_code: bool,
     /// Tell instead which holders there are, what they promise, and which files have too few copies
@@ -75,6 +76,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
         }
         if let Some(standing) = &standing {
             ui.note(standing.told())?;
+            if let Some(way) = standing.way_on() {
+                ui.note(way)?;
+            }
         }
         print(ui, "staged for the next commit:", &status.staged)?;
         print(ui, "not staged ('gdo snapshot' takes all of it):", &status.found.changes)?;
@@ -85,9 +89,13 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
             ui.note(format_args!("nothing differs in {} files and directories", status.found.n_seen))?;
         }
     }
-    if status.found.is_partial {
+    let differs = !(status.staged.is_empty() && status.found.changes.is_empty());
+    let halted = standing.as_ref().and_then(Standing::halted).filter(|_| args.exit_code);
+    if let Some(code) = halted {
+        ui.exit_with(code);
+    } else if status.found.is_partial {
         ui.exit_with(exit::PARTIAL);
-    } else if args.exit_code && !(status.staged.is_empty() && status.found.changes.is_empty()) {
+    } else if args.exit_code && (differs || standing.is_some_and(|standing| standing.is_behind())) {
         ui.exit_with(exit::DIFFERENCES);
     }
     Ok(())
@@ -112,8 +120,15 @@ fn print_nul(ui: &mut Ui, changes: &[Change], stage: &[u8]) -> Result<()> {
 /// How this host stands to its type.
 struct Standing {
     history: History,
-    accepted: Option<(String, Oid)>,
+    accepted: Option<Accepted>,
     n_owned: usize,
+}
+
+/// The release that this host is to have, or more than that.
+struct Accepted {
+    seq: u64,
+    commit: Oid,
+    is_applied: bool,
 }
 
 /// Returns that of a host that has a log.
@@ -121,7 +136,16 @@ fn standing(repo: &Repo) -> Result<Option<Standing>> {
     let history = host::history(&repo.places.state)?;
     let Some(begun) = &history.begun else { return Ok(None) };
     let accepted = releases::accepted(repo, &begun.kind.parse()?)?;
-    let accepted = accepted.map(|accepted| (format!("release {}", accepted.seq), accepted.commit));
+    let accepted = accepted.map(|accepted| -> Result<_> {
+        let (seq, commit) = (accepted.seq, accepted.commit);
+        // An origin has what it did not release yet.
+        let is_applied = match history.applied {
+            Some(at) => at == commit || repo.git.is_ancestor(commit, at)?,
+            None => false,
+        };
+        Ok(Accepted { seq, commit, is_applied })
+    });
+    let accepted = accepted.transpose()?;
     Ok(Some(Standing { n_owned: host::adopt::n_owned(&*repo.index()?), history, accepted }))
 }
 
@@ -131,9 +155,13 @@ impl Standing {
         let (model, kind) = begun.as_ref().map_or(("", ""), |begun| (begun.model.name(), &begun.kind));
         let mut told = vec![format!("{model} host of type {kind}")];
         told.push(applied.map_or_else(|| "nothing applied".to_owned(), |at| format!("applied {}", at.to_hex_with_len(12))));
-        if let Some((release, commit)) = &self.accepted {
-            let is_here = *applied == Some(*commit);
-            told.push(format!("{release} accepted{}", if is_here { " and applied" } else { ", not applied yet" }));
+        if let Some(Accepted { seq, commit, is_applied }) = &self.accepted {
+            let more = match (is_applied, *applied == Some(*commit)) {
+                (true, true) => " and applied",
+                (true, false) => " and applied, and more than that",
+                (false, _) => ", not applied yet",
+            };
+            told.push(format!("release {seq} accepted{more}"));
         }
         told.extend(stopped.as_ref().map(|stopped| format!("halted: {}: {}", stopped.why, shown(stopped.what.as_bytes()))));
         if !owed.is_empty() {
@@ -148,13 +176,37 @@ impl Standing {
         told.join("; ")
     }
 
+    /// Returns how the program ends that is asked about a host that halted.
+    fn halted(&self) -> Option<u8> {
+        let stopped = self.history.stopped.as_ref()?;
+        Some(if stopped.why == "reboot" { exit::REBOOT } else { exit::HALTED })
+    }
+
+    /// Returns what says in full why it halted, and what goes on from there.
+    fn way_on(&self) -> Option<&'static str> {
+        let stopped = self.history.stopped.as_ref()?;
+        let is_convergent = self.history.begun.as_ref().is_some_and(|begun| begun.model == Model::Convergent);
+        Some(match (&*stopped.why, is_convergent) {
+            ("reboot", _) => "'gdo up -r' starts this machine anew",
+            (_, true) => "'gdo converge -n' says what is in the way, and what goes on from there",
+            _ => "'gdo up -n' says what is in the way, and what goes on from there",
+        })
+    }
+
+    /// Says whether something is not done that is to be.
+    fn is_behind(&self) -> bool {
+        let is_released = self.accepted.as_ref().is_none_or(|accepted| accepted.is_applied);
+        !is_released || !self.history.owed.is_empty() || self.history.trial.is_some()
+    }
+
     fn to_json(&self) -> Value {
         let History { begun, applied, owed, hold, stopped, n_skipped, .. } = &self.history;
         json!({
             "model": begun.as_ref().map(|begun| begun.model.name()),
             "type": begun.as_ref().map(|begun| &begun.kind),
             "applied": applied.map(|at| at.to_string()),
-            "accepted": self.accepted.as_ref().map(|(_, commit)| commit.to_string()),
+            "accepted": self.accepted.as_ref().map(|accepted| accepted.commit.to_string()),
+            "behind": self.is_behind(),
             "halted": stopped.as_ref().map(|stopped| json!({"why": stopped.why, "what": stopped.what, "time": stopped.time})),
             "handlers_owed": owed,
             "hold": hold,

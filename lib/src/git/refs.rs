@@ -64,6 +64,12 @@ impl Git {
         Err(Error::new(Kind::Corrupt, format!("symbolic ref '{name}' leads on and on; repair it with 'gdo git symbolic-ref'")))
     }
 
+    /// Says whether all that the commit `old` has in its history, itself included, is in that of `new`.
+    pub fn is_ancestor(&self, old: Oid, new: Oid) -> Result<bool> {
+        let output = self.output(&["merge-base", "--is-ancestor", &old.to_string(), &new.to_string()], b"")?;
+        Ok(output.status.success())
+    }
+
     /// Returns the commit that `rev` means, in any of git's notations.
     pub fn resolve(&self, rev: &str) -> Result<Oid> {
         if rev == "HEAD" || rev == "@" {

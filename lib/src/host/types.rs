@@ -107,8 +107,7 @@ impl Host<'_> {
     pub fn merge(&mut self, other: Oid, message: &str) -> Result<Joined> {
         self.must_be_settled()?;
         let head = self.here()?;
-        let is_in = self.repo.git.output(&["merge-base", "--is-ancestor", &other.to_string(), &head.to_string()], b"")?;
-        if is_in.status.success() {
+        if self.repo.git.is_ancestor(other, head)? {
             return Ok(Joined::Nothing);
         }
         if line_to(self.repo, Some(head), other)?.is_some() {
