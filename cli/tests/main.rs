@@ -9,6 +9,7 @@ mod dpkg;
 mod env;
 mod evil;
 mod git;
+mod guides;
 mod holders;
 mod maintenance;
 mod merge;
