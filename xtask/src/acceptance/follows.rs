@@ -1,9 +1,9 @@
-//! A whole Debian that follows its type by signed releases: it becomes what the origin is, and costs little while nothing changes.
+//! Hosts that follow their type: a whole Debian by signed releases, which costs little while nothing changes, and one that comes late to many changes.
 
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Instant;
 
@@ -46,6 +46,48 @@ pub fn idle(world: &World) -> Result<String> {
         told.push(format!("{line} {elapsed:.2} s, {cpu:.2} of a processor, {least:.1} to {most:.1} MiB"));
     }
     Ok(told.join("; "))
+}
+
+/// Seconds that one change may take in a replay, two files and a command: 300 of them take two minutes.
+const PER_CHANGE: f64 = 0.4;
+
+pub fn long_line(world: &World) -> Result<String> {
+    // Few of them do not make up for what takes its time once.
+    let (n, limit) = if world.full { (300, 300.0 * PER_CHANGE) } else { (30, 30.0 * PER_CHANGE * 3.0) };
+    let dir = world.scratch.join("line");
+    fixtures::remove(&dir)?;
+    let [origin, target] = ["origin", "target"].map(|name| dir.join(name).join("tree"));
+    let gdo = |tree: &Path, args: &[&str]| {
+        let mut command = Command::new(&world.gdo);
+        command.arg("-q").args(args).current_dir(tree);
+        succeed(&mut command)
+    };
+    for tree in [&origin, &target] {
+        std::fs::create_dir_all(tree)?;
+        gdo(tree, &["init"])?;
+    }
+    fixtures::many_files(&origin, 12_000)?;
+    gdo(&origin, &["snap", "."])?;
+    for at in 0..n {
+        std::fs::write(origin.join(format!("group-00/new-{at}")), format!("{at}\n"))?;
+        std::fs::write(origin.join("group-00/changed"), format!("{at}\n"))?;
+        gdo(&origin, &["snap"])?;
+        gdo(&origin, &["exec", "--", "sh", "-c", &format!("echo {at} >> ../ran; cat group-00/changed >> ../ran")])?;
+    }
+    gdo(&origin, &["ci"])?;
+    let from = origin.join(".git");
+    let fetch =
+        ["fetch", "-q", from.to_str().ok_or("the scratch directory's name is not UTF-8")?, "+refs/heads/*:refs/remotes/o/*"];
+    succeed(Command::new("git").arg("--git-dir").arg(target.join(".git")).args(fetch))?;
+    let started = Instant::now();
+    gdo(&target, &["up", "--offline", "--to", "o/main"])?;
+    let elapsed = started.elapsed().as_secs_f64();
+    let wanted: String = (0..n).map(|at| format!("{at}\n{at}\n")).collect();
+    let ran = std::fs::read_to_string(target.with_file_name("ran")).context(|| "the commands left nothing")?;
+    ensure!(ran == wanted, "the commands ran in another order, not each once, or met other files:\n{ran}");
+    must_be_equal(&origin, &target, &Options { ignore: vec![".git".into()] }).context(|| "the target is not like the origin")?;
+    ensure!(elapsed <= limit, "{n} changes were replayed in {elapsed:.1} s; {limit:.0} s are allowed");
+    Ok(format!("{n} changes replayed in {elapsed:.1} s"))
 }
 
 /// An origin that has a Debian and serves its releases, and a target that has nothing yet; both are directories, and systems.

@@ -43,6 +43,7 @@ const TESTS: &[Test] = &[
     Test { name: "a_sparse_image_is_stored_and_restored_in_256_mib", run: memory::sparse_image },
     Test { name: "many_small_files_are_stored_and_restored_in_256_mib", run: memory::many_files },
     Test { name: "a_debian_that_is_up_to_date_takes_a_blink_and_40_mib", run: follows::idle },
+    Test { name: "many_changes_with_commands_are_replayed_in_order_and_in_time", run: follows::long_line },
     Test { name: "files_that_cannot_be_read_are_named_and_the_rest_is_stored", run: faults::unreadable },
     Test { name: "a_file_that_vanishes_or_fails_is_named_and_the_rest_is_stored", run: faults::vanishing },
     Test { name: "a_file_that_changes_while_it_is_read_is_named", run: faults::changing },
