@@ -290,6 +290,21 @@ fn what_is_not_ours_stays_and_is_no_drift() {
 }
 
 #[test]
+fn a_directory_that_is_there_already_stays_with_what_is_in_it() {
+    let pair = Pair::new();
+    pair.origin.sh("mkdir -m 750 dir; echo theirs > dir/file");
+    pair.origin.ok(&["snap", "dir"]);
+    pair.release();
+    pair.target.sh("mkdir -m 755 dir; echo mine > dir/mine");
+    let halted = pair.up(12);
+    assert!(halted.err.contains("'dir'") && halted.err.contains("gdo diff COMMIT -- PATH"), "{}", halted.err);
+    assert!(pair.target.ok(&["diff", "o/main", "--", "dir"]).contains("-. mode=0750"));
+    pair.target.sh("chmod 750 dir");
+    pair.up(0);
+    assert_eq!(pair.target.sh("stat -c %a dir; cat dir/*"), "750\ntheirs\nmine\n");
+}
+
+#[test]
 fn many_handlers_are_owed_whole() {
     let pair = Pair::new();
     for n in 0..60 {

@@ -399,8 +399,9 @@ pub(super) fn check_drift(repo: &Repo, (before, tree): (Oid, Oid), changes: &[Ch
     if !collisions.is_empty() {
         let what = format!("{} in the place of new ones, and not owned", are(collisions.len()));
         let ways = [
-            ("mv PATH ELSEWHERE", "moves one out of the way"),
-            ("gdo up", "goes on then; a file that has the very content and metadata is taken over"),
+            ("gdo diff COMMIT -- PATH", "shows in what one differs; what has the very content and metadata is taken over"),
+            ("mv PATH ELSEWHERE", "moves one out of the way; a directory may rather get the owner and mode of the new one"),
+            ("gdo up", "goes on then"),
         ];
         return Err(Halt::new(Why::Collision, what, &ways).with(first(collisions)).into());
     }
