@@ -746,7 +746,9 @@ fn a_commit_that_is_applied_by_half_is_taken_back() {
     let planned = pair.run(&["rollback", "-n"], 0);
     assert!(planned.out.contains("M etc/conf") && planned.out.contains("D etc/added"), "{}", planned.out);
     pair.target.sh("touch ../ok");
-    pair.run(&["rollback"], 0);
+    for run in [planned, pair.run(&["rollback"], 0)] {
+        assert!(run.out.contains("  handler reload\n"), "{}", run.out);
+    }
     assert_eq!((pair.target.read("etc/conf"), pair.target.exists("etc/added")), ("old\n".to_owned(), false));
     assert_eq!(pair.note("ran"), "bad\nold\n", "the handler runs for what is there now");
     let status = pair.target.ok(&["status"]);

@@ -50,6 +50,7 @@ pub fn run_rollback(ui: &mut Ui, global: &GlobalArgs, args: &RollbackArgs) -> Re
     ui.json(|| {
         json!({"from": back.from.to_string(), "to": back.to.to_string(), "dry_run": args.dry_run, "not_undone": back.stuck, "failed": back.failed,
             "undone": back.undone.iter().map(ToString::to_string).collect::<Value>(),
+            "handlers": back.handlers,
             "files": back.changes.iter().map(|change| json_path(&change.path)).collect::<Value>()})
     })?;
     if args.dry_run {
@@ -63,6 +64,9 @@ pub fn run_rollback(ui: &mut Ui, global: &GlobalArgs, args: &RollbackArgs) -> Re
     }
     for entry in &back.failed {
         ui.line(format_args!("  had not succeeded, what it did stays: {entry}"))?;
+    }
+    for name in &back.handlers {
+        ui.line(format_args!("  handler {name}"))?;
     }
     match args.dry_run {
         true => ui.note(format_args!("would go back to commit {to}")),

@@ -29,6 +29,8 @@ pub struct Back {
     pub failed: Vec<String>,
     /// Files that differ between the two.
     pub changes: Vec<Change>,
+    /// What runs after these were changed.
+    pub handlers: Vec<String>,
 }
 
 impl Host<'_> {
@@ -62,8 +64,10 @@ impl Host<'_> {
         let undone = ran.into_iter().rev().filter(|ran| ran.entry.undo.is_some()).map(|ran| ran.id).collect();
         let trees = [from, to].map(|commit| self.repo.objects.commit(&commit).map(|data| data.tree));
         let [old, new] = trees;
-        let changes = status::compare_work_trees(self.repo, old?, new?)?;
-        Ok(Back { from, to, undone, stuck, failed, changes })
+        let (old, new) = (old?, new?);
+        let changes = status::compare_work_trees(self.repo, old, new)?;
+        let handlers = self.handlers_of(new, &changes)?;
+        Ok(Back { from, to, undone, stuck, failed, changes, handlers })
     }
 
     /// Takes the content of the commit `to`, which was applied before, again, after undoing what ran since; and holds this host there.
@@ -108,7 +112,7 @@ impl Host<'_> {
             self.note("hold", &[("at", at), ("by", &by)])?;
         }
         let content = if content_only { "only" } else { "and-commands" };
-        let handlers = self.handlers_of(new, &plan.changes)?.join(",");
+        let handlers = plan.handlers.join(",");
         let (branch, commit) = (self.kind()?, to.to_string());
         self.note("backing", &[("branch", &branch), ("to", &commit), ("content", content), ("handlers", &handlers)])?;
         self.undo(Some(to), &line, content_only)?;
