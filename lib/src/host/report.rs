@@ -19,7 +19,7 @@ impl Host<'_> {
         let head = self.repo.head()?;
         let tree = head.map_or(Ok(empty_tree()), |head| self.repo.objects.commit(&head).map(|data| data.tree))?;
         // Before anything else takes as much: an index at a time.
-        let n_covered = n_owned(&self.repo.index()?) as u64;
+        let n_covered = n_owned(&*self.repo.index()?) as u64;
         let here = Look::here(self.repo, progress)?;
         let differs = Look::of_tree(self.repo, tree)?.differing(&here)?;
         let accepted = begun.kind.parse().ok().map(|kind| releases::accepted(self.repo, &kind)).transpose()?.flatten();

@@ -462,6 +462,7 @@ impl Repo {
 
     /// Replaces the git index, durably, and notes that it is ours.
     pub fn write_index(&self, index: &Index) -> Result<()> {
+        *self.last_index.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let note = IndexNote { stamp: index.write(&self.places.git_dir)?, tree: index.tree() };
         // Whoever is killed before this line only has to look at everything once more.
         durable::publish(&self.places.state.join(INDEX_NOTE), &note.encode(), 0o600)
