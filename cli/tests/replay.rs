@@ -192,6 +192,30 @@ fn a_reboot_is_waited_for() {
 }
 
 #[test]
+fn a_start_by_hand_is_the_one_that_is_waited_for() {
+    for is_done_by_hand in [true, false] {
+        let pair = Pair::new();
+        pair.origin.ok(&["reboot", "--later"]);
+        pair.origin.ok(&["resume", "--done"]);
+        pair.exec(&echo("b"));
+        pair.release();
+        // Without '-r': both ways on that it names are there.
+        for _ in 0..2 {
+            assert!(pair.up(13).err.contains("gdo resume --done"));
+        }
+        let boot = pair.target.path("../boot");
+        std::fs::write(&boot, "00000000-0000-4000-8000-000000000000\n").unwrap();
+        if is_done_by_hand {
+            let script = "mount --bind ../boot /proc/sys/kernel/random/boot_id; exec gdo up --offline --to o/main";
+            pair.target.sh(&format!("unshare -m sh -ec '{script}'"));
+        } else {
+            pair.run(&["resume", "--done"], 0);
+        }
+        assert_eq!(pair.note("ran"), "b\n");
+    }
+}
+
+#[test]
 fn drift_halts_before_anything_is_written() {
     let pair = Pair::new();
     pair.origin.write("etc/conf", "new\n");
