@@ -27,6 +27,7 @@ type Builder = fn(&Path) -> Result;
 /// The trees by name, in the sizes that are handy to try something on.
 const NAMED: &[(&str, Builder)] = &[
     ("debian-root", debian_root),
+    ("debian-machine", debian_machine),
     ("oddities", oddities),
     ("many-files", |dir| many_files(dir, 200_000)),
     ("big-dir", |dir| big_dir(dir, 100_000)),
@@ -198,9 +199,9 @@ pub fn edit_4k(path: &Path, offset: u64) -> Result {
 ///
 /// The packages are fetched once per checkout, from where this machine gets its own.
 pub fn debian_root(dir: &Path) -> Result {
-    let archive = debian_archive()?;
-    succeed(
-        Command::new("tar").args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf"]).arg(&archive).arg("-C").arg(dir),
+    unpack(
+        &debian_archive("", "python3-minimal,python3,iputils-ping,git,acl,e2fsprogs,sudo,openssh-client,perl,xz-utils")?,
+        dir,
     )?;
     let at = |path: &str| dir.join(path);
     device(&at("dev/fixture-disk"), FileType::BlockDevice, 7, 0)?;
@@ -216,6 +217,22 @@ pub fn debian_root(dir: &Path) -> Result {
     flag(&at("var/log/fixture.log"), IFlags::APPEND)?;
     flag(&at("var/cache"), IFlags::NODUMP)?;
     expect_debian(dir)
+}
+
+/// Unpacks a Debian that can be started as a machine of its own, and in which packages can be installed.
+pub fn debian_machine(dir: &Path) -> Result {
+    unpack(&debian_archive("-machine", "systemd-sysv,git,openssh-client,ucf")?, dir)?;
+    for timer in ["apt-daily.timer", "apt-daily-upgrade.timer"] {
+        // It would have the locks of apt when nobody expects it.
+        symlink("/dev/null", dir.join("etc/systemd/system").join(timer))?;
+    }
+    Ok(())
+}
+
+fn unpack(archive: &Path, dir: &Path) -> Result {
+    let mut tar = Command::new("tar");
+    tar.args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf"]).arg(archive).arg("-C").arg(dir);
+    succeed(&mut tar).map(drop)
 }
 
 /// The things that make this tree worth testing on must really be in it.
@@ -236,18 +253,18 @@ fn expect_debian(dir: &Path) -> Result {
     Ok(())
 }
 
-fn debian_archive() -> Result<PathBuf> {
-    const INCLUDE: &str = "python3-minimal,python3,iputils-ping,git,acl,e2fsprogs,sudo,openssh-client,perl,xz-utils";
+/// Returns a tar archive of a Debian with these packages; `name` tells it from others.
+fn debian_archive(name: &str, include: &str) -> Result<PathBuf> {
     let cache = target_dir().join("fixtures");
     let suite = packages::debian_suite()?;
-    let archive = cache.join(format!("debian-{suite}.tar"));
+    let archive = cache.join(format!("debian-{suite}{name}.tar"));
     if archive.exists() {
         return Ok(archive);
     }
     std::fs::create_dir_all(&cache)?;
     let unfinished = cache.join("unfinished.tar");
     let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--variant=minbase", &format!("--include={INCLUDE}")]).args(apt_options()?);
+    command.args(["--quiet", "--variant=minbase", &format!("--include={include}")]).args(apt_options()?);
     command.arg(&suite).arg(&unfinished).args(apt_sources()?);
     succeed(&mut command).context(|| "cannot make the Debian tree")?;
     std::fs::rename(&unfinished, &archive)?;

@@ -90,6 +90,11 @@ impl Host {
         command
     }
 
+    /// Returns the file by which a program enters its network.
+    pub fn network(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.namespace.0)
+    }
+
     /// Returns the private key that this host shows.
     pub fn key(&self) -> PathBuf {
         self.dir.join("key")

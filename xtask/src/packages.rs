@@ -28,6 +28,8 @@ pub const TEST: &[Need] = &[
     ("gpgv", "gpgv"),
     ("strace", "strace"),
     ("prlimit", "util-linux"),
+    ("ip", "iproute2"),
+    ("systemd-nspawn", "systemd-container"),
     ("mount", "mount"),
     ("tar", "tar"),
     ("/usr/bin/time", "time"),

@@ -2,11 +2,13 @@
 //!
 //! Each test is a sentence in [`TESTS`]. It gets a directory of its own, which is kept when the test fails.
 
+mod booted;
 mod faults;
 mod fidelity;
 mod follows;
 mod git;
 mod increments;
+mod machine;
 mod memory;
 mod restore;
 
@@ -50,6 +52,7 @@ const TESTS: &[Test] = &[
     Test { name: "files_that_come_and_go_disturb_nothing", run: faults::flickering },
     Test { name: "a_full_ext4_aborts_and_leaves_the_repository_as_it_was", run: faults::full_ext4 },
     Test { name: "a_full_tmpfs_aborts_and_leaves_the_repository_as_it_was", run: faults::full_tmpfs },
+    Test { name: "what_needs_a_new_start_of_the_machine_waits_for_it_and_is_done_by_itself", run: booted::reboot },
 ];
 
 /// What one run of the suite is made with.
