@@ -30,6 +30,7 @@ pub const TEST: &[Need] = &[
     ("prlimit", "util-linux"),
     ("ip", "iproute2"),
     ("systemd-nspawn", "systemd-container"),
+    ("dpkg-scanpackages", "dpkg-dev"),
     ("mount", "mount"),
     ("tar", "tar"),
     ("/usr/bin/time", "time"),

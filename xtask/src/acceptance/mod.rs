@@ -3,6 +3,7 @@
 //! Each test is a sentence in [`TESTS`]. It gets a directory of its own, which is kept when the test fails.
 
 mod booted;
+mod dpkg;
 mod faults;
 mod fidelity;
 mod follows;
@@ -53,6 +54,9 @@ const TESTS: &[Test] = &[
     Test { name: "a_full_ext4_aborts_and_leaves_the_repository_as_it_was", run: faults::full_ext4 },
     Test { name: "a_full_tmpfs_aborts_and_leaves_the_repository_as_it_was", run: faults::full_tmpfs },
     Test { name: "what_needs_a_new_start_of_the_machine_waits_for_it_and_is_done_by_itself", run: booted::reboot },
+    Test { name: "an_upgrade_by_apt_asks_nothing_and_keeps_what_was_changed", run: dpkg::upgrade },
+    Test { name: "an_upgrade_is_merged_with_what_was_changed_as_the_manual_says", run: dpkg::vendor },
+    Test { name: "while_apt_is_at_work_nothing_is_written", run: dpkg::at_work },
 ];
 
 /// What one run of the suite is made with.
