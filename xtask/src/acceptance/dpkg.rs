@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::command::{Context, Outcome, Result, repository, run, succeed};
+use crate::command::{Context, Outcome, Result, repository, succeed};
 use crate::ensure;
 
 use super::machine::Machine;
@@ -216,7 +216,7 @@ pub fn at_work(world: &World) -> Result<String> {
     std::fs::write(&wait, "")?;
     let hold = "-o DPkg::Pre-Invoke::='touch /root/begun; while test -e /root/wait; do sleep 0.1; done'";
     let mut apt =
-        shop.target.inside(&format!("apt-get -q -y {hold} install shop")).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        shop.target.inside(&format!("apt-get -q -y {hold} install shop"))?.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     wait_for(&root.join("root/begun"))?;
     let wait_seconds = |seconds: u32| {
         let mut git = Command::new("git");
@@ -228,14 +228,14 @@ pub fn at_work(world: &World) -> Result<String> {
         Ok([fingerprint(&root.join("etc"))?, fingerprint(&root.join("root"))?, fingerprint(&root.join("usr"))?])
     };
     let before = found()?;
-    let refused = run(&mut shop.target.inside("gdo up --offline --to o/web"))?.exits(7)?;
+    let refused = shop.target.tries("gdo up --offline --to o/web")?.exits(7)?;
     must_name(&refused, "dpkg or apt is at work here")?;
     for (before, after) in before.iter().zip(&found()?) {
         let changed: Vec<String> = touched(before, after).into_iter().filter(|path| !path.starts_with("git-devops")).collect();
         ensure!(changed.is_empty(), "written while apt was at work: {changed:?}");
     }
     wait_seconds(60)?;
-    let mut up = shop.target.inside("gdo up --quiet --offline --to o/web").spawn()?;
+    let mut up = shop.target.inside("gdo up --offline --to o/web")?.stdout(Stdio::null()).spawn()?;
     std::thread::sleep(Duration::from_secs(1));
     ensure!(up.try_wait()?.is_none(), "'gdo up' does not wait for apt");
     ensure!(std::fs::read_to_string(root.join("etc/hostname"))? != "other\n", "a file was laid down while apt was at work");
