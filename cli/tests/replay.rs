@@ -216,6 +216,39 @@ fn a_start_by_hand_is_the_one_that_is_waited_for() {
 }
 
 #[test]
+fn a_start_that_was_rolled_back_is_waited_for_again() {
+    let pair = Pair::new();
+    pair.origin.write("etc/conf", "new\n");
+    pair.origin.ok(&["snap", "etc"]);
+    pair.origin.ok(&["reboot", "--later"]);
+    pair.origin.ok(&["resume", "--done"]);
+    pair.exec(&[&["--undo", "rm ../ran"], &echo("b")[..]].concat());
+    pair.release();
+    let boot = pair.target.path("../boot");
+    let up_after_a_start = |number: u8, code: i32| {
+        std::fs::write(&boot, format!("00000000-0000-4000-8000-{number:012}\n")).unwrap();
+        let script = "mount --bind ../boot /proc/sys/kernel/random/boot_id; gdo up --offline --to o/main || test $? = $0";
+        pair.target.sh(&format!("unshare -m sh -ec '{script}' {code}"));
+    };
+    // What it was started with was the old content.
+    pair.up(13);
+    let back = pair.run(&["rollback"], 0);
+    assert!(!back.out.contains("had not succeeded"), "{}", back.out);
+    pair.run(&["rollback", "1"], 0);
+    pair.run(&["unhold"], 0);
+    up_after_a_start(1, 13);
+    assert_eq!((pair.target.read("etc/conf"), pair.note("ran")), ("new\n".to_owned(), String::new()));
+    up_after_a_start(2, 0);
+    assert_eq!(pair.note("ran"), "b\n");
+    pair.run(&["rollback", "3"], 0);
+    pair.run(&["unhold"], 0);
+    up_after_a_start(2, 13);
+    assert_eq!(pair.note("ran"), "");
+    up_after_a_start(3, 0);
+    assert_eq!(pair.note("ran"), "b\n");
+}
+
+#[test]
 fn drift_halts_before_anything_is_written() {
     let pair = Pair::new();
     pair.origin.write("etc/conf", "new\n");

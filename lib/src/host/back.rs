@@ -60,7 +60,7 @@ impl Host<'_> {
         })?;
         let ran = self.ran_since(Some(to), &line)?;
         let (ran, failed): (Vec<Ran>, Vec<Ran>) = ran.into_iter().partition(|ran| self.is_done(ran));
-        let (stuck, failed) = (stuck(&ran), failed.iter().map(Ran::told).collect());
+        let (stuck, failed) = (stuck(&ran), failed.iter().filter(|ran| !ran.is_start()).map(Ran::told).collect());
         let undone = ran.into_iter().rev().filter(|ran| ran.entry.undo.is_some()).map(|ran| ran.id).collect();
         let trees = [from, to].map(|commit| self.repo.objects.commit(&commit).map(|data| data.tree));
         let [old, new] = trees;
@@ -166,14 +166,18 @@ impl Host<'_> {
             );
             return Err(Error::new(Kind::Halted, message));
         }
-        let mut ran = self.ran_since(base, commits)?;
+        let (starts, mut ran): (Vec<Ran>, Vec<Ran>) = self.ran_since(base, commits)?.into_iter().partition(Ran::is_start);
         ran.retain(|ran| self.is_done(ran));
         let stuck = stuck(&ran);
+        if !stuck.is_empty() && !content_only {
+            return Err(stuck_error(&stuck));
+        }
+        // The machine was started with files that go now: when they come again, it is to be started again.
+        for start in starts {
+            self.note("undone", &[("entry", &start.id.to_string())])?;
+        }
         if content_only {
             return Ok(stuck);
-        }
-        if !stuck.is_empty() {
-            return Err(stuck_error(&stuck));
         }
         let ground = Ground::of(&self.repo.places);
         for Ran { entry, id, tree } in ran.into_iter().rev() {
@@ -246,6 +250,10 @@ struct Ran {
 }
 
 impl Ran {
+    fn is_start(&self) -> bool {
+        self.entry.kind == EntryKind::Reboot
+    }
+
     fn told(&self) -> String {
         format!("{} {}", self.id, self.entry.shown())
     }
