@@ -246,6 +246,9 @@ impl Replay<'_, '_> {
             return Ok(());
         }
         if let Some(halt) = self.stands_at(id, entry)? {
+            if halt.why == Why::Reboot {
+                self.wait_for_start(id)?;
+            }
             return Err(halt.into());
         }
         if let (EntryKind::Reboot, Some(Far::Started { boot, .. })) = (entry.kind, self.host.history.entry(id))
@@ -324,15 +327,17 @@ impl Replay<'_, '_> {
         Halt::new(Why::Failed, what, &ways).with(self.host.last_words(sequence))
     }
 
+    /// Notes in which boot a start of the machine is asked for; also where nothing is started from here: whoever starts it by hand does what is waited for.
+    fn wait_for_start(&mut self, id: &EntryId) -> Result<()> {
+        match self.host.history.entry(id) {
+            Some(Far::Started { .. }) => Ok(()),
+            _ => self.host.note("run", &[("entry", &id.to_string()), ("boot", &boot_id()?)]).map(drop),
+        }
+    }
+
     fn reboot(&mut self, id: &EntryId) -> Step<()> {
-        // Also where nothing is started from here: whoever starts this machine by hand does what is waited for.
-        if !matches!(self.host.history.entry(id), Some(Far::Started { .. })) {
-            self.host.note("run", &[("entry", &id.to_string()), ("boot", &boot_id()?)])?;
-        }
+        self.wait_for_start(id)?;
         let halt = reboot_halt(id);
-        if !self.options.may_reboot {
-            return Err(halt.into());
-        }
         Err(match self.host.start_anew() {
             Ok(()) => halt.into(),
             Err(error) => halt.with([format!("{error:#}")]).into(),
