@@ -1,5 +1,6 @@
 //! Hosts that were not built by us: what differs is told, put right, and kept; and what is fixed by hand.
 
+use crate::common::pair::Pair;
 use crate::common::{Run, World};
 
 /// Makes a host with a few files and a handler, all applied.
@@ -70,6 +71,23 @@ fn only_what_is_named_is_fixed_and_what_is_not_owned_stays() {
 }
 
 #[test]
+fn what_differs_in_owner_or_mode_alone_stays_in_sight_whatever_is_done_beside_it() {
+    let host = host();
+    host.sh("chmod 666 etc/other; echo hacked > etc/conf; sleep 0.1");
+    expect(&host, &["fix", "etc/conf"], 0);
+    assert!(host.ok(&["status"]).contains("m etc/other"));
+    expect(&host, &["fix", "--all"], 0);
+    assert_eq!(host.mode("etc/other"), 0o644);
+    let pair = Pair::new();
+    pair.target.sh("chmod 666 etc/other; sleep 0.1");
+    pair.origin.write("etc/conf", "new\n");
+    pair.origin.ok(&["snap", "etc/conf"]);
+    pair.release();
+    pair.up(0);
+    assert!(pair.run(&["status"], 0).out.contains("m etc/other"));
+}
+
+#[test]
 fn a_handler_of_a_fix_is_owed_until_it_succeeds() {
     let host = host();
     host.sh("touch ../bad; echo hacked > etc/conf");
@@ -136,7 +154,7 @@ impl Taken {
 fn a_machine_is_compared_and_nothing_is_written() {
     let taken = Taken::new(&[("etc/same", "same\n"), ("etc/conf", "new\n"), ("etc/mode", "mode\n"), ("etc/missing", "x\n")]);
     taken.host.sh(&format!(
-        "cp -a '{}' .; rm etc/missing; chmod 700 etc/mode; echo old > etc/conf; echo > etc/free; touch -r ../tree etc",
+        "cp -a '{}' .; rm etc/missing; chmod 600 etc/mode; echo old > etc/conf; echo > etc/free; touch -r ../tree etc; sleep 0.1",
         taken.origin.path("etc").display()
     ));
     taken.send();

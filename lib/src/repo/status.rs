@@ -1,5 +1,7 @@
 //! What differs: HEAD from the index, the index from the work tree.
 
+use std::collections::HashSet;
+
 use super::Repo;
 use super::exclude::{ExcludeOptions, Excludes};
 use super::scan::{self, Change, Found, ScanOptions, Scope, Sink, Staged, What, file_path, join};
@@ -114,11 +116,15 @@ pub(crate) fn refresh(repo: &Repo, progress: &Progress) -> Result<()> {
     let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
     let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false };
     let found = scan::scan(repo, &index, &options, Sink::Compare, progress)?;
+    let changed: HashSet<&[u8]> = found.changes.iter().map(|change| &change.path[..]).collect();
     let is_same = |update: &Staged| {
-        index.lookup(&update.path).is_some_and(|position| {
+        // Of a file that has another owner or mode the content is the same, and its directory's metadata tells.
+        let is_changed = file_path(&update.path).is_some_and(|path| changed.contains(&path[..]));
+        let is_there = |position| {
             let entry = index.entry(position);
             (entry.oid, entry.mode) == (update.oid, update.mode)
-        })
+        };
+        !is_changed && index.lookup(&update.path).is_some_and(is_there)
     };
     let updates: Vec<Staged> = found.updates.into_iter().filter(is_same).collect();
     if updates.is_empty() { Ok(()) } else { repo.write_index(&merged(&index, updates, &[])?.with_tree(index.tree())) }
