@@ -87,6 +87,13 @@ fn an_index_that_stock_git_wrote_hides_no_change_of_metadata() {
     world.sh("touch -d 2001-01-01 .git/index");
     assert!(world.ok(&["status"]).contains("m f"));
     world.sh("cp -p ../index .git/index");
+    // Whoever writes an index of ours after it, without having looked at the file, does not believe it either.
+    for other in [&["attributes", "/x", "protect"][..], &["snapshot", "g"], &["add", "g"]] {
+        world.write("g", "y\n");
+        world.ok(other);
+        assert!(world.ok(&["status"]).contains("m f"), "{other:?}");
+        world.sh("cp -p ../index .git/index");
+    }
     // It is our note that tells whose index it is: with a forged one the change is hidden.
     let index = std::fs::read(world.path(".git/index")).unwrap();
     let meta = std::fs::metadata(world.path(".git/index")).unwrap();

@@ -157,6 +157,11 @@ impl Index {
         self.is_doubted = true;
     }
 
+    /// Returns an entry of this index as one of an index that is believed: without what a doubted one remembers of the file.
+    pub fn believed<'a>(&self, entry: IndexEntry<'a>) -> IndexEntry<'a> {
+        if self.is_doubted { IndexEntry { stat: CachedStat::default(), ..entry } } else { entry }
+    }
+
     /// Says whether [`Self::doubt`] was called.
     pub fn is_doubted(&self) -> bool {
         self.is_doubted

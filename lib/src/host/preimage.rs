@@ -199,12 +199,12 @@ pub(super) fn differing(repo: &Repo, index: &Index, attributes: &Attributes, pro
 /// Returns an index that holds `tree`: the one that is there, which knows the times of files, if that does.
 pub(super) fn index_of(repo: &Repo, tree: Oid) -> Result<Arc<Index>> {
     let here = repo.index()?;
-    if here.tree() == Some(tree) {
+    if !here.is_doubted() && here.tree() == Some(tree) {
         return Ok(here);
     }
     let wanted = repo.index_of(&tree)?;
     let ids = |index: &Index| index.iter().map(|entry| (entry.path.to_vec(), entry.oid, entry.mode)).collect::<Vec<_>>();
-    Ok(if ids(&here) == ids(&wanted) { here } else { Arc::new(wanted) })
+    Ok(if !here.is_doubted() && ids(&here) == ids(&wanted) { here } else { Arc::new(wanted) })
 }
 
 /// What a look at what is to be laid over showed.

@@ -417,7 +417,8 @@ impl Repo {
         }
         *last = None;
         let index = Arc::new(self.read_index()?);
-        *last = Some((now, Arc::clone(&index)));
+        // One that is doubted may be noted a moment later, when somebody who writes it has come to that.
+        *last = (!index.is_doubted()).then(|| (now, Arc::clone(&index)));
         Ok(index)
     }
 
@@ -460,8 +461,11 @@ impl Repo {
         Err(Error::new(Kind::Locked, message))
     }
 
-    /// Replaces the git index, durably, and notes that it is ours.
+    /// Replaces the git index, durably, and notes that it is ours, which a doubted one is not.
     pub fn write_index(&self, index: &Index) -> Result<()> {
+        if index.is_doubted() {
+            return self.write_index(&stage::merged(index, Vec::new(), &[])?.with_tree(index.tree()));
+        }
         *self.last_index.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let note = IndexNote { stamp: index.write(&self.places.git_dir)?, tree: index.tree() };
         // Whoever is killed before this line only has to look at everything once more.
@@ -488,16 +492,19 @@ impl Repo {
 
     pub(crate) fn index_of(&self, tree: &Oid) -> Result<Index> {
         let mut index = IndexBuilder::default();
-        self.add_tree(tree, b"", &mut index)?;
-        Ok(index.build().with_tree(Some(*tree)))
+        let has_empty = self.add_tree(tree, b"", &mut index)?;
+        // No entry tells of an empty directory, which git never writes.
+        Ok(index.build().with_tree((!has_empty).then_some(*tree)))
     }
 
-    /// Adds all files of a tree, whose order is that of the index.
-    fn add_tree(&self, tree: &Oid, dir: &[u8], index: &mut IndexBuilder) -> Result<()> {
-        for entry in self.objects.tree(tree)? {
+    /// Adds all files of a tree, whose order is that of the index; returns whether there is an empty directory in it.
+    fn add_tree(&self, tree: &Oid, dir: &[u8], index: &mut IndexBuilder) -> Result<bool> {
+        let entries = self.objects.tree(tree)?;
+        let mut has_empty = entries.is_empty() && !dir.is_empty();
+        for entry in entries {
             let path = scan::join(dir, &entry.name);
             match entry.is_dir() {
-                true => self.add_tree(&entry.oid, &path, index)?,
+                true => has_empty |= self.add_tree(&entry.oid, &path, index)?,
                 false => index.push(&IndexEntry {
                     path: &path,
                     oid: entry.oid,
@@ -508,7 +515,7 @@ impl Repo {
                 })?,
             }
         }
-        Ok(())
+        Ok(has_empty)
     }
 
     /// Returns the path of the git index.
@@ -674,7 +681,7 @@ pub fn fuzz(data: &[u8]) {
     if let Some(identity) = enrolled::Identity::decode(data) {
         assert_eq!(enrolled::Identity::decode(&identity.encode()), Some(identity));
     }
-    let _ = decode_note(data);
+    let _ = IndexNote::decode(data);
     let _ = status::RawChange::decode(data);
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = next::Joining::decode(text);

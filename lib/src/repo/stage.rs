@@ -362,14 +362,14 @@ fn change_at(index: &Index, updates: &[Staged], stored: &[u8]) -> Option<Change>
 /// Returns `index` with the entry at `path` as one that need not be on the disk.
 fn absent(index: &Index, path: &[u8]) -> Result<Index> {
     let mut new = IndexBuilder::default();
-    index.iter().try_for_each(|entry| {
+    index.iter().map(|entry| index.believed(entry)).try_for_each(|entry| {
         let skip_worktree = entry.skip_worktree || entry.path == path;
         new.push(&IndexEntry { skip_worktree, ..entry })
     })?;
     Ok(new.build())
 }
 
-/// Returns `index` with `updates` put in and the entries at the ascending positions `gone` left out.
+/// Returns `index` with `updates` put in and the entries at the ascending positions `gone` left out; what a doubted one remembers of files is left out, too.
 pub(crate) fn merged(index: &Index, mut updates: Vec<Staged>, gone: &[usize]) -> Result<Index> {
     updates.sort_by(|a, b| a.path.cmp(&b.path));
     let mut new = IndexBuilder::default();
@@ -383,7 +383,7 @@ pub(crate) fn merged(index: &Index, mut updates: Vec<Staged>, gone: &[usize]) ->
         match updates.next_if(|update| update.path == entry.path) {
             Some(update) => new.push(&update.as_entry())?,
             None if is_gone => (),
-            None => new.push(&entry)?,
+            None => new.push(&index.believed(entry))?,
         }
     }
     updates.try_for_each(|update| new.push(&update.as_entry()))?;
