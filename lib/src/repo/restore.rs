@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::safepath::{self, Dir, FileKind, Stat};
 use crate::store::Referenced;
 
-use batch::batch_dirs;
+use batch::{Batch, batch_dirs};
 use links::Link;
 
 mod batch;
@@ -191,6 +191,7 @@ fn replace(
         ours: repo.places.identities(),
         target_dev: target.map(Dir::stat_self).transpose()?.map(|stat| stat.dev),
         jobs: Jobs::default(),
+        complete: Mutex::default(),
         out: Mutex::default(),
         links: Mutex::default(),
         linked: Mutex::default(),
@@ -365,6 +366,8 @@ struct Run<'a> {
     ours: Vec<((u32, u32), u64)>,
     target_dev: Option<(u32, u32)>,
     jobs: Jobs<walk::Job>,
+    /// What the threads have staged of an exchange, until all of them have.
+    complete: Mutex<Batch>,
     out: Mutex<Vec<Step>>,
     /// By the path of the group's first member.
     links: Mutex<BTreeMap<Vec<u8>, Vec<Link>>>,
@@ -503,3 +506,77 @@ fn clear_flags(dir: &Dir, name: &[u8]) -> Result<()> {
 }
 
 const POISONED: &str = "BUG: a thread panicked while it held the lock";
+
+#[cfg(test)]
+mod tests {
+    use super::super::Places;
+    use super::super::exclude::{ExcludeOptions, Excludes};
+    use super::super::scan::{ScanOptions, Scope};
+    use super::super::stage::{CommitInfo, record};
+    use super::*;
+    use crate::git::Identity;
+
+    /// Somebody edits a file, which is staged already, while the last of `n_left` files is checked.
+    struct Meanwhile {
+        n_left: AtomicU64,
+        files: [std::path::PathBuf; 2],
+    }
+
+    impl Laying for Meanwhile {
+        fn content(&self, _path: &[u8], _ownership: Ownership, _stored: &[u8]) -> Result<Option<Vec<u8>>> {
+            Ok(None)
+        }
+
+        fn check(&self, _path: &[u8]) -> Option<String> {
+            Some(String::new())
+        }
+
+        fn validate(&self, path: &[u8], _command: &str, _dir: &Dir, _temp: &[u8]) -> Result<()> {
+            if self.n_left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                let other = self.files.iter().find(|file| !file.as_os_str().as_encoded_bytes().ends_with(path));
+                std::fs::write(other.unwrap(), "edited meanwhile")?;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_exchange_is_all_or_none_whichever_thread_meets_what_is_in_the_way() {
+        const N_DIRS: usize = 60;
+        let temp = tempfile::tempdir().unwrap();
+        let places = Places::of_directory(temp.path());
+        Repo::init(&places, "main").unwrap();
+        let repo = Repo::open(places).unwrap();
+        let path = |n: usize| format!("{n:02}/f");
+        let mut trees = [("old", 0), ("new", 1)].map(|(content, time)| {
+            for n in 0..N_DIRS {
+                std::fs::create_dir_all(temp.path().join(format!("{n:02}"))).unwrap();
+                std::fs::write(temp.path().join(path(n)), content).unwrap();
+            }
+            let options = ScanOptions {
+                scope: Scope::Paths(vec![Vec::new()]),
+                excludes: Excludes::new(ExcludeOptions::default(), std::path::Path::new("none")).unwrap(),
+                one_file_system: false,
+                by_reference: false,
+            };
+            let identity = Identity { name: "A".into(), email: "a@b".into() };
+            let info = CommitInfo { identity, time, offset: 0, message: content.into() };
+            let recorded = record(&repo, &options, Some(&info), &Progress::default()).unwrap();
+            repo.objects.commit(&recorded.commit.unwrap()).unwrap().tree
+        });
+        trees.reverse();
+        let (from, to) = trees.into();
+        let paths: Vec<Vec<u8>> = (0..N_DIRS).map(|n| path(n).into_bytes()).collect();
+        let look = ExchangeOptions { dry_run: true, ..ExchangeOptions::default() };
+        let seen = exchange(&repo, (from, to), &paths, &AsStored, look, &Progress::default()).unwrap().seen;
+        let laying = Meanwhile { n_left: AtomicU64::new(N_DIRS as u64), files: [0, 1].map(|n| temp.path().join(path(n))) };
+        let how = ExchangeOptions { seen: Some(&seen), ..ExchangeOptions::default() };
+        let error = exchange(&repo, (from, to), &paths, &laying, how, &Progress::default()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Conflict, "{error:#}");
+        for n in 0..N_DIRS {
+            let content = std::fs::read_to_string(temp.path().join(path(n))).unwrap();
+            assert!(content == "new" || n < 2 && content == "edited meanwhile", "{n}: {content}");
+            assert_eq!(std::fs::read_dir(temp.path().join(format!("{n:02}"))).unwrap().count(), 1, "nothing stays beside it");
+        }
+    }
+}

@@ -34,6 +34,13 @@ pub(super) struct Ready {
 }
 
 impl Batch {
+    /// Adds what is in another one.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.files.append(&mut other.files);
+        self.n_bytes += other.n_bytes;
+        self.n_dirs += other.n_dirs;
+    }
+
     /// Removes what was staged, after a failure; what can't be removed is met as a leftover next time.
     pub(super) fn discard(&mut self) {
         for staged in self.files.drain(..) {
@@ -44,7 +51,7 @@ impl Batch {
 
 impl Run<'_> {
     pub(super) fn is_full(&self, batch: &Batch) -> bool {
-        // A thread that finds no more work ends its batch, and then nobody has work left that could fail.
+        // What has to be all or none gets its names when nobody has work left that could fail.
         !self.is_whole && self.has_enough(batch)
     }
 

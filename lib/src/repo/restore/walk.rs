@@ -49,7 +49,9 @@ impl Run<'_> {
         self.jobs.push(Job { node: root, dir, name: None, is_new: self.target.is_none() });
         let begin = || (Batch::default(), Vec::new());
         let work = |job, (batch, content): &mut (Batch, Vec<u8>)| self.directory(job, batch, content);
-        self.jobs.run_with(n_workers(self.repo.settings.n_threads), begin, work, |(batch, _), how| self.end(batch, how))?;
+        let ended =
+            self.jobs.run_with(n_workers(self.repo.settings.n_threads), begin, work, |(batch, _), how| self.end(batch, how));
+        self.give_all_names(ended)?;
         self.unlink_foreign()?;
         self.link(&source)?;
         self.remove(&removal.after)?;
@@ -75,11 +77,23 @@ impl Run<'_> {
         self.repo.spare(&self.referenced, dir, name)
     }
 
-    /// Ends what a thread has staged: with names, or without if anything failed.
+    /// Ends what a thread has staged: with names, or without if anything failed. Where it is all or none, it waits for what the others have staged.
     fn end(&self, mut batch: Batch, how: End) -> Result<()> {
+        if self.is_whole {
+            self.complete.lock().expect(POISONED).append(batch);
+            return Ok(());
+        }
         let flushed = if how == End::Done { self.flush(&mut batch) } else { Ok(()) };
         batch.discard();
         flushed
+    }
+
+    /// Gives what all threads have staged its names, or discards it after a failure.
+    fn give_all_names(&self, ended: Result<()>) -> Result<()> {
+        let mut batch = std::mem::take(&mut *self.complete.lock().expect(POISONED));
+        let given = ended.and_then(|()| self.flush(&mut batch));
+        batch.discard();
+        given
     }
 
     /// Opens the directory of a job.
