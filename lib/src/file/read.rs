@@ -35,13 +35,21 @@ pub struct Extent {
 
 /// Hands all extents of a file to `take`, in order, reading lists from `source` as they come.
 pub fn for_each_extent(source: &ChunkSource, index: &ChunkIndex, take: &mut dyn FnMut(Extent) -> Result<()>) -> Result<()> {
-    walk(source, &index.entries, &mut 0, 0, &mut |_| Ok(()), take)
+    walk(&from(source), &index.entries, &mut 0, 0, &mut |_| Ok(()), take)
+}
+
+/// Reads a list of chunks.
+type ReadList<'a> = dyn Fn(&ChunkId) -> Result<Vec<u8>> + 'a;
+
+/// Reads lists from `source`, to which another host may have to send them first.
+fn from(source: &ChunkSource) -> impl Fn(&ChunkId) -> Result<Vec<u8>> + '_ {
+    |id| source.read(id, MAX_LIST_LEN)
 }
 
 /// Hands every id that the file needs to `take`: lists and chunks, in no promised order.
 pub fn for_each_id(source: &ChunkSource, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
     let taken = std::cell::RefCell::new(take);
-    walk(source, &index.entries, &mut 0, 0, &mut |id| (taken.borrow_mut())(id), &mut |extent| match extent.chunk {
+    walk(&from(source), &index.entries, &mut 0, 0, &mut |id| (taken.borrow_mut())(id), &mut |extent| match extent.chunk {
         Some(id) => (taken.borrow_mut())(id),
         None => Ok(()),
     })
@@ -49,16 +57,16 @@ pub fn for_each_id(source: &ChunkSource, index: &ChunkIndex, take: &mut dyn FnMu
 
 /// Hands every chunk of the file's content to `take`, in the order of the file, lists left out.
 pub fn for_each_chunk(source: &ChunkSource, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
-    walk(source, &index.entries, &mut 0, 0, &mut |_| Ok(()), &mut |extent| extent.chunk.map_or(Ok(()), &mut *take))
+    walk(&from(source), &index.entries, &mut 0, 0, &mut |_| Ok(()), &mut |extent| extent.chunk.map_or(Ok(()), &mut *take))
 }
 
 /// Hands every chunk that lists chunks of the file to `take`.
 pub fn for_each_list(source: &ChunkSource, index: &ChunkIndex, take: &mut dyn FnMut(ChunkId) -> Result<()>) -> Result<()> {
-    walk(source, &index.entries, &mut 0, 0, take, &mut |_| Ok(()))
+    walk(&from(source), &index.entries, &mut 0, 0, take, &mut |_| Ok(()))
 }
 
 fn walk(
-    source: &ChunkSource,
+    read_list: &ReadList<'_>,
     entries: &[Entry],
     offset: &mut u64,
     depth: usize,
@@ -74,11 +82,11 @@ fn walk(
             Entry::Hole { .. } => None,
             Entry::List { id, len, lines } => {
                 list(id)?;
-                let text = source.read(&id, MAX_LIST_LEN)?;
+                let text = read_list(&id)?;
                 let inner = decode_list(&text, len, lines)
                     .map_err(|error| error.or_refused(Reason::Index))
                     .context(|| format!("cannot read chunk list '{id}'"))?;
-                walk(source, &inner, offset, depth + 1, list, take)?;
+                walk(read_list, &inner, offset, depth + 1, list, take)?;
                 continue;
             }
         };
@@ -221,17 +229,21 @@ pub fn write_to_file(
         progress.add(0, extent.len);
         Ok(())
     };
-    each(source, index, n_threads, &write)?;
+    each(&from(source), index, n_threads, &write)?;
     from_afar.wait(0)?;
     Ok(out.set_len(index.size)?)
 }
 
 /// Says whether `file`, which has the size of the content, is just that, with these `holes` (offset and length, ascending).
 ///
-/// Fails if a list of its chunks cannot be read.
+/// Fails if a list of its chunks is not on this host: no other one is asked.
 pub fn is_in_file(source: &ChunkSource, index: &ChunkIndex, file: &File, holes: &[(u64, u64)], n_threads: usize) -> Result<bool> {
     let (is_other, n_holes) = (AtomicBool::new(false), AtomicUsize::new(0));
-    each(source, index, n_threads, &|extent, buffer| {
+    let read_here = |id: &ChunkId| {
+        let mut text = Vec::new();
+        source.read_here(id, &mut text, MAX_LIST_LEN).map(|()| text)
+    };
+    each(&read_here, index, n_threads, &|extent, buffer| {
         let is_right = match extent.chunk {
             Some(id) => is_other.load(Ordering::Relaxed) || read_old(file, extent, id, buffer),
             None => {
@@ -344,14 +356,14 @@ impl<'a> FromAfar<'a> {
 
 /// Hands all extents of a file to `take`, with a buffer of the thread that does; those of a larger file in any order, by several threads.
 fn each(
-    source: &ChunkSource,
+    read_list: &ReadList<'_>,
     index: &ChunkIndex,
     n_threads: usize,
     take: &(impl Fn(Extent, &mut Vec<u8>) -> Result<()> + Sync),
 ) -> Result<()> {
     if index.size < PARALLEL_FROM || n_threads < 2 {
         let mut buffer = Vec::new();
-        return for_each_extent(source, index, &mut |extent| take(extent, &mut buffer));
+        return walk(read_list, &index.entries, &mut 0, 0, &mut |_| Ok(()), &mut |extent| take(extent, &mut buffer));
     }
     let (jobs, queue) = channel::bounded::<Extent>(16 * n_threads);
     let failure: Mutex<Option<Error>> = Mutex::new(None);
@@ -372,7 +384,7 @@ fn each(
             });
         }
         drop(queue);
-        let walked = for_each_extent(source, index, &mut |extent| {
+        let walked = walk(read_list, &index.entries, &mut 0, 0, &mut |_| Ok(()), &mut |extent| {
             jobs.send(extent).map_err(|_| Error::new(Kind::Bug, "BUG: all writers stopped without saying why"))
         });
         drop(jobs); // the writers come to their end

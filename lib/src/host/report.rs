@@ -18,8 +18,6 @@ impl Host<'_> {
         let Some(begun) = &self.history().begun else { return Ok(()) };
         let head = self.repo.head()?;
         let tree = head.map_or(Ok(empty_tree()), |head| self.repo.objects.commit(&head).map(|data| data.tree))?;
-        // Before anything else takes as much: an index at a time.
-        let n_covered = n_owned(&*self.repo.index()?) as u64;
         let here = Look::here(self.repo, progress)?;
         let differs = Look::of_tree(self.repo, tree)?.differing(&here)?;
         let accepted = begun.kind.parse().ok().map(|kind| releases::accepted(self.repo, &kind)).transpose()?.flatten();
@@ -37,7 +35,7 @@ impl Host<'_> {
             is_held: history.hold.is_some(),
             n_skipped: history.n_skipped,
             n_owed: history.owed.len() as u64,
-            n_covered,
+            n_covered: n_owned(&*self.repo.index()?) as u64,
             fingerprint: here.fingerprint()?.0,
             n_drift: differs.len() as u64,
             is_partial: here.is_partial,

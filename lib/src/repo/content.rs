@@ -82,27 +82,23 @@ impl Content {
 /// Returns the regular file `name` of `dir` if it holds just the bytes that are stored of `item`, as they are: known by their name alone, so that they
 /// need not be read.
 ///
-/// Of a large file the bytes that are stored are its chunk index, and never those of the file.
+/// Of a large file the bytes that are stored are its chunk index, and never those of the file. One that cannot be read, or that nobody may name, is not it.
 pub(super) fn file_as_stored(
     repo: &Repo,
     (dir, name): (&Dir, &[u8]),
     stat: &Stat,
     item: &Item,
     buffer: &mut Vec<u8>,
-) -> Result<Option<File>> {
-    let Some(oid) = item.content.filter(|_| item.metadata.kind == FileKind::File && stat.kind == FileKind::File) else {
-        return Ok(None);
-    };
-    if stat.size >= repo.settings.threshold {
-        return Ok(None);
-    }
-    let file = dir.open_file(name)?;
-    read_all(&file, stat, buffer)?;
+) -> Option<File> {
+    let is_file = item.metadata.kind == FileKind::File && stat.kind == FileKind::File;
+    let oid = item.content.filter(|_| is_file && stat.size < repo.settings.threshold)?;
+    let file = dir.open_file(name).ok()?;
+    read_all(&file, stat, buffer).ok()?;
     let is_it = buffer.len() as u64 == stat.size
         && !ChunkIndex::is_index(buffer)
-        && object_id(ObjectKind::Blob, buffer)? == oid
-        && holes_of(&file, stat)? == item.metadata.holes;
-    Ok(is_it.then_some(file))
+        && object_id(ObjectKind::Blob, buffer).ok()? == oid
+        && holes_of(&file, stat).ok()? == item.metadata.holes;
+    is_it.then_some(file)
 }
 
 /// Reads a file that has as many bytes as `stat` says, or one more than that if there are more.
@@ -116,7 +112,7 @@ fn read_all(mut file: &File, stat: &Stat, buffer: &mut Vec<u8>) -> Result<()> {
 fn has_same_chunks(repo: &Repo, index: &ChunkIndex, file: &File, stat: &Stat) -> Result<bool> {
     let holes = holes_of(file, stat)?;
     let n_threads = repo.settings.n_threads;
-    // Without its lists, which may be at hosts that are away, the file must be cut once more.
+    // Without its lists, which may be at other hosts alone, the file must be cut once more.
     read::is_in_file(&repo.chunks, index, file, &holes, n_threads).or_else(|_| {
         let found = cut_file(file, stat.size, &holes, &index.chunker, ChunkSink::Discard, n_threads, &Progress::default())?;
         Ok(found == *index)

@@ -1,6 +1,6 @@
 //! What a source may not do to a target. All that is to be restored is looked at before the first write; nothing here writes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Repo;
 use super::jobs::Jobs;
@@ -34,10 +34,24 @@ pub(super) fn admit_selected(
     let dir = target.map(Dir::try_clone).transpose()?.map(Arc::new);
     let jobs = Jobs::default();
     jobs.push(Job { node: StoredDir::root(repo, tree)?, dir, name: None, above: (0, 0) });
-    jobs.run(repo.settings.n_threads, |job| guard.directory(job, selected, &jobs)).map_err(|error| match error.reason() {
-        Some(_) => error.wrap("nothing was written"),
-        None => error,
-    })
+    // Whoever comes to it first: what is told is the first in the order of paths.
+    let refused: Mutex<Option<(Vec<u8>, Error)>> = Mutex::default();
+    let looked = jobs.run(repo.settings.n_threads, |job| {
+        let path = job.node.path.clone();
+        let Err(error) = guard.directory(job, selected, &jobs) else { return Ok(()) };
+        if error.reason().is_none() {
+            return Err(error);
+        }
+        let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.as_ref().is_none_or(|(first, _)| path < *first) {
+            *refused = Some((path, error));
+        }
+        Ok(())
+    });
+    match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, error)) => Err(error.wrap("nothing was written")),
+        None => looked,
+    }
 }
 
 /// A directory of the source, and what is there in the target.

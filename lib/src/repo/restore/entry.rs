@@ -58,7 +58,7 @@ impl Run<'_> {
         self.look(spot.path, there.as_ref())?;
         if let Some(stat) = &there
             && self.laying.is_as_stored(spot.path, self.attributes.policy(spot.path).ownership)
-            && let Some(file) = file_as_stored(self.repo, (spot.dir, spot.name), stat, item, content)?
+            && let Some(file) = file_as_stored(self.repo, (spot.dir, spot.name), stat, item, content)
             && self.only_metadata(spot, item, stat, Some(&file))?
         {
             return Ok(());
