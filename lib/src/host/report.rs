@@ -19,6 +19,9 @@ impl Host<'_> {
         let head = self.repo.head()?;
         let tree = head.map_or(Ok(empty_tree()), |head| self.repo.objects.commit(&head).map(|data| data.tree))?;
         let here = Look::here(self.repo, progress)?;
+        let n_covered = n_owned(&*self.repo.index()?) as u64;
+        // Another index is made of the tree: one at a time.
+        self.repo.forget_index();
         let differs = Look::of_tree(self.repo, tree)?.differing(&here)?;
         let accepted = begun.kind.parse().ok().map(|kind| releases::accepted(self.repo, &kind)).transpose()?.flatten();
         let history = self.history();
@@ -35,7 +38,7 @@ impl Host<'_> {
             is_held: history.hold.is_some(),
             n_skipped: history.n_skipped,
             n_owed: history.owed.len() as u64,
-            n_covered: n_owned(&*self.repo.index()?) as u64,
+            n_covered,
             fingerprint: here.fingerprint()?.0,
             n_drift: differs.len() as u64,
             is_partial: here.is_partial,

@@ -422,6 +422,11 @@ impl Repo {
         Ok(index)
     }
 
+    /// Gives the memory of the index back that [`Self::index`] keeps; the next call reads it again.
+    pub fn forget_index(&self) {
+        *self.last_index.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn read_index(&self) -> Result<Index> {
         let path = self.index_path();
         match self.head()? {
@@ -466,7 +471,7 @@ impl Repo {
         if index.is_doubted() {
             return self.write_index(&stage::merged(index, Vec::new(), &[])?.with_tree(index.tree()));
         }
-        *self.last_index.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.forget_index();
         let note = IndexNote { stamp: index.write(&self.places.git_dir)?, tree: index.tree() };
         // Whoever is killed before this line only has to look at everything once more.
         durable::publish(&self.places.state.join(INDEX_NOTE), &note.encode(), 0o600)
