@@ -8,12 +8,12 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::acceptance::program;
-use crate::command::{Context, Failure, Result, run, succeed, wrapped};
+use crate::command::{Beside, Context, Failure, Result, run, succeed, wrapped};
 use crate::ensure;
 use crate::packages::is_root;
 
@@ -205,16 +205,6 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         let _ = run(Command::new("umount").arg("--lazy").arg(&self.dir));
-    }
-}
-
-/// A program that runs beside, until it is dropped.
-struct Beside(Child);
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

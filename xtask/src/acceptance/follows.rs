@@ -4,10 +4,10 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::command::{Context, Result, measured, succeed};
+use crate::command::{Beside, Context, Result, measured, succeed};
 use crate::compare::{Options, must_be_equal};
 use crate::{ensure, fixtures};
 
@@ -93,16 +93,7 @@ pub fn long_line(world: &World) -> Result<String> {
 struct Fleet {
     gdo: PathBuf,
     dir: PathBuf,
-    _sshd: Sshd,
-}
-
-struct Sshd(Child);
-
-impl Drop for Sshd {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    _sshd: Beside,
 }
 
 impl Fleet {
@@ -131,7 +122,7 @@ impl Fleet {
         let _ = std::fs::create_dir_all("/run/sshd"); // sshd wants it
         let log = File::create(dir.join("sshd.log"))?;
         let sshd = Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f", &at("sshd-config")]).stderr(log).spawn();
-        let fleet = Self { gdo: world.gdo.clone(), dir: dir.clone(), _sshd: Sshd(sshd.context(|| "cannot run sshd")?) };
+        let fleet = Self { gdo: world.gdo.clone(), dir: dir.clone(), _sshd: Beside(sshd.context(|| "cannot run sshd")?) };
         fleet.release()?;
         let line = succeed(fleet.gdo("origin", &["remote", "authorize"]).arg(dir.join("key.pub")))?.text();
         std::fs::write(dir.join("authorized-keys"), line + "\n")?;
