@@ -1,4 +1,4 @@
-//! Reading deflated content out of files: block by block, never more memory than content really comes out.
+//! Reading deflated content out of files: what is short at once, all else block by block, with no more memory than content really comes out.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flate2::{Decompress, FlushDecompress, Status};
+use libdeflater::Decompressor;
 
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -88,14 +89,22 @@ const MAX_OPEN: usize = 64;
 /// What one thread needs to read: blocks of files and the state of inflating. Made once, used for many objects.
 pub(super) struct Reader {
     blocks: [Block; 2],
-    inflate: Decompress,
+    /// For what lies in memory whole.
+    whole: Decompressor,
+    /// For what is long, or of which only the start is wanted.
+    stream: Decompress,
     /// The file last used, so that most reads need not look for it among the open ones.
     last: Option<Arc<Source>>,
 }
 
 impl Reader {
     pub fn new() -> Self {
-        Self { blocks: [Block::default(), Block::default()], inflate: Decompress::new(true), last: None }
+        Self {
+            blocks: [Block::default(), Block::default()],
+            whole: Decompressor::new(),
+            stream: Decompress::new(true),
+            last: None,
+        }
     }
 
     /// Returns the file `id` as [`OpenFiles::get`] does.
@@ -127,6 +136,9 @@ impl Reader {
         if size > MAX_SIZE {
             return Err(Error::new(Kind::Unsupported, format!("an object of {size} bytes is too large; the most is {MAX_SIZE}")));
         }
+        if let Some(content) = self.inflate_at_once(source, at, size)? {
+            return Ok(content);
+        }
         let (content, is_whole) = self.inflate_up_to(source, at, size + 1)?;
         if !is_whole || content.len() as u64 != size {
             return Err(Error::new(Kind::Corrupt, "the content has another size than its header says"));
@@ -141,17 +153,30 @@ impl Reader {
         Ok(content)
     }
 
+    /// Inflates a short content that gives exactly `size` bytes; says nothing of one that is long or damaged.
+    fn inflate_at_once(&mut self, source: &Source, at: u64, size: u64) -> Result<Option<Vec<u8>>> {
+        if size > AT_ONCE {
+            return Ok(None);
+        }
+        // No usual writer makes more of it than stored blocks are. What is longer comes by the stream.
+        let input = pick(&mut self.blocks, source, at).bytes(source, at, (size + size / 256 + 64) as usize)?;
+        let mut content = Vec::new();
+        reserve(&mut content, size)?;
+        content.resize(size as usize, 0);
+        Ok(self.whole.zlib_decompress(input, &mut content).is_ok_and(|length| length == content.len()).then_some(content))
+    }
+
     /// Inflates until the content ends, which the second value says, or there are `limit` bytes or a few more.
     fn inflate_up_to(&mut self, source: &Source, at: u64, limit: u64) -> Result<(Vec<u8>, bool)> {
         let block = pick(&mut self.blocks, source, at);
-        self.inflate.reset(true);
+        self.stream.reset(true);
         let mut content = Vec::new();
         // A size is a claim until the bytes are here: memory grows with them.
         reserve(&mut content, limit.min(FIRST_SIZE))?;
         loop {
-            let input = block.bytes(source, at + self.inflate.total_in(), 1)?;
-            let before = (self.inflate.total_in(), content.len());
-            let status = self.inflate.decompress_vec(input, &mut content, FlushDecompress::Finish);
+            let input = block.bytes(source, at + self.stream.total_in(), 1)?;
+            let before = (self.stream.total_in(), content.len());
+            let status = self.stream.decompress_vec(input, &mut content, FlushDecompress::Finish);
             match status.map_err(|_| Error::new(Kind::Corrupt, "the deflated content is damaged"))? {
                 Status::StreamEnd => return Ok((content, true)),
                 _ if content.len() as u64 >= limit => return Ok((content, false)),
@@ -159,7 +184,7 @@ impl Reader {
                     let more = (limit - content.len() as u64).min(content.len() as u64);
                     reserve(&mut content, more)?;
                 }
-                _ if before == (self.inflate.total_in(), content.len()) => {
+                _ if before == (self.stream.total_in(), content.len()) => {
                     return Err(Error::new(Kind::Corrupt, "the deflated content is cut short"));
                 }
                 _ => (),
@@ -184,6 +209,9 @@ pub(super) fn reserve(bytes: &mut Vec<u8>, more: u64) -> Result<()> {
 pub(super) const MAX_SIZE: u64 = 2 << 30;
 
 const FIRST_SIZE: u64 = 1 << 20;
+
+/// What claims to be longer is read as it comes: for less, memory is taken on its word.
+const AT_ONCE: u64 = 512 << 10;
 
 /// Some consecutive bytes of a file.
 #[derive(Default)]
@@ -242,5 +270,45 @@ impl Block {
         source.read(at, &mut self.buffer[..length])?;
         (self.id, self.start, self.length) = (Some(source.id), at, length);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Inflates `bytes`, which lie in a file with others behind them and claim to give `size`.
+    fn inflate(bytes: &[u8], size: u64) -> Result<Vec<u8>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().write_all(&[bytes, b"what comes next"].concat()).unwrap();
+        let source = Source::open(file.path(), SourceId::new()).unwrap();
+        Reader::new().inflate(&source, 0, size)
+    }
+
+    #[test]
+    fn a_rotten_bit_or_a_wrong_size_of_a_short_content_is_noticed() {
+        let content: Vec<u8> = (0..400_u32).flat_map(|n| format!("{} ", n * n % 97).into_bytes()).collect();
+        let mut out = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        out.write_all(&content).unwrap();
+        let sound = out.finish().unwrap();
+        let size = content.len() as u64;
+        assert_eq!(inflate(&sound, size).unwrap(), content);
+        for bit in 0..8 * sound.len() {
+            let mut rotten = sound.clone();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            // The bits that fill the last byte before the checksum mean nothing.
+            assert!(
+                inflate(&rotten, size).map_or_else(|error| error.kind() == Kind::Corrupt, |read| read == content),
+                "bit {bit}"
+            );
+        }
+        for claim in [0, size - 1, size + 1, 2 * size, 100_000] {
+            assert!(inflate(&sound, claim).is_err_and(|error| error.kind() == Kind::Corrupt), "{claim}");
+        }
+        for cut in [0, 1, 2, sound.len() / 2, sound.len() - 1] {
+            assert!(inflate(&sound[..cut], size).is_err(), "{cut}");
+        }
     }
 }

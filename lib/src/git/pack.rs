@@ -9,7 +9,7 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
-use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+use libdeflater::{CompressionLvl, Compressor, Crc};
 use sha1dc::Hasher;
 
 use super::object::{CommitData, ObjectKind, TreeEntry, object_id, oid_from};
@@ -428,25 +428,25 @@ impl<W: Write> Hashing<W> {
 }
 
 thread_local! {
-    /// A deflate state is 260 KB of tables: made once per thread, then only reset.
-    static DEFLATE: RefCell<(Compress, Vec<u8>)> = RefCell::new((Compress::new(Compression::new(1), true), Vec::new()));
+    /// What deflates, and where it writes: made once per thread, as its tables take some 100 KB.
+    static DEFLATE: RefCell<(Compressor, Vec<u8>)> = RefCell::new({
+        let level = CompressionLvl::new(LEVEL).expect("BUG: the level is one");
+        (Compressor::new(level), Vec::new())
+    });
 }
+
+/// The next one gives 3 % less for a quarter more time, and `maintain` packs better still.
+const LEVEL: i32 = 1;
 
 /// Hands `take` an object as it stands in a pack (header, deflated content) and its CRC.
 fn with_encoded<T>(kind: ObjectKind, data: &[u8], take: impl FnOnce(&[u8], u32) -> T) -> T {
     DEFLATE.with_borrow_mut(|(deflate, out)| {
         out.clear();
         encode_header(kind, data.len() as u64, out);
-        deflate.reset();
-        loop {
-            let done = usize::try_from(deflate.total_in()).expect("BUG: more input than memory");
-            out.reserve((data.len() - done) / 2 + 1024);
-            match deflate.compress_vec(&data[done..], out, FlushCompress::Finish) {
-                Ok(Status::StreamEnd) => break,
-                Ok(Status::Ok | Status::BufError) => (),
-                Err(error) => panic!("BUG: deflate refused its input: {error}"),
-            }
-        }
+        let header = out.len();
+        out.resize(header + deflate.zlib_compress_bound(data.len()), 0);
+        let length = deflate.zlib_compress(data, &mut out[header..]).expect("BUG: there is room for the longest output");
+        out.truncate(header + length);
         let mut crc = Crc::new();
         crc.update(out);
         let result = take(out, crc.sum());

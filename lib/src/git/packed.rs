@@ -391,6 +391,24 @@ mod tests {
     }
 
     #[test]
+    fn what_its_writer_made_longer_than_it_was_is_read_too() {
+        use std::io::Write;
+        let mut out = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        for byte in b"a block for each byte".repeat(10) {
+            out.write_all(&[byte]).unwrap();
+            out.flush().unwrap();
+        }
+        let entry = [&[0xb2, 0x0d][..], &out.finish().unwrap()].concat();
+        assert!(entry.len() > 1000);
+        let dir = tempfile::tempdir().unwrap();
+        let pack = pack_of(dir.path(), &[([1; 20], entry)]);
+        let (shared, mut reader) = (Shared::default(), Reader::new());
+        let offset = pack.find(&Oid::Sha1([1; 20]), &shared).unwrap().unwrap();
+        let (kind, content) = pack.read(offset, &shared, &mut reader).unwrap();
+        assert_eq!((kind, content), (ObjectKind::Blob, b"a block for each byte".repeat(10)));
+    }
+
+    #[test]
     fn a_circle_of_deltas_and_a_size_that_is_a_lie_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let delta_from = |name: u8| [&[0x73][..], &[name; 20], &deflated(&[1, 1, 0x90])].concat();
