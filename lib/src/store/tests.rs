@@ -878,6 +878,17 @@ fn what_is_compressed_once_more_is_smaller_and_all_there_and_done() {
 }
 
 #[test]
+fn what_was_stored_plain_without_a_try_gets_smaller() {
+    let scratch = Scratch::new();
+    // After so many that do not pay, the writer tries only some.
+    let chunks: Vec<Vec<u8>> = noises(0..9).into_iter().chain([text(0, 100_000)]).collect();
+    scratch.put_all(&chunks);
+    let done = scratch.recompress(15);
+    assert!(done.bytes_before - done.bytes_after > 50_000, "{done:?}");
+    scratch.assert_has(&chunks, &[]);
+}
+
+#[test]
 fn while_somebody_stores_chunks_the_old_packs_stay_and_go_the_next_time() {
     let scratch = Scratch::new();
     let chunks: Vec<Vec<u8>> = (0..30).map(|at| text(2 * at, 100_000)).collect();
