@@ -6,8 +6,10 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FlockOperation, OFlags};
 
@@ -300,6 +302,40 @@ pub fn filesystem_size(path: &Path) -> Result<u64> {
     let stat = rustix::fs::statvfs(path).context(|| format!("cannot tell the size of the filesystem of '{}'", path.display()))?;
     Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
 }
+
+/// Keeps the disk at work while a file is written, so that its sync, which this does not replace, has less left to do.
+#[derive(Debug, Default)]
+pub struct Writeback(AtomicU64);
+
+impl Writeback {
+    /// Tells that `count` more bytes were written to `file`. Every few MiB of them the kernel begins to bring to the disk what it holds of the file.
+    pub fn wrote(&self, file: &File, count: u64) -> std::io::Result<()> {
+        let before = self.0.fetch_add(count, Ordering::Relaxed);
+        if before / STRIDE == (before + count) / STRIDE { Ok(()) } else { begin_writeback(file) }
+    }
+}
+
+/// Has the kernel begin to bring to the disk what it holds of `file`; it waits for no more than that the disk takes the work.
+///
+/// A failure is one of what was written before: no later sync tells of it again.
+pub fn begin_writeback(file: &File) -> std::io::Result<()> {
+    // SAFETY: the descriptor is open, and no memory of ours is touched.
+    #[allow(unsafe_code)]
+    let failed = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } != 0;
+    if !failed {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    match error.kind() {
+        // It is not to be had here, or not now: the sync does all of it.
+        ErrorKind::Unsupported | ErrorKind::InvalidInput | ErrorKind::PermissionDenied | ErrorKind::NotSeekable => Ok(()),
+        ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::OutOfMemory => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// Smaller pieces would make a disk seek, and fragments of a file.
+const STRIDE: u64 = 4 << 20;
 
 /// Returns once everything written to the filesystem that holds `path` would survive a power cut.
 pub fn sync_filesystem(path: &Path) -> Result<()> {

@@ -12,6 +12,7 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 
 use super::index::{ChunkIndex, Entry, MAX_CHUNK_LEN, MAX_DEPTH, MAX_LIST_LEN, decode_list};
 use super::source::ChunkSource;
+use crate::durable::Writeback;
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::id::ChunkId;
 use crate::progress::Progress;
@@ -207,7 +208,8 @@ pub fn write_to_file(
     n_threads: usize,
     progress: &Progress,
 ) -> Result<()> {
-    let from_afar = FromAfar::new(source, out, progress);
+    let writeback = Arc::new(Writeback::default());
+    let from_afar = FromAfar::new(source, out, &writeback, progress);
     // All of it at once: blocks that are overwritten later are parted then.
     let is_shared = old.is_some_and(|old| rustix::fs::ioctl_ficlone(out, old).is_ok());
     let old = if is_shared { Some(out) } else { old };
@@ -226,6 +228,7 @@ pub fn write_to_file(
             check_len(&id, extent.len, buffer.len())?;
         }
         out.write_all_at(buffer, extent.offset)?;
+        writeback.wrote(out, extent.len)?;
         progress.add(0, extent.len);
         Ok(())
     };
@@ -275,6 +278,7 @@ const MOST_AWAITED: usize = 4096;
 struct FromAfar<'a> {
     source: &'a ChunkSource,
     out: &'a File,
+    writeback: &'a Arc<Writeback>,
     progress: &'a Progress,
     awaited: Arc<Awaited>,
 }
@@ -313,8 +317,8 @@ impl Awaited {
 }
 
 impl<'a> FromAfar<'a> {
-    fn new(source: &'a ChunkSource, out: &'a File, progress: &'a Progress) -> Self {
-        Self { source, out, progress, awaited: Arc::default() }
+    fn new(source: &'a ChunkSource, out: &'a File, writeback: &'a Arc<Writeback>, progress: &'a Progress) -> Self {
+        Self { source, out, writeback, progress, awaited: Arc::default() }
     }
 
     /// Asks for the chunk of `extent`, which is not here because of `why`.
@@ -327,11 +331,12 @@ impl<'a> FromAfar<'a> {
         };
         state.n_open += 1;
         drop(state);
-        let awaited = Arc::clone(&self.awaited);
+        let (awaited, writeback) = (Arc::clone(&self.awaited), Arc::clone(self.writeback));
         self.source.want(&id, why, move |plain| {
             let written = plain.and_then(|plain| {
                 check_len(&id, extent.len, plain.len())?;
-                Ok(file.write_all_at(plain, extent.offset)?)
+                file.write_all_at(plain, extent.offset)?;
+                Ok(writeback.wrote(&file, extent.len)?)
             });
             awaited.done(extent.len, written);
         });

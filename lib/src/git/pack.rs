@@ -1,6 +1,6 @@
 //! Writing new objects: straight into one pack, from many threads, and durable before a ref may point at them.
 //!
-//! Nothing is visible to git until [`PackWriter::finish`]; from then until the ref has moved a `.keep` file beside the
+//! Nothing is visible to git until [`CompletePack::publish`]; from then until the ref has moved a `.keep` file beside the
 //! pack keeps `git gc --prune=now` from removing what nothing refers to yet.
 
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ use sha1dc::Hasher;
 
 use super::object::{CommitData, ObjectKind, TreeEntry, object_id, oid_from};
 use super::{Index, Objects, Oid};
-use crate::durable::{self, Temp, sync_dir};
+use crate::durable::{self, Temp, Writeback, sync_dir};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Takes objects from any number of threads and appends the new ones to a pack on the disk.
@@ -145,19 +145,40 @@ impl<'a> PackWriter<'a> {
     ///
     /// The ref may be moved next; then [`Kept::release`] lets git treat the pack as any other.
     pub fn finish(self) -> Result<Option<Kept>> {
+        self.complete()?.publish()
+    }
+
+    /// Completes the pack and its index under temporary names.
+    pub fn complete(self) -> Result<CompletePack> {
         let mut pack = self.pack.into_inner().expect("BUG: a thread panicked while it held the pack");
         let stored = std::mem::take(&mut pack.stored);
-        let kept = pack.finish(&self.dir)?;
-        // A gc may have run since we chose not to write what the repository held, unreachable.
-        let objects = Objects::open(&self.git_dir)?;
-        match stored.iter().map(|name| oid_from(*name)).find(|oid| !objects.contains(oid)) {
-            Some(oid) => Err(removed_meanwhile(&oid)),
-            None => Ok(kept),
-        }
+        Ok(CompletePack { files: pack.complete(&self.dir)?, stored, git_dir: self.git_dir })
     }
 
     fn lock(&self) -> MutexGuard<'_, Pack> {
         self.pack.lock().expect("BUG: a thread panicked while it held the pack")
+    }
+}
+
+/// A complete pack that nobody sees yet. Dropped, it leaves nothing.
+#[must_use = "it is not there before it is published"]
+pub struct CompletePack {
+    files: Option<PackFiles>,
+    /// Objects that were already in the repository, to be looked for again.
+    stored: Vec<Name>,
+    git_dir: PathBuf,
+}
+
+impl CompletePack {
+    /// Publishes the pack and its index as [`PackWriter::finish`] does.
+    pub fn publish(self) -> Result<Option<Kept>> {
+        let kept = self.files.map(PackFiles::publish).transpose()?;
+        // A gc may have run since we chose not to write what the repository held, unreachable.
+        let objects = Objects::open(&self.git_dir)?;
+        match self.stored.iter().map(|name| oid_from(*name)).find(|oid| !objects.contains(oid)) {
+            Some(oid) => Err(removed_meanwhile(&oid)),
+            None => Ok(kept),
+        }
     }
 }
 
@@ -207,6 +228,7 @@ const BUFFER: usize = 256 * 1024;
 struct Pack {
     /// Made with the first object, so that a run without news touches nothing.
     temp: Option<Temp>,
+    writeback: Writeback,
     buffer: Vec<u8>,
     /// Length of the pack so far, with what is still in the buffer.
     length: u64,
@@ -304,12 +326,13 @@ impl Pack {
     fn flush(&mut self) -> Result<()> {
         let temp = self.temp.as_mut().expect("BUG: a pack with content has a file");
         let written = temp.file.write_all(&self.buffer);
+        let written = written.and_then(|()| self.writeback.wrote(&temp.file, self.buffer.len() as u64));
         self.is_broken = written.is_err();
         self.buffer.clear();
         written.context(|| "cannot write a pack")
     }
 
-    fn finish(mut self, dir: &Path) -> Result<Option<Kept>> {
+    fn complete(mut self, dir: &Path) -> Result<Option<PackFiles>> {
         if self.is_broken {
             return Err(Error::new(Kind::Io, "cannot finish a pack after a failed write"));
         }
@@ -317,25 +340,40 @@ impl Pack {
             return Ok(None);
         }
         self.flush()?;
-        let mut temp = self.temp.take().expect("BUG: a pack with content has a file");
+        let mut pack = self.temp.take().expect("BUG: a pack with content has a file");
         let n_objects = self.records.len() as u32;
-        let trailer = seal(&mut temp.file, n_objects).context(|| "cannot finish a pack")?;
-
-        let pack = dir.join(format!("pack-{}.pack", oid_from(trailer)));
-        let kept = Kept { pack: pack.clone(), n_objects, is_released: false };
-        write_guard(&pack.with_extension("keep"))?;
-        let mut index = Temp::beside(&pack, 0o444)?;
         self.records.sort_unstable_by_key(|record| record.name);
+        let trailer = seal(&mut pack.file, n_objects).context(|| "cannot finish a pack")?;
+        let path = dir.join(format!("pack-{}.pack", oid_from(trailer)));
+        let mut index = Temp::beside(&path, 0o444)?;
         write_index(&mut index.file, &self.records, trailer).context(|| "cannot write a pack index")?;
+        Ok(Some(PackFiles { pack, index, path, n_objects }))
+    }
+}
+
+/// A pack and its index, complete under temporary names.
+struct PackFiles {
+    pack: Temp,
+    index: Temp,
+    path: PathBuf,
+    n_objects: u32,
+}
+
+impl PackFiles {
+    fn publish(self) -> Result<Kept> {
+        let Self { pack, index, path, n_objects } = self;
+        let kept = Kept { pack: path.clone(), n_objects, is_released: false };
+        write_guard(&path.with_extension("keep"))?;
         // git looks for indexes: this one comes last.
-        let idx = pack.with_extension("idx");
-        let published = temp.publish_unsynced(&pack).and_then(|()| index.publish_unsynced(&idx)).and_then(|()| sync_dir(dir));
+        let idx = path.with_extension("idx");
+        let dir = path.parent().expect("BUG: a pack lies in a directory");
+        let published = pack.publish_unsynced(&path).and_then(|()| index.publish_unsynced(&idx)).and_then(|()| sync_dir(dir));
         if let Err(error) = published {
             // Best effort: half a pair is garbage, and the whole pair is referred to by nobody.
-            let _ = (durable::remove(&idx), durable::remove(&pack));
+            let _ = (durable::remove(&idx), durable::remove(&path));
             return Err(error);
         }
-        Ok(Some(kept))
+        Ok(kept)
     }
 }
 
@@ -361,6 +399,7 @@ fn header(n_objects: u32) -> [u8; HEADER_LEN as usize] {
 fn seal(file: &mut File, n_objects: u32) -> Result<[u8; 20]> {
     file.seek(SeekFrom::Start(0))?;
     file.write_all(&header(n_objects))?;
+    durable::begin_writeback(file)?;
     file.seek(SeekFrom::Start(0))?;
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; BUFFER];
@@ -428,7 +467,7 @@ impl<W: Write> Hashing<W> {
 }
 
 thread_local! {
-    /// What deflates, and where it writes: made once per thread, as its tables take some 100 KB.
+    /// What deflates, and where it writes: made once per thread, as its tables take some 200 KB.
     static DEFLATE: RefCell<(Compressor, Vec<u8>)> = RefCell::new({
         let level = CompressionLvl::new(LEVEL).expect("BUG: the level is one");
         (Compressor::new(level), Vec::new())

@@ -175,15 +175,19 @@ pub(super) fn record_with(
         }
     }
     progress.stage("writing", 0, 0);
-    // From here on the order is all: chunks, objects, index, ref.
-    let (stats, lease) = chunks.finish_with_lease()?;
+    // From here on the order is all: chunks, objects, index, ref. While the disk takes the chunks, the objects are completed.
+    let (finished, pack) = std::thread::scope(|scope| {
+        let pack = scope.spawn(|| pack.complete());
+        (chunks.finish_with_lease(), pack.join().expect("BUG: completing a pack panicked"))
+    });
+    let (stats, lease) = finished?;
     recorded.chunks = match hand_over {
         // Beside it there are only the lists.
         Some(_) => handed,
         None => stats,
     };
     let references = references.map(Referencing::finish).transpose()?;
-    let kept = pack.finish()?;
+    let kept = pack?.publish()?;
     if has_news {
         repo.write_index(&new_index)?;
     }

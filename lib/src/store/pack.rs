@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::durable::{self, Temp};
+use crate::durable::{self, Temp, Writeback};
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::id::{ChunkId, PackId};
 
@@ -413,6 +413,7 @@ pub(super) fn path_of(packs: &Path, id: PackId) -> PathBuf {
 /// A pack being written: a temporary file that is removed on drop unless it was sealed.
 pub(super) struct PackWriter {
     temp: Temp,
+    writeback: Writeback,
     hasher: blake3::Hasher,
     buffer: Vec<u8>,
     len: u64,
@@ -436,7 +437,7 @@ impl PackWriter {
         let mut buffer = Vec::with_capacity(BUFFER_LEN + BUFFER_LEN / 2);
         buffer.extend_from_slice(&encode_header());
         let (hasher, len) = (blake3::Hasher::new(), HEADER_LEN as u64);
-        Ok(Self { temp, hasher, buffer, len, plain_bytes: 0, toc: Vec::new() })
+        Ok(Self { temp, writeback: Writeback::default(), hasher, buffer, len, plain_bytes: 0, toc: Vec::new() })
     }
 
     /// Adds one chunk.
@@ -502,7 +503,9 @@ impl PackWriter {
 
     fn flush(&mut self) -> Result<()> {
         self.hasher.update(&self.buffer);
-        self.temp.file.write_all(&self.buffer).context(|| "cannot write a chunk pack")?;
+        let written = self.temp.file.write_all(&self.buffer);
+        let written = written.and_then(|()| self.writeback.wrote(&self.temp.file, self.buffer.len() as u64));
+        written.context(|| "cannot write a chunk pack")?;
         self.buffer.clear();
         Ok(())
     }

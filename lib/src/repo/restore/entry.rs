@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::batch::{Batch, Ready};
 use super::links::Link;
 use super::{Action, POISONED, Run};
+use crate::durable;
 use crate::error::{Error, Kind, Result};
 use crate::file::read;
 use crate::metadata::{self, Flags, Metadata};
@@ -17,6 +18,9 @@ use crate::repo::laid;
 use crate::repo::scan::split;
 use crate::repo::tree::Item;
 use crate::safepath::{self, Dir, FileKind, Stat};
+
+/// Files of this many bytes are on their way to the disk while the next ones are written; of shorter ones a sync makes one long write.
+const WRITEBACK_FROM: u64 = 64 << 10;
 
 /// An entry that is to be right: a name in an open directory, and its path for messages.
 pub(super) struct Spot<'a> {
@@ -180,6 +184,9 @@ impl Run<'_> {
         let filled = self.fill(&file, item, stored, old).and_then(|n_bytes| {
             self.skipped(spot.path, metadata::apply_to_file(&file, &item.metadata, ids)?);
             self.set_early_flags(&file, spot.path, item.metadata.flags)?;
+            if n_bytes >= WRITEBACK_FROM {
+                durable::begin_writeback(&file)?;
+            }
             Ok(n_bytes)
         });
         match filled.and_then(|n_bytes| Ok((n_bytes, self.validated(spot, &temp, file)?))) {
