@@ -39,8 +39,8 @@ struct Cost {
     peak_mib: f64,
 }
 
-/// Measures all operations at one size, which may be the one that takes long; `None` for what is left out there.
-type Run = fn(&Place<'_>, usize, bool) -> Result<Vec<Option<Cost>>>;
+/// Measures all operations at one size.
+type Run = fn(&Place<'_>, usize) -> Result<Vec<Cost>>;
 
 /// What is measured, what has the size, the sizes, one that takes long, and how all of it is done.
 struct Scene {
@@ -63,6 +63,7 @@ const SCENES: &[Scene] = &[
             ("unchanged snapshot", Linear),
             ("status", Linear),
             ("full restore", Linear),
+            ("check --data", Linear),
             ("cat", Flat),
         ],
         run: files,
@@ -134,10 +135,10 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
 fn measure(options: &Options, scene: &Scene, too_fast: &mut Vec<String>) -> Result<String> {
     let mut sizes: Vec<usize> = scene.sizes.iter().map(|size| size / options.thin).collect();
     sizes.extend(scene.largest.filter(|_| options.is_full).map(|size| size / options.thin));
-    let mut rows: Vec<(usize, Vec<Option<Cost>>)> = Vec::new();
-    for (at, size) in sizes.into_iter().enumerate() {
+    let mut rows: Vec<(usize, Vec<Cost>)> = Vec::new();
+    for size in sizes {
         let place = Place::new(options, &format!("{}-{size}", scene.unit))?;
-        rows.push((size, (scene.run)(&place, size, at >= scene.sizes.len())?));
+        rows.push((size, (scene.run)(&place, size)?));
         eprintln!("{}: {size} {} done", scene.title, scene.unit);
     }
     let mut text = surroundings(options)?;
@@ -150,15 +151,12 @@ fn measure(options: &Options, scene: &Scene, too_fast: &mut Vec<String>) -> Resu
     .expect(STRING);
     writeln!(text, "|--:|{}", "--:|".repeat(scene.operations.len())).expect(STRING);
     for (size, costs) in &rows {
-        let cell = |cost: &Option<Cost>| match cost {
-            Some(Cost { wall, cpu, peak_mib }) => format!("{cpu:.2}, {wall:.2}, {peak_mib:.0}"),
-            None => String::new(),
-        };
+        let cell = |Cost { wall, cpu, peak_mib }: &Cost| format!("{cpu:.2}, {wall:.2}, {peak_mib:.0}");
         writeln!(text, "| {size} | {} |", costs.iter().map(cell).collect::<Vec<_>>().join(" | ")).expect(STRING);
     }
     let (first, last) = (&rows[0], &rows[scene.sizes.len() - 1]);
     for (at, (name, growth)) in scene.operations.iter().enumerate() {
-        let (Some(small), Some(large)) = (&first.1[at], &last.1[at]) else { continue };
+        let (small, large) = (&first.1[at], &last.1[at]);
         if is_too_fast(*growth, last.0 as f64 / first.0 as f64, small.cpu, large.cpu) {
             let line =
                 format!("{}: {name}: {:.2} s at {} {unit}, {:.2} s at {}", scene.title, small.cpu, first.0, large.cpu, last.0);
@@ -215,13 +213,13 @@ impl<'a> Place<'a> {
     }
 
     /// Measures a run that ends with 0, or with 2, which says that something differs.
-    fn time(&self, args: &[&str]) -> Result<Option<Cost>> {
+    fn time(&self, args: &[&str]) -> Result<Cost> {
         let (outcome, usage) = measured(&self.gdo(args), &self.options.scratch)?;
         ensure!(matches!(outcome.code, 0 | 2), "'{}' ends with {}: {}", outcome.line, outcome.code, outcome.tail(3));
-        Ok(Some(Cost { wall: outcome.wall.as_secs_f64(), cpu: usage.cpu, peak_mib: usage.peak_rss as f64 / f64::from(1 << 20) }))
+        Ok(Cost { wall: outcome.wall.as_secs_f64(), cpu: usage.cpu, peak_mib: usage.peak_rss as f64 / f64::from(1 << 20) })
     }
 
-    fn snapshot(&self) -> Result<Option<Cost>> {
+    fn snapshot(&self) -> Result<Cost> {
         self.time(&["snapshot", "--quiet", "-m", "growth", "."])
     }
 
@@ -232,22 +230,22 @@ impl<'a> Place<'a> {
     }
 
     /// Restores all of it beside the tree.
-    fn restore(&self) -> Result<Option<Cost>> {
+    fn restore(&self) -> Result<Cost> {
         self.time(&["restore", "--quiet", "--target", "../out"])
     }
 }
 
-fn files(place: &Place<'_>, n: usize, is_largest: bool) -> Result<Vec<Option<Cost>>> {
+fn files(place: &Place<'_>, n: usize) -> Result<Vec<Cost>> {
     fs::write(place.tree().join("one"), "a small file\n")?;
     fixtures::many_files(&place.tree(), n)?;
     let first = place.snapshot()?;
     place.settle()?;
     let (unchanged, status) = (place.snapshot()?, place.time(&["status"])?);
-    let restored = if is_largest { None } else { place.restore()? };
-    Ok(vec![first, unchanged, status, restored, place.time(&["cat", "HEAD:one"])?])
+    let (restored, checked) = (place.restore()?, place.time(&["check", "--data"])?);
+    Ok(vec![first, unchanged, status, restored, checked, place.time(&["cat", "HEAD:one"])?])
 }
 
-fn bytes(place: &Place<'_>, mib: usize, _: bool) -> Result<Vec<Option<Cost>>> {
+fn bytes(place: &Place<'_>, mib: usize) -> Result<Vec<Cost>> {
     fixtures::media(&place.tree(), (mib as u64) << 20)?;
     let first = place.snapshot()?;
     place.settle()?;
@@ -257,7 +255,7 @@ fn bytes(place: &Place<'_>, mib: usize, _: bool) -> Result<Vec<Option<Cost>>> {
 /// So many bytes a chunk has.
 const CHUNK: usize = 64;
 
-fn chunks(place: &Place<'_>, n: usize, _: bool) -> Result<Vec<Option<Cost>>> {
+fn chunks(place: &Place<'_>, n: usize) -> Result<Vec<Cost>> {
     place.does(&["attributes", "*.small", &format!("chunker=fixed:size={CHUNK}")])?;
     let mut seeded = fixtures::Seeded::new(7);
     fs::write(place.tree().join("small.txt"), "a small file\n")?;
@@ -282,7 +280,7 @@ fn write_noise(path: &Path, len: usize, seeded: &mut fixtures::Seeded) -> Result
     Ok(())
 }
 
-fn commits(place: &Place<'_>, n: usize, _: bool) -> Result<Vec<Option<Cost>>> {
+fn commits(place: &Place<'_>, n: usize) -> Result<Vec<Cost>> {
     fixtures::many_files(&place.tree(), 500)?;
     let changed = place.tree().join("changed");
     for at in 0..n {
