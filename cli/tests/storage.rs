@@ -328,6 +328,30 @@ impl Drop for Image {
 }
 
 #[test]
+fn what_the_disk_did_not_take_gets_no_name() {
+    let world = World::new();
+    // So many that they are synced in more than one go, and more bytes than the disk takes, without anybody being told before a sync.
+    world.sh("mkdir d; head -c 60000000 /dev/urandom | split -b 12000 -a 4 - d/f");
+    world.snapshot();
+    world.sh("mkdir ../small; mount -t tmpfs -o size=40m none ../small 2>/dev/null || true");
+    let small = Image(world.path("../small"));
+    let mounted = world
+        .sh("mountpoint -q ../small && truncate -s 300M ../small/image && mkfs.ext4 -q -O ^has_journal -N 8000 ../small/image &&
+         mkdir ../on && mount -o loop ../small/image ../on && echo yes || true");
+    if mounted.trim() != "yes" {
+        eprintln!("no rights to mount: a disk that fails is NOT covered");
+        return;
+    }
+    let on = Image(world.path("../on"));
+    let run = world.gdo(&["restore", "--target", "../on", "-q"]);
+    assert_eq!(run.code, 5, "{}", run.err);
+    assert!(run.err.contains("cannot sync the target"), "{}", run.err);
+    assert_eq!(world.sh("ls -A ../on/d | wc -l").trim(), "0");
+    drop(on);
+    drop(small);
+}
+
+#[test]
 fn what_an_old_version_has_is_shared_with_it_where_the_filesystem_can() {
     let world = World::new();
     for mkfs in ["mkfs.xfs", "mkfs.btrfs"] {

@@ -195,6 +195,7 @@ fn replace(
         out: Mutex::default(),
         links: Mutex::default(),
         linked: Mutex::default(),
+        has_failed: Mutex::default(),
         failed: Mutex::default(),
         referenced: repo.chunks.local().references().files()?,
         is_going: removal.before.iter().cloned().collect(),
@@ -373,6 +374,8 @@ struct Run<'a> {
     links: Mutex<BTreeMap<Vec<u8>, Vec<Link>>>,
     /// Files that are right, but have other names on the disk, with the number of their names.
     linked: Mutex<Vec<(Link, u32)>>,
+    /// Whether a sync failed.
+    has_failed: Mutex<bool>,
     /// Paths that could not be restored.
     failed: Mutex<HashSet<Vec<u8>>>,
     /// Directories that are removed before anything else is done.
@@ -458,7 +461,11 @@ impl Run<'_> {
 
     fn or_warn(&self, path: &[u8], result: Result<()>) -> Result<()> {
         match result {
-            Err(error) if self.is_whole || matches!(error.kind(), Kind::NoSpace | Kind::Bug) => {
+            Err(error)
+                if self.is_whole
+                    || matches!(error.kind(), Kind::NoSpace | Kind::Bug)
+                    || *self.has_failed.lock().expect(POISONED) =>
+            {
                 Err(error.wrap(format!("cannot restore '{}'", shown(path))))
             }
             Err(error) => {
