@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use sha1dc::Hasher;
 
 use super::inflate::Reader;
-use super::loose::Loose;
 use super::object::object_id;
 use super::packed::{Pack, Shared};
+use super::verify::{IsWanted, Verified};
 use super::{Git, ObjectKind, Objects, Oid, PackWriter};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -65,36 +65,28 @@ type Found = Result<(ObjectKind, Vec<u8>)>;
 const QUARANTINE: &str = "quarantine/objects";
 
 impl Git {
-    /// Looks at every file of the object database, and with `read_packs` at every byte of it.
-    pub fn check_files(&self, read_packs: bool) -> Result<Vec<Damaged>> {
-        let mut found = Vec::new();
+    /// Looks at every file of the object database, at every byte of it; also tells which blobs there are that the caller wants to know.
+    pub fn check_files(&self, is_wanted: IsWanted<'_>) -> Result<Verified> {
+        let mut verified = self.verify_objects(is_wanted)?;
+        let found = &mut verified.damaged;
         let dir = self.git_dir().join("objects");
         for path in list(&dir.join("pack"))? {
-            self.check_pack_file(&path, read_packs, &mut found)?;
+            self.check_pack_file(&path, found)?;
         }
         let graphs = dir.join("info/commit-graphs");
         for path in [dir.join("info/commit-graph")].into_iter().chain(list(&graphs)?) {
             if path.extension().is_none_or(|ext| ext == "graph") {
-                check_sum(&path, Role::Derived, &mut found)?;
+                check_sum(&path, Role::Derived, found)?;
             }
         }
-        let loose = Loose::open(&dir).context(|| format!("cannot list '{}'", dir.display()))?;
-        let mut reader = Reader::new();
-        for (oid, path) in self.loose_objects()? {
-            let problem = match loose.read(&oid, &mut reader) {
-                Ok(Some((kind, content))) if object_id(kind, &content)? != oid => {
-                    "its content has another hash than its name".into()
-                }
-                Ok(_) if has_trailing_bytes(&path)? => "something follows the end of the object".into(),
-                Ok(_) => continue,
-                Err(error) => format!("{error:#}"),
-            };
-            found.push(Damaged { path, offset: None, problem, role: Role::Loose(oid) });
+        found.sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
+        if !found.is_empty() {
+            verified.wanted = None;
         }
-        Ok(found)
+        Ok(verified)
     }
 
-    fn check_pack_file(&self, path: &Path, read_packs: bool, found: &mut Vec<Damaged>) -> Result<()> {
+    fn check_pack_file(&self, path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
         let has = |ext: &str| durable::is_file(&path.with_extension(ext));
         let extension = path.extension().and_then(|ext| ext.to_str()).unwrap_or_default();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -106,7 +98,6 @@ impl Git {
                 let problem = "this index of a pack is missing, so that git does not see the pack";
                 found.push(Damaged { path: path.with_extension("idx"), ..stray(problem, Role::LostIndex) });
             }
-            "pack" if read_packs => self.check_pack(path, found)?,
             "idx" if !has("pack") => {
                 let problem = "this pack is missing, and its objects with it";
                 found.push(Damaged { path: path.with_extension("pack"), ..stray(problem, Role::Pack) });
@@ -125,28 +116,10 @@ impl Git {
         Ok(())
     }
 
-    /// Verifies the checksum of a pack; if it does not hold, each object that the index names is looked at.
-    fn check_pack(&self, path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
-        let mut of_pack = Vec::new();
-        check_sum(path, Role::Pack, &mut of_pack)?;
-        if of_pack.is_empty() {
-            return Ok(());
-        }
-        self.for_each_packed(&path.with_extension("idx"), &mut |offset, oid, object| {
-            if let Err(error) = object {
-                let problem = format!("object {oid} is damaged: {error:#}");
-                of_pack.push(Damaged { path: path.to_owned(), offset: Some(offset), problem, role: Role::Pack });
-            }
-            Ok(())
-        })?;
-        found.append(&mut of_pack);
-        Ok(())
-    }
-
     /// Hands each object to `take` that the pack with the index at `path` ought to have, read from that pack alone; an index that cannot be read has none.
     fn for_each_packed(&self, path: &Path, take: &mut dyn FnMut(u64, Oid, Found) -> Result<()>) -> Result<()> {
         let Ok(listed) = self.listed_in(path) else { return Ok(()) };
-        let Ok(pack) = Pack::open_damaged(path) else { return Ok(()) };
+        let Ok(pack) = Pack::open_damaged(path, 0) else { return Ok(()) };
         let (shared, mut reader) = (Shared::default(), Reader::new());
         for (offset, oid) in listed {
             let object =
@@ -168,23 +141,6 @@ impl Git {
             Some((words.next()?.parse().ok()?, Oid::from_hex(words.next()?.as_bytes()).ok()?))
         };
         Ok(listed.lines().filter_map(decode).collect())
-    }
-
-    fn loose_objects(&self) -> Result<Vec<(Oid, PathBuf)>> {
-        let mut all = Vec::new();
-        for dir in list(&self.git_dir().join("objects"))? {
-            let fan = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-            if fan.len() != 2 {
-                continue;
-            }
-            for path in list(&dir)? {
-                let rest = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                if let Ok(oid) = Oid::from_hex(format!("{fan}{rest}").as_bytes()) {
-                    all.push((oid, path));
-                }
-            }
-        }
-        Ok(all)
     }
 
     /// Takes what is `damaged` out of the object database, after making anew what can be; sound objects of damaged packs are kept.
@@ -258,7 +214,7 @@ impl Git {
 }
 
 /// Says whether a file goes on after the deflated object that it begins with, which a reader does not notice.
-fn has_trailing_bytes(path: &Path) -> Result<bool> {
+pub(super) fn has_trailing_bytes(path: &Path) -> Result<bool> {
     let what = || format!("cannot read '{}'", path.display());
     let file = durable::open(path).context(what)?;
     let len = file.metadata().context(what)?.len();
@@ -325,7 +281,8 @@ fn ends_in_its_sum(mut file: &File) -> Result<bool> {
     Ok(hasher.finalize().is_ok_and(|digest| digest.to_bytes() == sum))
 }
 
-const SUM_LEN: usize = 20;
+/// Bytes of a SHA-1.
+pub(super) const SUM_LEN: usize = 20;
 
 /// Says whether an index is of the pack beside it: both hold the pack's checksum.
 fn check_pair(path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
@@ -374,7 +331,8 @@ fn head(path: &Path, at: u64, len: usize) -> Result<Vec<u8>> {
     }
 }
 
-fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+/// Returns what lies in `dir`, sorted; nothing if there is no such directory.
+pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     let what = || format!("cannot list '{}'", dir.display());
     if !durable::is_dir(dir) {
         return Ok(Vec::new());

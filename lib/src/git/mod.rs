@@ -22,10 +22,12 @@ pub mod objects;
 pub mod pack;
 mod packed;
 mod packindex;
+mod plain;
 pub mod quarantine;
 mod reflog;
 pub mod refs;
 mod tree;
+pub mod verify;
 
 pub use command::{Git, Identity};
 pub use config::Config;

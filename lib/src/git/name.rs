@@ -102,6 +102,12 @@ pub(super) fn is_stored_name(name: &[u8]) -> bool {
     is_plain && name.len() <= MAX_STORED_NAME && !name.split(|&b| b == b'\\').any(is_hostile)
 }
 
+/// Says whether git may take a symlink of this name for one of its files that must not be symlinks, though it would take a file.
+pub(super) fn is_odd_symlink(name: &[u8]) -> bool {
+    let folded = fold(name);
+    name.contains(&b'~') || [&b".gitignore"[..], b".mailmap"].iter().any(|odd| folded.starts_with(odd))
+}
+
 /// A component of 255 bytes with every piece escaped.
 pub(super) const MAX_STORED_NAME: usize = 255 * 2;
 

@@ -270,14 +270,15 @@ fn decode_signature(line: &[u8]) -> Option<Signature> {
     })
 }
 
-fn take_header<'a>(rest: &mut &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+/// Takes the line that begins with `key` off `rest`, and returns what follows the key.
+pub(super) fn take_header<'a>(rest: &mut &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let line = rest.strip_prefix(key)?;
     let end = line.iter().position(|&b| b == b'\n')?;
     *rest = &line[end + 1..];
     Some(&line[..end])
 }
 
-fn decode_oid(hex: &[u8]) -> Option<Oid> {
+pub(super) fn decode_oid(hex: &[u8]) -> Option<Oid> {
     Oid::from_hex(hex).ok().filter(|oid| oid.kind() == gix_hash::Kind::Sha1)
 }
 

@@ -41,9 +41,14 @@ impl Pack {
         })
     }
 
-    /// Opens the pack with the index at `path`, to read what is sound in it, whatever its head and its trailer say.
-    pub fn open_damaged(path: &Path) -> Result<Self> {
-        Ok(Self { is_lenient: true, ..Self::open(path, 0)? })
+    /// Does so to read what is sound in it, whatever its head and its trailer say.
+    pub fn open_damaged(path: &Path, budget: u64) -> Result<Self> {
+        Ok(Self { is_lenient: true, ..Self::open(path, budget)? })
+    }
+
+    /// Returns the index.
+    pub fn index(&self) -> &PackIndex {
+        &self.index
     }
 
     /// Returns how many bytes the index takes in memory.
@@ -76,7 +81,8 @@ impl Pack {
         format!("pack '{}' cannot be read at byte {offset}", self.path.display())
     }
 
-    fn source(&self, shared: &Shared, reader: &mut Reader) -> Result<Arc<Source>> {
+    /// Returns the file, open.
+    pub fn source(&self, shared: &Shared, reader: &mut Reader) -> Result<Arc<Source>> {
         reader.source(&shared.files, self.id, &self.path, |source| {
             self.check(source, shared).context(|| format!("cannot use pack '{}'", self.path.display()))
         })

@@ -64,8 +64,38 @@ impl PackIndex {
         }
     }
 
+    /// Returns where each object starts and its rank among the names, in the order of the pack.
+    pub fn by_offset(&self, files: &OpenFiles) -> Result<Vec<(u64, u32)>> {
+        let mut all = Vec::new();
+        let mut buffer = [0; OFFSETS_PER_READ as usize * 4];
+        for start in (0..self.layout.n_objects).step_by(OFFSETS_PER_READ as usize) {
+            let n = OFFSETS_PER_READ.min(self.layout.n_objects - start);
+            let near = &mut buffer[..n as usize * 4];
+            self.read(self.layout.near_at(start), near, files)?;
+            for (rank, near) in (start..).zip(near.as_chunks().0) {
+                all.push((self.decode_offset(u32::from_be_bytes(*near), files)?, rank as u32));
+            }
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Returns the name of the object that has `rank` names before it.
+    pub fn name(&self, rank: u32, files: &OpenFiles) -> Result<[u8; 20]> {
+        let mut name = [0; 20];
+        self.read(Layout::name_at(rank.into()) as u64, &mut name, files)?;
+        Ok(name)
+    }
+
+    /// Returns the checksum of that object as it is in the pack, header and all.
+    pub fn crc(&self, rank: u32, files: &OpenFiles) -> Result<u32> {
+        let mut crc = [0; 4];
+        self.read(self.layout.crc_at(rank.into()), &mut crc, files)?;
+        Ok(u32::from_be_bytes(crc))
+    }
+
     /// Returns how many names come before `name`, if it is there.
-    fn rank(&self, name: &[u8; 20], files: &OpenFiles) -> Result<Option<u64>> {
+    pub fn rank(&self, name: &[u8; 20], files: &OpenFiles) -> Result<Option<u64>> {
         let (mut low, mut high) = self.layout.bucket(name[0]);
         if let Some(bytes) = &self.bytes {
             return Ok(search(&bytes[Layout::name_at(low)..Layout::name_at(high)], name).ok().map(|at| low + at));
@@ -93,7 +123,11 @@ impl PackIndex {
     fn offset(&self, rank: u64, files: &OpenFiles) -> Result<u64> {
         let mut near = [0; 4];
         self.read(self.layout.near_at(rank), &mut near, files)?;
-        let near = u32::from_be_bytes(near);
+        self.decode_offset(u32::from_be_bytes(near), files)
+    }
+
+    /// Returns the offset that an entry of the first table stands for.
+    fn decode_offset(&self, near: u32, files: &OpenFiles) -> Result<u64> {
         if near & FAR == 0 {
             return Ok(near.into());
         }
@@ -124,6 +158,10 @@ impl Layout {
 
     fn name_at(rank: u64) -> usize {
         HEAD + rank as usize * 20
+    }
+
+    fn crc_at(&self, rank: u64) -> u64 {
+        HEAD as u64 + self.n_objects * 20 + rank * 4
     }
 
     /// After the names and four bytes of checksum for each object.
@@ -202,6 +240,9 @@ const MAX_IN_MEMORY: u64 = 16 << 20;
 /// Names read at once: 4 KiB.
 const NAMES_PER_READ: u64 = 204;
 
+/// Offsets read at once: 4 KiB.
+const OFFSETS_PER_READ: u64 = 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +304,12 @@ mod tests {
                 assert_eq!(index.find(&[9; 20], &files).unwrap(), None);
                 assert_eq!(index.find(&[255; 20], &files).unwrap(), None);
                 assert_eq!(index.pack_trailer(&files).unwrap(), [7; 20]);
+                let listed = index.by_offset(&files).unwrap();
+                assert!(listed.len() == names.len() && listed.iter().enumerate().all(|(at, (_, rank))| at == *rank as usize));
+                for (offset, rank) in listed.into_iter().step_by(names.len() / 100 + 1) {
+                    let name = index.name(rank, &files).unwrap();
+                    assert_eq!((index.find(&name, &files).unwrap(), index.crc(rank, &files).unwrap()), (Some(offset), 0));
+                }
             }
         }
     }

@@ -107,7 +107,8 @@ impl Git {
         Err(Error::new(Kind::Locked, message))
     }
 
-    fn pack_names(&self) -> Result<BTreeSet<PathBuf>> {
+    /// Returns the packs that are there, and the indexes.
+    pub(super) fn pack_names(&self) -> Result<BTreeSet<PathBuf>> {
         let listed = durable::list(&self.git_dir().join("objects/pack"))?.into_iter().map(|listed| listed.path);
         Ok(listed.filter(|path| path.extension().is_some_and(|extension| extension == "pack" || extension == "idx")).collect())
     }

@@ -9,6 +9,7 @@ use crate::error::{Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::git::check::Role;
+use crate::git::verify::Verified;
 use crate::git::{Deviation, Index, Oid, mirror};
 use crate::id::ChunkId;
 use crate::journal::{HostLog, LOG_REMEDY};
@@ -37,19 +38,26 @@ pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Fi
     let mut findings = Vec::new();
     check_places(repo, &mut findings)?;
     let mut files = Vec::new();
-    // git looks at its objects in one thread of a program of its own, and we at all else beside it.
-    let (complaints, damaged, chunks, looked) = std::thread::scope(|scope| {
-        let complaints = scope.spawn(|| fsck(repo));
-        progress.stage("checking git's files", 0, 0);
-        let damaged = repo.git.check_files(read_data);
+    // Git follows refs and logs in one thread of a program of its own, and we look at all else beside it.
+    let (complaints, verified, chunks, looked) = std::thread::scope(|scope| {
+        let complaints = scope.spawn(|| fsck(repo, Fsck::Links));
+        progress.stage("checking git objects", 0, 0);
+        let verified = repo.git.check_files(&ChunkIndex::is_index);
         let chunks = check_chunks(repo, read_data, progress);
         progress.stage("checking large files", 0, 0);
-        let looked = check_files(repo, &mut files, progress);
-        progress.stage("checking git objects", 0, 0);
-        (complaints.join().expect("BUG: the thread that asks git panicked"), damaged, chunks, looked)
+        let known = verified.as_ref().ok().and_then(|verified| verified.wanted.clone());
+        let looked = check_files(repo, known, &mut files, progress);
+        (complaints.join().expect("BUG: the thread that asks git panicked"), verified, chunks, looked)
     });
-    let complaints = complaints?;
-    for found in damaged?.into_iter().filter(|found| found.role != Role::LostIndex || !complaints.is_empty()) {
+    let Verified { damaged, wanted } = verified?;
+    let complaints = match wanted {
+        Some(_) => complaints?,
+        None => {
+            progress.stage("asking git about its objects", 0, 0);
+            fsck(repo, Fsck::All)?
+        }
+    };
+    for found in damaged.into_iter().filter(|found| found.role != Role::LostIndex || !complaints.is_empty()) {
         let (what, remedy) = (found.path.display().to_string(), found.role.remedy().into());
         findings.push(Finding { what, offset: found.offset, problem: found.problem, remedy });
     }
@@ -172,10 +180,21 @@ fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
 /// So often git is asked again when it complains.
 const FSCK_AGAIN: usize = 2;
 
-/// Lets git verify its objects; returns what it said again and again.
-fn fsck(repo: &Repo) -> Result<Vec<Finding>> {
+/// What git is asked to verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fsck {
+    /// That all is there which refs, their logs and git's index lead to; and what git has beside the objects to find them faster.
+    Links,
+    /// The objects, too.
+    All,
+}
+
+/// Lets git verify what it has; returns what it said again and again.
+fn fsck(repo: &Repo, what: Fsck) -> Result<Vec<Finding>> {
+    let mut args = vec!["fsck", "--strict", "--no-dangling", "--no-progress"];
+    args.extend((what == Fsck::Links).then_some("--connectivity-only"));
     let look = || -> Result<Vec<String>> {
-        let output = repo.git.output(&["fsck", "--strict", "--no-dangling", "--no-progress"], b"")?;
+        let output = repo.git.output(&args, b"")?;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         let lines: Vec<String> = said.lines().filter(|line| !line.starts_with("notice:")).map(str::to_owned).collect();
@@ -235,20 +254,27 @@ fn path_in(line: &str, git_dir: &str) -> Option<String> {
 }
 
 /// Verifies that all chunks of all large files in all commits are here, or with a holder that told so. Of what only the branches of other hosts
-/// have they need not be anywhere.
-fn check_files(repo: &Repo, findings: &mut Vec<Finding>, progress: &Progress) -> Result<()> {
+/// have they need not be anywhere. Which blobs are chunk indexes may be `known`.
+fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>, progress: &Progress) -> Result<()> {
     let mut missing = BTreeMap::new();
     // Other hosts have what a host that is no holder does not.
     let is_complete = repo.settings.policy == Policy::Holder;
     let others = OthersFiles::of(repo)?;
-    if let Err(error) = repo.git.all_blobs() {
-        // Git itself stops at some damage, which was named above.
-        let (what, problem) = (repo.places.git_dir.display().to_string(), format!("not all objects can be listed: {error:#}"));
-        let remedy = "'gdo check --repair', with '--from SOURCE' if there is another copy; then check again".into();
-        findings.push(Finding { what, offset: None, problem, remedy });
-        return Ok(());
-    }
-    for_each_index(repo, &mut |oid, decoded| {
+    repo.objects.refresh();
+    // What somebody's gc removed since it was seen is of no use to anybody.
+    let known = known.map(|known| known.into_iter().filter(|oid| repo.objects.contains(oid)).collect());
+    let blobs = match known.map_or_else(|| repo.git.all_blobs(), Ok) {
+        Ok(blobs) => blobs,
+        Err(error) => {
+            // Git itself stops at some damage, which was named above.
+            let (what, problem) =
+                (repo.places.git_dir.display().to_string(), format!("not all objects can be listed: {error:#}"));
+            let remedy = "'gdo check --repair', with '--from SOURCE' if there is another copy; then check again".into();
+            findings.push(Finding { what, offset: None, problem, remedy });
+            return Ok(());
+        }
+    };
+    for_each_index_of(repo, blobs, &mut |oid, decoded| {
         progress.add(1, 0);
         let index = match decoded {
             Ok(index) => index,
@@ -332,7 +358,12 @@ impl<'a> OthersFiles<'a> {
 
 /// Hands every chunk index that the repository has to `take`: those of all commits, also of what nothing refers to (any more, or yet).
 pub(super) fn for_each_index(repo: &Repo, take: &mut dyn FnMut(Oid, Result<ChunkIndex>) -> Result<()>) -> Result<()> {
-    for oid in repo.git.all_blobs()? {
+    for_each_index_of(repo, repo.git.all_blobs()?, take)
+}
+
+/// Does so with those among `blobs`.
+fn for_each_index_of(repo: &Repo, blobs: Vec<Oid>, take: &mut dyn FnMut(Oid, Result<ChunkIndex>) -> Result<()>) -> Result<()> {
+    for oid in blobs {
         match repo.objects.blob(&oid) {
             Ok(blob) if ChunkIndex::is_index(&blob) => take(oid, ChunkIndex::decode(&blob))?,
             Ok(_) => (),

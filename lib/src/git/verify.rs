@@ -1,0 +1,608 @@
+//! Verifies every object that git has here, by all threads, those of a pack in the order in which they lie there.
+//!
+//! What comes out is what `git fsck` would find in the objects by themselves, and in what they take each other for; whether all is there that refs
+//! lead to is git's to say. What is not plainly in order is left to git, too.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use flate2::Crc;
+use sha1dc::Hasher;
+
+use super::check::{Damaged, Role, SUM_LEN, has_trailing_bytes, list};
+use super::inflate::{Reader, Source};
+use super::loose::Loose;
+use super::object::{object_id, oid_from};
+use super::packed::{Pack, Shared};
+use super::plain::links;
+use super::{Git, ObjectKind, Oid};
+use crate::durable;
+use crate::error::{Context, Error, Kind, Result};
+
+/// What a look at all objects brought.
+#[derive(Default)]
+pub struct Verified {
+    /// The files that are not what they ought to be.
+    pub damaged: Vec<Damaged>,
+    /// Blobs that the caller wanted to know; `None` if only git can say whether the objects are in order, or which there are.
+    pub wanted: Option<Vec<Oid>>,
+}
+
+/// Says whether the caller wants to know that there is a blob with this content.
+pub type IsWanted<'a> = &'a (dyn Fn(&[u8]) -> bool + Sync);
+
+/// So often it is begun again while packs come and go.
+const MAX_LOOKS: usize = 3;
+
+impl Git {
+    /// Reads every object of this repository, those of its alternates excepted, and compares it with its name.
+    pub(super) fn verify_objects(&self, is_wanted: IsWanted<'_>) -> Result<Verified> {
+        let mut verified = Verified::default();
+        let mut before = self.pack_names()?;
+        for _ in 0..MAX_LOOKS {
+            verified = Look::at(&self.git_dir().join("objects"), &before, is_wanted)?.run();
+            let after = self.pack_names()?;
+            if after == before {
+                return Ok(verified);
+            }
+            before = after;
+        }
+        Ok(Verified { wanted: None, ..verified })
+    }
+}
+
+/// One look at the packs and loose objects that are there.
+struct Look<'a> {
+    packs: Vec<Packed>,
+    loose_dir: Loose,
+    /// Sorted by name.
+    loose: Vec<Single>,
+    is_wanted: IsWanted<'a>,
+    shared: Shared,
+    /// Held for a large object, so that there is one of them in memory.
+    large: Mutex<()>,
+    /// Whether there is anything that only git can judge.
+    is_odd: AtomicBool,
+    found: Mutex<(Vec<Damaged>, Vec<Oid>)>,
+}
+
+/// A pack and its objects.
+struct Packed {
+    path: PathBuf,
+    pack: Pack,
+    /// Where each object starts, in this order, and its rank among the names.
+    by_offset: Vec<(u64, u32)>,
+    /// By rank.
+    known: Vec<Known>,
+}
+
+/// A loose object.
+struct Single {
+    oid: Oid,
+    path: PathBuf,
+    known: Known,
+}
+
+/// What is known of an object, each kind a bit.
+#[derive(Default)]
+struct Known {
+    is: AtomicU8,
+    taken_for: AtomicU8,
+}
+
+/// What a thread does at a time.
+enum Job {
+    /// The checksums of this pack, and those that its index has of each object.
+    Sums(usize),
+    /// These objects of this pack, counted in the order of the pack.
+    Objects(usize, Range<usize>),
+    /// These loose objects.
+    Loose(Range<usize>),
+}
+
+/// Bytes of a pack that a thread takes at a time.
+const SLICE: u64 = 1 << 20;
+
+/// Loose objects that a thread takes at a time.
+const HANDFUL: usize = 64;
+
+/// An object that takes more than this in its pack is large.
+const LARGE: u64 = 8 << 20;
+
+/// Indexes in memory; what is beyond is read when it is needed.
+const MAX_INDEX_BYTES: u64 = 32 << 20;
+
+impl<'a> Look<'a> {
+    /// Lists what is in the object directory `dir`, which has the `packs` and indexes.
+    fn at(dir: &Path, packs: &BTreeSet<PathBuf>, is_wanted: IsWanted<'a>) -> Result<Self> {
+        let loose_dir = Loose::open(dir).context(|| format!("cannot list '{}'", dir.display()))?;
+        let mut look = Self {
+            packs: Vec::new(),
+            loose_dir,
+            loose: Vec::new(),
+            is_wanted,
+            shared: Shared::default(),
+            large: Mutex::new(()),
+            // Git verifies what alternates have, too.
+            is_odd: AtomicBool::new(durable::is_there(&dir.join("info/alternates"))),
+            found: Mutex::default(),
+        };
+        for index in packs.iter().filter(|path| path.extension().is_some_and(|ext| ext == "idx")) {
+            if packs.contains(&index.with_extension("pack")) {
+                look.add_pack(index);
+            }
+        }
+        look.add_loose(dir)?;
+        Ok(look)
+    }
+
+    fn add_pack(&mut self, index: &Path) {
+        let held: u64 = self.packs.iter().map(|packed| packed.pack.size_in_memory()).sum();
+        let opened = Pack::open_damaged(index, MAX_INDEX_BYTES.saturating_sub(held))
+            .and_then(|pack| Ok((pack.index().by_offset(&self.shared.files)?, pack)));
+        match opened {
+            Ok((by_offset, pack)) => {
+                let known = by_offset.iter().map(|_| Known::default()).collect();
+                self.packs.push(Packed { path: index.with_extension("pack"), pack, by_offset, known });
+            }
+            // If it is damaged, its checksum says so.
+            Err(_) => self.note_odd(),
+        }
+    }
+
+    fn add_loose(&mut self, dir: &Path) -> Result<()> {
+        for fan in list(dir)? {
+            let start = fan.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if start.len() != 2 || u8::from_str_radix(start, 16).is_err() {
+                continue;
+            }
+            for path in list(&fan)? {
+                let rest = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                let name = format!("{start}{rest}");
+                match Oid::from_hex(name.as_bytes()) {
+                    Ok(oid) if oid.to_string() == name => self.loose.push(Single { oid, path, known: Known::default() }),
+                    // What a killed git left.
+                    _ if rest.starts_with("tmp_obj_") => (),
+                    _ => self.note_odd(),
+                }
+            }
+        }
+        self.loose.sort_unstable_by_key(|single| single.oid);
+        Ok(())
+    }
+
+    /// Does all of it.
+    fn run(self) -> Verified {
+        let (jobs, next) = (self.jobs(), AtomicUsize::new(0));
+        let work = || {
+            let mut reader = Reader::new();
+            while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match job {
+                    Job::Sums(at) => self.verify_sums(&self.packs[*at], &mut reader),
+                    Job::Objects(at, range) => self.verify_packed(&self.packs[*at], range.clone(), &mut reader),
+                    Job::Loose(range) => {
+                        self.loose[range.clone()].iter().for_each(|single| self.verify_loose(single, &mut reader))
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..std::thread::available_parallelism().map_or(1, usize::from)).for_each(|_| drop(scope.spawn(work)));
+        });
+        let known = self.packs.iter().flat_map(|packed| &packed.known).chain(self.loose.iter().map(|single| &single.known));
+        let is_plain = !self.is_odd.into_inner() && known.into_iter().all(Known::holds);
+        let (damaged, wanted) = self.found.into_inner().expect(POISONED);
+        Verified { wanted: (is_plain && damaged.is_empty()).then_some(wanted), damaged }
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (at, packed) in self.packs.iter().enumerate() {
+            jobs.push(Job::Sums(at));
+            let mut start = 0;
+            while start < packed.by_offset.len() {
+                let end_of_slice = packed.by_offset[start].0.saturating_add(SLICE);
+                let end = start + packed.by_offset[start..].partition_point(|(offset, _)| *offset < end_of_slice);
+                jobs.push(Job::Objects(at, start..end));
+                start = end;
+            }
+        }
+        let n_loose = self.loose.len();
+        jobs.extend((0..n_loose).step_by(HANDFUL).map(|start| Job::Loose(start..n_loose.min(start + HANDFUL))));
+        jobs
+    }
+
+    /// Verifies what a pack ends with and begins with, and what its index has of each object's bytes.
+    fn verify_sums(&self, packed: &Packed, reader: &mut Reader) {
+        let damaged = |problem| Damaged { path: packed.path.clone(), offset: None, problem, role: Role::Pack };
+        let sums = packed.pack.source(&self.shared, reader).and_then(|source| self.sums(packed, &source));
+        match sums {
+            // Somebody's gc; then there are other packs.
+            Err(error) if error.kind() == Kind::NotFound => (),
+            Err(error) => self.note(damaged(format!("{error:#}"))),
+            Ok(Sums { is_right: false, .. }) => {
+                self.note(damaged("its bytes do not match the checksum that it ends with".to_owned()));
+            }
+            Ok(Sums { is_pack: false, .. }) => self.note(damaged("it does not begin as a file of its kind".to_owned())),
+            Ok(Sums { bad_crc: Some(offset), .. }) => {
+                let problem = format!("it has another checksum of the object at byte {offset} of its pack");
+                self.note(Damaged { path: packed.path.with_extension("idx"), offset: None, problem, role: Role::Index });
+            }
+            Ok(_) => (),
+        }
+    }
+
+    fn sums(&self, packed: &Packed, source: &Source) -> Result<Sums> {
+        let (mut hasher, mut buffer) = (Hasher::new(), vec![0; BUFFER as usize]);
+        let mut sums = Sums { is_right: false, is_pack: false, bad_crc: None };
+        let mut objects = packed.by_offset.iter().peekable();
+        let mut current: Option<(u64, u32, Crc)> = None;
+        let mut end_object = |current: Option<(u64, u32, Crc)>| -> Result<()> {
+            if let Some((offset, rank, crc)) = current
+                && packed.pack.index().crc(rank, &self.shared.files)? != crc.sum()
+            {
+                sums.bad_crc = sums.bad_crc.or(Some(offset));
+            }
+            Ok(())
+        };
+        let end = source.length() - SUM_LEN as u64;
+        for at in (0..end).step_by(BUFFER as usize) {
+            let block = &mut buffer[..BUFFER.min(end - at) as usize];
+            source.read(at, block)?;
+            hasher.update(block);
+            if at == 0 {
+                let n_objects = (packed.by_offset.len() as u32).to_be_bytes();
+                sums.is_pack =
+                    matches!(block.get(..8), Some(b"PACK\0\0\0\x02" | b"PACK\0\0\0\x03")) && block.get(8..12) == Some(&n_objects);
+            }
+            let (mut rest, mut from) = (&*block, at);
+            while !rest.is_empty() {
+                if let Some((offset, rank)) = objects.next_if(|(offset, _)| *offset <= from) {
+                    end_object(current.replace((*offset, *rank, Crc::new())))?;
+                    continue;
+                }
+                let n = objects.peek().map_or(rest.len(), |(offset, _)| rest.len().min((offset - from) as usize));
+                let (part, after) = rest.split_at(n);
+                if let Some((.., crc)) = &mut current {
+                    crc.update(part);
+                }
+                (rest, from) = (after, from + n as u64);
+            }
+        }
+        end_object(current)?;
+        let mut sum = [0; SUM_LEN];
+        source.read(end, &mut sum)?;
+        sums.is_right = hasher.finalize().is_ok_and(|digest| digest.to_bytes() == sum);
+        Ok(sums)
+    }
+
+    fn verify_packed(&self, packed: &Packed, range: Range<usize>, reader: &mut Reader) {
+        for at in range {
+            let (offset, rank) = packed.by_offset[at];
+            let length = packed.by_offset.get(at + 1).map_or(0, |(next, _)| next - offset);
+            let _alone = (length > LARGE).then(|| self.large.lock().expect(POISONED));
+            let index = packed.pack.index();
+            let name = match index.name(rank, &self.shared.files) {
+                Ok(name) => name,
+                Err(_) => return self.note_odd(),
+            };
+            let oid = oid_from(name);
+            let found = packed.pack.read(offset, &self.shared, reader).and_then(|found| named(&oid, found));
+            match found {
+                Ok((kind, content)) => {
+                    self.take(oid, kind, &content, &packed.known[rank as usize]);
+                    // One that names out of their order hide.
+                    if !matches!(index.rank(&name, &self.shared.files), Ok(Some(_))) {
+                        self.note_odd();
+                    }
+                }
+                Err(error) if error.kind() == Kind::NotFound => return,
+                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io) => {
+                    let problem = format!("object {oid} is damaged: {error:#}");
+                    self.note(Damaged { path: packed.path.clone(), offset: Some(offset), problem, role: Role::Pack });
+                }
+                Err(_) => self.note_odd(),
+            }
+        }
+    }
+
+    fn verify_loose(&self, single: &Single, reader: &mut Reader) {
+        let Single { oid, path, known } = single;
+        let read = || -> Result<Option<(ObjectKind, Vec<u8>)>> {
+            let Some((kind, content)) = self.loose_dir.read(oid, reader)? else { return Ok(None) };
+            if object_id(kind, &content)? != *oid {
+                return Err(Error::new(Kind::Corrupt, "its content has another hash than its name"));
+            }
+            match has_trailing_bytes(path)? {
+                true => Err(Error::new(Kind::Corrupt, "something follows the end of the object")),
+                false => Ok(Some((kind, content))),
+            }
+        };
+        match { read }() {
+            Ok(Some((kind, content))) => self.take(*oid, kind, &content, known),
+            // It was packed meanwhile, or is of no use to anybody.
+            Ok(None) => (),
+            Err(error) if error.kind() == Kind::NotFound => (),
+            Err(error) => {
+                let problem = format!("{error:#}");
+                self.note(Damaged { path: path.clone(), offset: None, problem, role: Role::Loose(*oid) });
+            }
+        }
+    }
+
+    /// Takes an object that has the content which its name says.
+    fn take(&self, oid: Oid, kind: ObjectKind, content: &[u8], known: &Known) {
+        known.is.fetch_or(bit(kind), Ordering::Relaxed);
+        for (kind, oid) in links(kind, content).unwrap_or_else(|| {
+            self.note_odd();
+            Vec::new()
+        }) {
+            if let Some(known) = self.known(&oid) {
+                known.taken_for.fetch_or(bit(kind), Ordering::Relaxed);
+            }
+        }
+        if kind == ObjectKind::Blob && (self.is_wanted)(content) {
+            self.found().1.push(oid);
+        }
+    }
+
+    /// Returns what is known of the object `oid`, in the first of the places where it is; git says which ought to be here and are not.
+    fn known(&self, oid: &Oid) -> Option<&Known> {
+        let name = oid.as_slice().try_into().expect("BUG: an object id is a SHA-1");
+        for packed in &self.packs {
+            match packed.pack.index().rank(name, &self.shared.files) {
+                Ok(Some(rank)) => return packed.known.get(rank as usize),
+                Ok(None) => (),
+                Err(_) => self.note_odd(),
+            }
+        }
+        let at = self.loose.binary_search_by_key(oid, |single| single.oid).ok()?;
+        Some(&self.loose[at].known)
+    }
+
+    fn note(&self, damaged: Damaged) {
+        self.found().0.push(damaged);
+    }
+
+    fn note_odd(&self) {
+        self.is_odd.store(true, Ordering::Relaxed);
+    }
+
+    fn found(&self) -> MutexGuard<'_, (Vec<Damaged>, Vec<Oid>)> {
+        self.found.lock().expect(POISONED)
+    }
+}
+
+/// What the checksums of a pack say.
+struct Sums {
+    is_right: bool,
+    /// Whether it begins as a pack with as many objects as its index has.
+    is_pack: bool,
+    /// Where an object starts whose bytes are not those that the index was made of.
+    bad_crc: Option<u64>,
+}
+
+/// Bytes read at once.
+const BUFFER: u64 = 256 << 10;
+
+const POISONED: &str = "BUG: a thread panicked while it verified objects";
+
+impl Known {
+    /// Says whether nobody takes the object for anything else.
+    fn holds(&self) -> bool {
+        let is = self.is.load(Ordering::Relaxed);
+        is == 0 || self.taken_for.load(Ordering::Relaxed) & !is == 0
+    }
+}
+
+fn bit(kind: ObjectKind) -> u8 {
+    match kind {
+        ObjectKind::Blob => 1,
+        ObjectKind::Tree => 2,
+        ObjectKind::Commit => 4,
+        ObjectKind::Tag => 8,
+    }
+}
+
+/// Refuses an object that has another name.
+fn named(oid: &Oid, (kind, content): (ObjectKind, Vec<u8>)) -> Result<(ObjectKind, Vec<u8>)> {
+    match object_id(kind, &content)? == *oid {
+        true => Ok((kind, content)),
+        false => Err(Error::new(Kind::Corrupt, "its content has another hash")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Makes a repository with a few versions of a tree, in a pack with deltas, and a loose tag; returns it with what it wants to know.
+    fn repository() -> (tempfile::TempDir, Git, Vec<Oid>) {
+        let dir = tempfile::tempdir().unwrap();
+        let git = Git::init(dir.path(), "main").unwrap();
+        let (mut wanted, mut parent) = (Vec::new(), None);
+        for version in 0..5 {
+            let large: String =
+                (0..3000).map(|line| format!("line {line} of {}\n", if line == 700 { version } else { 0 })).collect();
+            let blobs = [large, format!("wanted {version}\n")].map(|text| put(&git, "blob", text.as_bytes()));
+            wanted.push(blobs[1]);
+            let sub = put(&git, "tree", &entry("100755", "x", &blobs[1]));
+            let tree = [entry("100644", "a", &blobs[0]), entry("40000", "d", &sub)].concat();
+            let tree = put(&git, "tree", &tree);
+            parent = Some(commit(&git, &tree, parent));
+        }
+        let tip = parent.unwrap();
+        git.run(&["update-ref", "refs/heads/main", &tip.to_string()]).unwrap();
+        git.run(&["repack", "-adfq", "--depth=50"]).unwrap();
+        git.run(&["prune-packed", "-q"]).unwrap();
+        let tag = put(&git, "tag", format!("object {tip}\ntype commit\ntag x\ntagger A <a@b> 1 +0000\n\nx\n").as_bytes());
+        git.run(&["update-ref", "refs/tags/x", &tag.to_string()]).unwrap();
+        (dir, git, wanted)
+    }
+
+    fn put(git: &Git, kind: &str, content: &[u8]) -> Oid {
+        let hex = git.run_with_input(&["hash-object", "-w", "--literally", "-t", kind, "--stdin"], content).unwrap();
+        Oid::from_hex(hex.trim_ascii()).unwrap()
+    }
+
+    fn entry(mode: &str, name: &str, oid: &Oid) -> Vec<u8> {
+        [format!("{mode} {name}\0").as_bytes(), oid.as_slice()].concat()
+    }
+
+    fn commit(git: &Git, tree: &Oid, parent: Option<Oid>) -> Oid {
+        let parent = parent.map_or(String::new(), |parent| format!("parent {parent}\n"));
+        let text = format!("tree {tree}\n{parent}author A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nx\n");
+        put(git, "commit", text.as_bytes())
+    }
+
+    fn verified(git: &Git) -> Verified {
+        git.check_files(&|content| content.starts_with(b"wanted")).unwrap()
+    }
+
+    fn only(dir: &Path, extension: &str) -> PathBuf {
+        list(&dir.join("objects/pack"))
+            .unwrap()
+            .into_iter()
+            .find(|path| path.extension().is_some_and(|ext| ext == extension))
+            .unwrap()
+    }
+
+    #[test]
+    fn what_is_in_order_is_told_with_what_is_wanted() {
+        let (_dir, git, mut wanted) = repository();
+        let mut found = verified(&git);
+        assert_eq!(found.damaged, []);
+        let found = found.wanted.as_mut().unwrap();
+        found.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(*found, wanted);
+    }
+
+    #[test]
+    fn every_damaged_byte_of_every_file_of_objects_is_found() {
+        let (dir, git, _) = repository();
+        let loose =
+            list(&dir.path().join("objects")).unwrap().into_iter().find(|path| path.file_name().unwrap().len() == 2).unwrap();
+        for path in [only(dir.path(), "pack"), only(dir.path(), "idx"), list(&loose).unwrap().remove(0)] {
+            let good = fs::read(&path).unwrap();
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            for at in (0..good.len()).step_by(good.len() / 50 + 1).chain(good.len().saturating_sub(45)..good.len()) {
+                let mut bad = good.clone();
+                bad[at] ^= 1;
+                fs::write(&path, &bad).unwrap();
+                let found = verified(&git);
+                assert!(found.wanted.is_none(), "{} byte {at}", path.display());
+                assert!(
+                    found.damaged.iter().any(|found| found.path == path),
+                    "{} byte {at}: {:?}",
+                    path.display(),
+                    found.damaged
+                );
+            }
+            for bad in [&good[..good.len() / 2], &[&good[..], b"x"].concat(), b"", &vec![0; good.len()]] {
+                fs::write(&path, bad).unwrap();
+                assert!(verified(&git).damaged.iter().any(|found| found.path == path), "{} {}", path.display(), bad.len());
+            }
+            fs::write(&path, &good).unwrap();
+        }
+        assert!(verified(&git).wanted.is_some());
+    }
+
+    #[test]
+    fn what_another_hash_hides_is_found() {
+        let (dir, git, _) = repository();
+        let sha1 = |bytes: &[u8]| {
+            let mut hasher = Hasher::new();
+            hasher.update(bytes);
+            hasher.finalize().unwrap().to_bytes()
+        };
+        let (pack, idx) = (only(dir.path(), "pack"), only(dir.path(), "idx"));
+        let goods = [fs::read(&pack).unwrap(), fs::read(&idx).unwrap()];
+        let write = |pack_bytes: &[u8], idx_bytes: &[u8]| {
+            for (path, bytes) in [(&pack, pack_bytes), (&idx, idx_bytes)] {
+                fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+                fs::write(path, bytes).unwrap();
+            }
+        };
+        let seal = |idx: &mut Vec<u8>| {
+            let end = idx.len() - SUM_LEN;
+            let sum = sha1(&idx[..end]);
+            idx[end..].copy_from_slice(&sum);
+        };
+        let n = u32::from_be_bytes(goods[1][8 + 255 * 4..][..4].try_into().unwrap()) as usize;
+        let (names, crcs, offsets) = (8 + 1024, 8 + 1024 + n * 20, 8 + 1024 + n * 24);
+        let problem_of = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut idx = goods[1].clone();
+            change(&mut idx);
+            seal(&mut idx);
+            write(&goods[0], &idx);
+            let found = verified(&git);
+            assert!(found.wanted.is_none());
+            found.damaged.into_iter().map(|found| (found.role, found.problem)).collect::<Vec<_>>()
+        };
+        let tells = |found: Vec<(Role, String)>, role: Role, words: &str| {
+            assert!(found.iter().any(|(of, problem)| *of == role && problem.contains(words)), "{found:?}");
+        };
+        tells(problem_of(&|idx| idx[crcs] ^= 1), Role::Index, "another checksum of the object at byte");
+        tells(problem_of(&|idx| idx[names + 19] ^= 1), Role::Pack, "its content has another hash");
+        tells(problem_of(&|idx| idx[offsets] ^= 0x10), Role::Pack, "outside of the pack");
+        // Two names in the wrong order: all of it is there, and git would not find it.
+        let (a, b) = (n - 1, n - 2);
+        problem_of(&|idx| {
+            for (start, len) in [(names, 20), (crcs, 4), (offsets, 4)] {
+                (0..len).for_each(|at| idx.swap(start + a * len + at, start + b * len + at));
+            }
+        });
+        // A pack that says to have one object more, sealed again.
+        let [mut bad, mut bad_idx] = goods.clone();
+        bad[11] += 1;
+        let end = bad.len() - SUM_LEN;
+        let sum = sha1(&bad[..end]);
+        bad[end..].copy_from_slice(&sum);
+        let at = bad_idx.len() - 2 * SUM_LEN;
+        bad_idx[at..at + SUM_LEN].copy_from_slice(&sum);
+        seal(&mut bad_idx);
+        write(&bad, &bad_idx);
+        assert!(verified(&git).damaged.iter().any(|found| found.problem.contains("does not begin as")));
+        write(&goods[0], &goods[1]);
+        assert!(verified(&git).wanted.is_some());
+    }
+
+    #[test]
+    fn what_only_git_can_judge_is_left_to_it() {
+        // Objects that are what their names say, and not in order.
+        let cases: [(&str, fn(&Git, Oid)); 7] = [
+            ("a directory that is a file", |git, blob| _ = put(git, "tree", &entry("40000", "d", &blob))),
+            ("a file that is a directory", |git, blob| {
+                let tree = put(git, "tree", &entry("100644", "f", &blob));
+                put(git, "tree", &entry("100644", "d", &tree));
+            }),
+            ("a commit of a file", |git, blob| _ = commit(git, &blob, None)),
+            ("a commit after a tree", |git, blob| {
+                let tree = put(git, "tree", &entry("100644", "f", &blob));
+                commit(git, &tree, Some(tree));
+            }),
+            ("a tag of another kind", |git, blob| {
+                put(git, "tag", format!("object {blob}\ntype tree\ntag x\ntagger A <a@b> 1 +0000\n\nx\n").as_bytes());
+            }),
+            ("a tree of a bad mode", |git, blob| _ = put(git, "tree", &entry("100600", "f", &blob))),
+            ("a file among the objects that is none", |git, _| {
+                fs::create_dir_all(git.git_dir().join("objects/00")).unwrap();
+                fs::write(git.git_dir().join("objects/00/x"), "").unwrap();
+            }),
+        ];
+        for (what, make) in cases {
+            let (_dir, git, wanted) = repository();
+            make(&git, wanted[0]);
+            assert!(verified(&git).wanted.is_none(), "{what}");
+        }
+        let (_dir, git, _) = repository();
+        fs::write(git.git_dir().join("objects/info/alternates"), "/nowhere\n").unwrap();
+        assert!(verified(&git).wanted.is_none());
+    }
+}
