@@ -11,6 +11,7 @@
 
 pub mod error;
 pub mod id;
+pub mod strings;
 pub mod progress;
 pub mod safepath;
 pub mod durable;

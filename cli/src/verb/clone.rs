@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use git_devops::durable;
 use git_devops::error::{Context, Error, Kind, Result};
+use git_devops::git::NewIndex;
 use git_devops::remote::ssh::Remote;
 use git_devops::repo::restore::{RestoreOptions, into_work_tree};
 use git_devops::repo::{Places, Repo, remotes};
@@ -83,7 +84,7 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &CloneArgs) -> Result<()> {
     progress.stage("restoring", 0, 0);
     let restored = into_work_tree(&repo, Some("HEAD"), &RestoreOptions::default(), &progress)?;
     // For stock git, too, what is here is staged.
-    repo.write_index(&*repo.index()?)?;
+    repo.write_index(&NewIndex::of(&*repo.index()?))?;
     if !restored.is_partial {
         durable::remove(&marker)?;
     }

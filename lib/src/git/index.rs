@@ -6,8 +6,7 @@
 //!
 //! The disk cache follows git's rules, so that `git status` finds our entries clean: see [`CachedStat`] and [`Index::is_racy`].
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,8 +14,9 @@ use std::path::Path;
 use sha1dc::Hasher;
 
 use super::object::oid_from;
+use super::staging::NewIndex;
 use super::{Oid, name};
-use crate::durable::{self, Temp};
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::safepath::Stat;
 
@@ -108,6 +108,13 @@ impl CachedStat {
     /// Says whether `stat` shows no sign of a change since; a file in the racy second can still have changed.
     pub fn matches(&self, stat: &Stat) -> bool {
         Self { dev: self.dev, ..Self::of(stat) } == *self
+    }
+}
+
+impl IndexEntry<'_> {
+    /// Says whether it has something that version 2 has no place for.
+    pub(super) fn is_extended(&self) -> bool {
+        self.skip_worktree || self.intent_to_add
     }
 }
 
@@ -249,7 +256,17 @@ impl Index {
     ///
     /// Returns the stamp of the file.
     pub fn write(&self, git_dir: &Path) -> Result<IndexStamp> {
-        IndexLock::take(git_dir)?.write(self)
+        NewIndex::of(self).write(git_dir)
+    }
+
+    /// Returns how many bytes entry `at` takes in the file.
+    pub(super) fn entry_len(&self, at: usize) -> usize {
+        self.starts.get(at + 1).map_or(self.bytes.len(), |next| *next as usize) - self.starts[at] as usize
+    }
+
+    /// Returns how many bytes the entries take in the file.
+    pub(super) fn entries_len(&self) -> usize {
+        self.bytes.len().saturating_sub(HEADER_LEN)
     }
 
     fn path(&self, at: usize) -> &[u8] {
@@ -336,13 +353,7 @@ pub struct IndexBuilder {
 impl IndexBuilder {
     /// Adds an entry whose path comes after all earlier ones; entries below `.git-devops/` become skip-worktree.
     pub fn push(&mut self, entry: &IndexEntry) -> Result<()> {
-        if !entry.path.split(|&b| b == b'/').all(name::is_stored_name) || !is_file_mode(entry.mode) {
-            let path = entry.path.escape_ascii();
-            return Err(Error::new(Kind::Refused, format!("path '{path}' with mode {:o} cannot be staged", entry.mode)));
-        }
-        if !self.index.is_empty() && self.index.path(self.index.len() - 1) >= entry.path {
-            return Err(Error::new(Kind::Bug, format!("BUG: path '{}' is out of order", entry.path.escape_ascii())));
-        }
+        check_new(entry, self.index.len().checked_sub(1).map_or(b"", |last| self.index.path(last)))?;
         self.append(&IndexEntry { skip_worktree: entry.skip_worktree || name::is_ours(entry.path), ..*entry })
     }
 
@@ -356,49 +367,21 @@ impl IndexBuilder {
         if bytes.is_empty() {
             bytes.resize(HEADER_LEN, 0);
         }
-        let start = u32::try_from(bytes.len()).ok().filter(|start| u64::from(*start) < MAX_FILE - entry.path.len() as u64 - 1024);
-        starts.push(start.ok_or_else(|| Error::new(Kind::Unsupported, "an index of more than 4 GiB cannot be written"))?);
+        let start = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() + len_of(entry) <= MAX_ENTRIES);
+        starts.push(start.ok_or_else(too_large)?);
         encode_entry(entry, bytes);
         Ok(())
     }
 }
 
-/// Git's lock on the index of one repository: whoever made `index.lock` may replace the index.
-#[derive(Debug)]
-pub struct IndexLock(Temp);
-
-impl IndexLock {
-    /// Takes the lock, or fails at once.
-    pub fn take(git_dir: &Path) -> Result<Self> {
-        let lock = git_dir.join("index.lock");
-        match Temp::as_lock(&lock, 0o600) {
-            Err(error) if error.kind() == Kind::Locked => Err(Error::new(
-                Kind::Locked,
-                format!("'{}' exists: git is changing the index; try again when it is done", lock.display()),
-            )),
-            other => other.map(Self),
-        }
-    }
-
-    /// Replaces the index file, durably, and gives the lock back.
-    pub fn write(mut self, index: &Index) -> Result<IndexStamp> {
-        let path = self.0.path().with_extension("");
-        let what = || format!("cannot write index '{}'", path.display());
-        let checksum = write_to(&mut self.0.file, index).context(what)?;
-        let file = self.0.file.try_clone().context(what)?;
-        self.0.publish(&path).context(what)?;
-        // Asked of the file itself: under its name another one may stand already.
-        let stat = file.metadata().context(what)?;
-        Ok(IndexStamp { checksum, mtime: (stat.mtime(), stat.mtime_nsec()) })
-    }
-}
-
 const HEADER_LEN: usize = 12;
-const TRAILER_LEN: usize = 20;
+pub(super) const TRAILER_LEN: usize = 20;
 /// Stat, mode and object name: everything before the flags.
 const FIXED_LEN: usize = 60;
 /// Positions are kept in 32 bits.
 const MAX_FILE: u64 = u32::MAX as u64;
+/// So many bytes entries may take that are written.
+pub(super) const MAX_ENTRIES: usize = MAX_FILE as usize - HEADER_LEN - TRAILER_LEN;
 /// Version 4 shares the starts of paths; no real tree gains more than a small factor.
 const MAX_EXPANSION: usize = 64;
 
@@ -521,6 +504,18 @@ impl<'a> RawEntry<'a> {
     }
 }
 
+/// Fails if an entry cannot be written, after one with the path `last`, which is empty for the first one.
+pub(super) fn check_new(entry: &IndexEntry<'_>, last: &[u8]) -> Result<()> {
+    let path = entry.path.escape_ascii();
+    if !entry.path.split(|&b| b == b'/').all(name::is_stored_name) || !is_file_mode(entry.mode) {
+        return Err(Error::new(Kind::Refused, format!("path '{path}' with mode {:o} cannot be staged", entry.mode)));
+    }
+    match last < entry.path {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Bug, format!("BUG: path '{path}' is out of order"))),
+    }
+}
+
 fn is_file_mode(mode: u32) -> bool {
     matches!(mode, 0o100644 | 0o100755 | 0o120000 | 0o160000)
 }
@@ -575,7 +570,18 @@ fn decode_varint(bytes: &[u8]) -> Option<(usize, usize)> {
     None
 }
 
-fn encode_entry(entry: &IndexEntry, bytes: &mut Vec<u8>) {
+/// Returns the entry that `bytes` starts with, as [`encode_entry`] wrote it.
+pub(super) fn decode_entry(bytes: &[u8]) -> IndexEntry<'_> {
+    RawEntry::decode(bytes).expect("BUG: an entry of our own is whole").entry()
+}
+
+/// Returns its path.
+pub(super) fn path_in(bytes: &[u8]) -> &[u8] {
+    path_of(bytes).expect("BUG: an entry of our own is whole")
+}
+
+/// Appends an entry as it stands in a file of version 2 or 3.
+pub(super) fn encode_entry(entry: &IndexEntry, bytes: &mut Vec<u8>) {
     let start = bytes.len();
     let CachedStat { ctime, mtime, dev, ino, uid, gid, size } = entry.stat;
     for word in [ctime.0, ctime.1, mtime.0, mtime.1, dev, ino, entry.mode, uid, gid, size] {
@@ -595,20 +601,12 @@ fn encode_entry(entry: &IndexEntry, bytes: &mut Vec<u8>) {
     bytes.resize(start + ((length + 8) & !7), 0);
 }
 
-fn write_to(file: &mut File, index: &Index) -> Result<[u8; 20]> {
-    let is_extended = index.starts.iter().any(|start| index.bytes[*start as usize + FIXED_LEN] & (EXTENDED >> 8) as u8 != 0);
+/// Returns what an index file with so many entries starts with; `is_extended` if one of them is.
+pub(super) fn header(is_extended: bool, n_entries: usize) -> [u8; HEADER_LEN] {
     let mut header = *b"DIRC\0\0\0\x02\0\0\0\0";
     header[7] = if is_extended { 3 } else { 2 };
-    header[8..].copy_from_slice(&(index.len() as u32).to_be_bytes());
-    let body = index.bytes.get(HEADER_LEN..).unwrap_or_default();
-    let mut hasher = Hasher::new();
-    hasher.update(&header);
-    hasher.update(body);
-    file.write_all(&header)?;
-    file.write_all(body)?;
-    let checksum = digest(hasher);
-    file.write_all(&checksum)?;
-    Ok(checksum)
+    header[8..].copy_from_slice(&(n_entries as u32).to_be_bytes());
+    header
 }
 
 fn sha1(bytes: &[u8]) -> [u8; 20] {
@@ -618,11 +616,21 @@ fn sha1(bytes: &[u8]) -> [u8; 20] {
 }
 
 /// Returns the plain SHA-1: here it guards against damage, not against an attacker.
-fn digest(hasher: Hasher) -> [u8; 20] {
+pub(super) fn digest(hasher: Hasher) -> [u8; 20] {
     match hasher.finalize() {
         Ok(digest) => digest.to_bytes(),
         Err(collision) => collision.digest().to_bytes(),
     }
+}
+
+/// Returns how many bytes an entry takes.
+pub(super) fn len_of(entry: &IndexEntry<'_>) -> usize {
+    let flags = if entry.is_extended() { EXTENDED } else { 0 };
+    (fixed_len(flags) + entry.path.len() + 8) & !7
+}
+
+pub(super) fn too_large() -> Error {
+    Error::new(Kind::Unsupported, "an index of more than 4 GiB cannot be written")
 }
 
 fn corrupt(at: usize) -> Error {
@@ -631,11 +639,11 @@ fn corrupt(at: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::path::PathBuf;
 
     use super::*;
-    use crate::git::{Git, Identity};
+    use crate::git::{Git, Identity, IndexLock};
     use crate::safepath::Dir;
 
     struct Work {

@@ -26,16 +26,18 @@ mod plain;
 pub mod quarantine;
 mod reflog;
 pub mod refs;
+pub mod staging;
 mod tree;
 pub mod verify;
 
 pub use command::{Git, Identity};
 pub use config::Config;
-pub use index::{CachedStat, Index, IndexBuilder, IndexEntry, IndexLock, IndexStamp};
+pub use index::{CachedStat, Index, IndexBuilder, IndexEntry, IndexStamp};
 pub use mirror::{Deviation, Mirror};
 pub use object::{CommitData, ObjectKind, Signature, TreeEntry};
 pub use objects::Objects;
 pub use pack::{Kept, PackWriter};
+pub use staging::{IndexLock, NewIndex, Staging};
 pub use tree::{write_tree, write_tree_after};
 
 /// The name of an object in git: its SHA-1.

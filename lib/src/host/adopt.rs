@@ -8,7 +8,7 @@ use super::preimage::differing;
 use super::{Host, machine};
 use crate::error::{Error, Kind, Result};
 use crate::git::name::{self, Stored};
-use crate::git::{Index, Oid};
+use crate::git::{Index, NewIndex, Oid};
 use crate::progress::Progress;
 use crate::repo::scan::{Change, What, file_path};
 use crate::repo::{Repo, wip};
@@ -76,7 +76,7 @@ impl Host<'_> {
         }
         git.stand_on(&branch)?;
         self.repo.note_refs(&self.lock)?;
-        self.repo.write_index(&self.repo.index_of(&tree)?)?;
+        self.repo.write_index(&NewIndex::of(&self.repo.index_of(&tree)?))?;
         crate::repo::status::refresh(self.repo, progress)
     }
 }

@@ -18,7 +18,7 @@ use super::run::{Ended, Ground};
 use super::{Host, merge};
 use crate::durable;
 use crate::error::{Kind, Result};
-use crate::git::{Oid, empty_tree};
+use crate::git::{NewIndex, Oid, empty_tree};
 use crate::journal::{Entry, EntryId};
 use crate::progress::Progress;
 use crate::repo::attributes::{Attributes, Ownership};
@@ -397,7 +397,7 @@ impl Host<'_> {
 
     /// Lets HEAD and index say that `commit` is here.
     fn settle(&self, commit: Oid, tree: Oid, head: Option<Oid>) -> Result<()> {
-        self.repo.write_index(&*index_of(self.repo, tree)?)?;
+        self.repo.write_index(&NewIndex::of(&*index_of(self.repo, tree)?))?;
         let branch = format!("refs/heads/{}", self.kind()?);
         let git = self.repo.git.clone().with_identity(self.call.identity.clone());
         self.repo.turn_ref(&git, (&branch, commit), head, "converge", &self.lock)?;

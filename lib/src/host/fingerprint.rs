@@ -5,14 +5,13 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::git::name::{self, Stored};
-use crate::git::{Index, Oid};
+use crate::git::{Index, NewIndex, Oid};
 use crate::metadata::{DirMetadata, Metadata, encode_entry};
 use crate::progress::Progress;
 use crate::repo::Repo;
 use crate::repo::attributes::{Attributes, Ownership, Policy};
 use crate::repo::exclude::{ExcludeOptions, Excludes};
 use crate::repo::scan::{ScanOptions, Scope, Sink, join, scan};
-use crate::repo::stage::merged;
 
 /// The digests of paths.
 pub type Digests = BTreeMap<Vec<u8>, [u8; 32]>;
@@ -52,12 +51,12 @@ impl<'a> Look<'a> {
         let texts = Mutex::new(HashMap::new());
         let mut found = scan(repo, index, &options, Sink::Look { metadata: &texts }, progress)?;
         // What is beside it is nobody's business.
-        found.updates.retain(|update| index.lookup(&update.path).is_some());
+        found.updates.retain(|update| index.lookup(update.path).is_some());
         let texts: HashMap<Oid, Vec<u8>> = texts.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = HashMap::new();
-        for update in &found.updates {
-            let (Stored::Meta(dir), Some(text)) = (name::work_path(&update.path), texts.get(&update.oid)) else { continue };
-            let known = index.lookup(&update.path).map(|at| repo.read_dir_metadata(&index.entry(at).oid, &dir)).transpose()?;
+        for update in found.updates.iter() {
+            let (Stored::Meta(dir), Some(text)) = (name::work_path(update.path), texts.get(&update.oid)) else { continue };
+            let known = index.lookup(update.path).map(|at| repo.read_dir_metadata(&index.entry(at).oid, &dir)).transpose()?;
             let mut recorded = DirMetadata::decode(text)?;
             recorded.entries.retain(|entry_name, _| {
                 let is_file = index.lookup(&name::stored_path(&join(&dir, entry_name))).is_some();
@@ -65,7 +64,7 @@ impl<'a> Look<'a> {
             });
             fresh.insert(update.oid, recorded);
         }
-        let index = merged(index, found.updates, &found.gone)?;
+        let index = NewIndex::new(index, found.updates, &found.gone)?.build()?;
         Ok(Self { repo, attributes: repo.attributes(&index)?, index, fresh, is_partial: found.is_partial })
     }
 

@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::file::write::{ChunkSink, cut_file};
 use crate::git::index::CachedStat;
 use crate::git::object::FILE;
-use crate::git::{Oid, PackWriter};
+use crate::git::{NewIndex, Oid, PackWriter};
 use crate::journal::{Entry, EntryId, HandlerName, Kind as EntryKind, Name};
 use crate::progress::Progress;
 use crate::repo::exclude::{ExcludeOptions, Excludes};
@@ -245,7 +245,7 @@ impl Host<'_> {
         let left = self.undo(head, &commits, content_only)?;
         self.lay_back((tree, base), content_only.then_some(&seen), progress)?;
         let index = status::index_after(self.repo, &*self.repo.index()?, tree, base)?;
-        self.repo.write_index(&index)?;
+        self.repo.write_index(&NewIndex::of(&index))?;
         self.repo.git.delete_ref(wip::WIP, tip)?;
         self.repo.note_refs(&self.lock)?;
         status::refresh(self.repo, progress)?;

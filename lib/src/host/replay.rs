@@ -14,7 +14,7 @@ use super::plan::{CommitPlan, Step, Stop, are, check_drift, first, line_to, pare
 use super::run::{Ended, Ground, Job, boot_id};
 use super::supply;
 use crate::error::{Context, Error, Kind, Reason, Result};
-use crate::git::Oid;
+use crate::git::{NewIndex, Oid};
 use crate::journal::{Entry, EntryId, IN, Kind as EntryKind, When, Words};
 use crate::progress::Progress;
 use crate::repo::restore::{ExchangeOptions, exchange};
@@ -514,7 +514,7 @@ impl Host<'_> {
     /// Moves index and HEAD's branch to `commit`, durably.
     pub(super) fn move_to(&self, commit: Oid, before: Oid, tree: Oid, last: Option<Oid>) -> Result<()> {
         let index = status::index_after(self.repo, &*self.repo.index()?, before, tree)?;
-        self.repo.write_index(&index)?;
+        self.repo.write_index(&NewIndex::of(&index))?;
         let branch = format!("refs/heads/{}", self.kind()?);
         let git = self.repo.git.clone().with_identity(self.call.identity.clone());
         git.update_ref(&branch, commit, last, "up")?;

@@ -12,13 +12,12 @@ use gix_glob::{Pattern, wildmatch};
 
 use super::Repo;
 use super::scan::Staged;
-use super::stage::merged;
 use crate::chunk::ChunkerSpec;
 use crate::error::{Context, Error, Kind, Result};
 use crate::git::index::{CachedStat, Index};
 use crate::git::name::{self, Stored};
 use crate::git::object::FILE;
-use crate::git::{ObjectKind, Oid, PackWriter};
+use crate::git::{NewIndex, ObjectKind, Oid, PackWriter};
 use line::{Line, Setting, quoted, words};
 
 /// Where the attributes stand in a commit.
@@ -265,7 +264,7 @@ pub fn set(repo: &Repo, pattern: &str, values: &[String]) -> Result<Vec<u8>> {
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
     let mut updates = vec![Staged { path: PATH.to_vec(), oid: pack.blob(&new)?, mode: FILE, stat: CachedStat::default() }];
     updates.extend(to_look_at_again(&index, &before, &after));
-    let index = merged(&index, updates, &[])?;
+    let index = NewIndex::new(&index, updates, &[])?;
     let kept = pack.finish()?;
     repo.write_index(&index)?;
     crate::durable::sync_filesystem(&repo.places.git_dir)?;

@@ -7,10 +7,9 @@ use std::sync::atomic::AtomicBool;
 use super::Repo;
 use super::exclude::{ExcludeOptions, Excludes};
 use super::scan::{ScanOptions, Scope, Sink, scan};
-use super::stage::{entries_of, merged};
 use crate::error::Result;
 use crate::git::pack::PackWriter;
-use crate::git::{Index, Oid, name, write_tree};
+use crate::git::{Index, NewIndex, Oid, name, write_tree};
 use crate::progress::Progress;
 
 /// What to compare.
@@ -59,8 +58,7 @@ fn work_tree(repo: &Repo, index: &Index, progress: &Progress) -> Result<(Oid, bo
     let has_failed = AtomicBool::new(false);
     let sink = Sink::Preview { pack: &pack, has_failed: &has_failed };
     let found = scan(repo, index, &options, sink, progress)?;
-    let index = merged(index, found.updates, &found.gone)?;
-    let tree = write_tree(entries_of(&index), &pack)?;
+    let tree = write_tree(NewIndex::new(index, found.updates, &found.gone)?.files(), &pack)?;
     super::publish_for_a_look(pack)?;
     Ok((tree, found.is_partial))
 }

@@ -52,7 +52,8 @@ use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::file::source::ChunkSource;
 use crate::git::{
-    CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, IndexStamp, Kept, Objects, Oid, PackWriter, name, write_tree,
+    CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, IndexStamp, Kept, NewIndex, Objects, Oid, PackWriter, name,
+    write_tree,
 };
 use crate::metadata::DirMetadata;
 use crate::safepath::{self, Dir, FileKind};
@@ -467,10 +468,7 @@ impl Repo {
     }
 
     /// Replaces the git index, durably, and notes that it is ours, which a doubted one is not.
-    pub fn write_index(&self, index: &Index) -> Result<()> {
-        if index.is_doubted() {
-            return self.write_index(&stage::merged(index, Vec::new(), &[])?.with_tree(index.tree()));
-        }
+    pub fn write_index(&self, index: &NewIndex<'_>) -> Result<()> {
         self.forget_index();
         let note = IndexNote { stamp: index.write(&self.places.git_dir)?, tree: index.tree() };
         // Whoever is killed before this line only has to look at everything once more.
@@ -550,7 +548,7 @@ impl Repo {
     fn index_tree(&self) -> Result<Oid> {
         let index = self.index()?;
         let pack = PackWriter::new(&self.places.git_dir, &self.objects)?;
-        let tree = write_tree(stage::entries_of(&index), &pack)?;
+        let tree = write_tree(NewIndex::of(&index).files(), &pack)?;
         publish_for_a_look(pack)?;
         Ok(tree)
     }
@@ -712,7 +710,7 @@ mod tests {
                 mode: 0o100_644,
                 stat: CachedStat::default(),
             };
-            repo.write_index(&stage::merged(index, vec![entry], &[]).unwrap()).unwrap();
+            repo.write_index(&NewIndex::new(index, vec![entry], &[]).unwrap()).unwrap();
         };
         stage(&repo.index().unwrap(), 0);
         let gone = || Error::new(Kind::NotFound, "gone");

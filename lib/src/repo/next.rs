@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use super::Repo;
 use super::attributes::{self, Attributes};
 use super::scan::{Staged, shown};
-use super::stage::{CommitInfo, entries_of, merged};
+use super::stage::CommitInfo;
 use crate::durable::{self, Lock};
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::git::index::CachedStat;
 use crate::git::merge::{Conflict, MergedTree};
 use crate::git::name::{self, Stored};
-use crate::git::{CommitData, Oid, PackWriter, Signature, write_tree_after};
+use crate::git::{CommitData, NewIndex, Oid, PackWriter, Signature, write_tree_after};
 use crate::metadata::DirMetadata;
 
 /// The ref that leads to it.
@@ -244,8 +244,7 @@ pub fn make(repo: &Repo, lock: &Lock, tree: Oid, changes: Vec<Settled>, parents:
             Some(pack.blob(&text).map(|oid| Staged { path, oid, mode, stat: CachedStat::default() }))
         };
         let updates: Vec<Staged> = changes.into_iter().filter_map(staged).collect::<Result<_>>()?;
-        let index = merged(&index, updates, &gone)?;
-        tree = write_tree_after(entries_of(&index), &pack, Some(tree))?;
+        tree = write_tree_after(NewIndex::new(&index, updates, &gone)?.files(), &pack, Some(tree))?;
     }
     let signature = Signature::new(&info.identity, info.time, info.offset);
     let message = info.message.clone().into_bytes();

@@ -5,13 +5,13 @@ use std::sync::atomic::AtomicBool;
 
 use super::exclude::{ExcludeOptions, Excludes};
 use super::scan::{ScanOptions, Scope, Sink, join, scan, split};
-use super::stage::{CommitInfo, entries_of, merged};
+use super::stage::CommitInfo;
 use super::{Repo, enrolled};
 use crate::durable::Lock;
 use crate::error::{Error, Kind, Result};
 use crate::git::index::IndexBuilder;
 use crate::git::pack::PackWriter;
-use crate::git::{CommitData, Oid, Signature, write_tree};
+use crate::git::{CommitData, NewIndex, Oid, Signature, write_tree};
 use crate::metadata::{escaped, unescaped};
 use crate::progress::Progress;
 use crate::safepath::Dir;
@@ -62,8 +62,7 @@ pub fn keep(
     if found.is_partial {
         return Err(Error::new(Kind::Partial, "cannot keep what is there before it is overwritten; nothing was changed"));
     }
-    let index = merged(&nothing, found.updates, &[])?;
-    let tree = write_tree(entries_of(&index), &pack)?;
+    let tree = write_tree(NewIndex::new(&nothing, found.updates, &[])?.files(), &pack)?;
     let signature = Signature::new(&info.identity, info.time, info.offset);
     let commit = pack.commit(&CommitData {
         tree,

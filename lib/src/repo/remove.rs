@@ -4,13 +4,12 @@ use super::Repo;
 use super::exclude::{ExcludeOptions, Excludes};
 use super::pathset::PathSet;
 use super::scan::{Change, ScanOptions, Scope, Sink, Staged, What, is_partial_dir, recorded_below, scan, shown, split};
-use super::stage::merged;
 use super::unowned::Unowned;
 use crate::error::{Context, Error, Kind, Result};
-use crate::git::PackWriter;
 use crate::git::index::{CachedStat, Index};
 use crate::git::name::{self, Stored};
 use crate::git::object::FILE;
+use crate::git::{NewIndex, PackWriter};
 use crate::progress::Progress;
 use crate::safepath::{Dir, FileKind};
 
@@ -57,7 +56,7 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
     {
         list.stage(&index, &mut updates, &mut gone, |text| pack.blob(text))?;
     }
-    let index = merged(&index, updates, &gone)?;
+    let new = NewIndex::new(&index, updates, &gone)?;
     let kept = pack.finish()?;
     // The index comes last: as long as it has the paths, a run that was cut short can be repeated, or undone by a restore.
     if !options.keep_files {
@@ -73,7 +72,7 @@ pub fn remove(repo: &Repo, paths: &[Vec<u8>], options: &RemoveOptions, progress:
         }
         root.sync_filesystem()?;
     }
-    repo.write_index(&index)?;
+    repo.write_index(&new)?;
     crate::durable::sync_filesystem(&repo.places.git_dir)?;
     repo.let_go(kept)?;
     Ok(removed)

@@ -27,7 +27,7 @@ use crate::git::index::{CachedStat, Index, IndexEntry};
 use crate::git::name::{self, Stored};
 use crate::git::object::{EXECUTABLE, FILE, SYMLINK};
 use crate::git::pack::PackWriter;
-use crate::git::{ObjectKind, Oid};
+use crate::git::{ObjectKind, Oid, Staging};
 use crate::metadata::{self, DirMetadata, GitKind, Metadata, Names};
 use crate::progress::Progress;
 use crate::safepath::{self, Dir, FileKind, Stat, Time};
@@ -159,18 +159,21 @@ pub struct Staged {
     pub stat: CachedStat,
 }
 
-impl Staged {
-    /// Says whether the index has just this already.
-    fn is_in(&self, entry: &IndexEntry<'_>) -> bool {
-        (self.oid, self.mode, self.stat) == (entry.oid, entry.mode, entry.stat)
-    }
+/// Returns an entry that is to be put into the index.
+pub(super) fn entry_of(path: &[u8], oid: Oid, mode: u32, stat: CachedStat) -> IndexEntry<'_> {
+    IndexEntry { path, oid, mode, stat, skip_worktree: false, intent_to_add: false }
+}
+
+/// Says whether the index has just this already.
+fn is_same(new: &IndexEntry<'_>, old: &IndexEntry<'_>) -> bool {
+    (new.oid, new.mode, new.stat) == (old.oid, old.mode, old.stat)
 }
 
 /// What a scan found.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Index entries that are new or differ, in no order; metadata files among them.
-    pub updates: Vec<Staged>,
+    pub updates: Staging,
     /// Positions in the index whose file is gone, ascending.
     pub gone: Vec<usize>,
     /// The same for people: one line for each path that differs, sorted by path.
@@ -339,7 +342,7 @@ struct Draft {
     kept: Vec<Vec<u8>>,
     /// Names with metadata read now.
     read: BTreeMap<Vec<u8>, ReadNow>,
-    updates: Vec<Staged>,
+    updates: Staging,
     changes: Vec<Change>,
     /// Whether something that is stored is left out from now on.
     has_dropped: bool,
@@ -622,8 +625,7 @@ impl Walker<'_> {
         // A name that came while we looked may be of a file that was looked at under its other name before that: it is looked at again next time.
         let is_late = read.stat.nlink > 1 && nanos(read.stat.ctime) >= self.began - CLOCK_TICK_NANOS;
         let stat = if read.is_racy || is_late { CachedStat::default() } else { CachedStat::of(&read.stat) };
-        let stored = name::stored_path(&path).into_owned();
-        draft.updates.push(Staged { path: stored, oid: read.oid, mode: read.mode, stat });
+        draft.updates.push(&entry_of(&name::stored_path(&path), read.oid, read.mode, stat));
         draft.read.insert(entry_name, ReadNow { metadata: read.metadata, inode, is_reported: what.is_some() });
         Ok(())
     }
@@ -749,15 +751,16 @@ impl Walker<'_> {
                 _ => CachedStat::of(&as_dir_stat(draft.stat, !draft.is_whole)),
             };
             let oid = self.sink.metadata(&new.encode())?;
-            let update = Staged { path: name::meta_path(&draft.path), oid, mode: FILE, stat };
+            let stored = name::meta_path(&draft.path);
+            let update = entry_of(&stored, oid, FILE, stat);
             // A device, a fifo or a socket is looked at each time, and is mostly as it was.
-            if self.index.is_doubted() || !position.is_some_and(|position| update.is_in(&self.index.entry(position))) {
-                draft.updates.push(update);
+            if self.index.is_doubted() || !position.is_some_and(|position| is_same(&update, &self.index.entry(position))) {
+                draft.updates.push(&update);
             }
         }
         let mut out = self.out.lock().expect(POISONED);
         out.n_seen += (draft.unchanged.len() + draft.read.len() + 1) as u64;
-        out.updates.append(&mut draft.updates);
+        out.updates.append(&draft.updates);
         out.changes.append(&mut draft.changes);
         Ok(())
     }
@@ -795,12 +798,15 @@ impl Walker<'_> {
     }
 
     /// Takes the paths in scope off the list of what was given up: whoever names them owns them again.
-    fn take_back(&self, updates: &mut Vec<Staged>, gone: &mut Vec<usize>) -> Result<()> {
+    fn take_back(&self, updates: &mut Staging, gone: &mut Vec<usize>) -> Result<()> {
         let mut left = self.unowned.clone();
         if !self.named.as_ref().is_some_and(|named| left.remove(named)) {
             return Ok(());
         }
-        left.stage(self.index, updates, gone, |text| self.sink.blob(text))
+        let mut list = Vec::new();
+        left.stage(self.index, &mut list, gone, |text| self.sink.blob(text))?;
+        updates.append(&list.into());
+        Ok(())
     }
 
     /// Returns for each file with several names the one that stands for it: outside the scope if one is known there, or else the smallest.
@@ -948,7 +954,7 @@ impl Draft {
             unchanged: Vec::new(),
             kept: Vec::new(),
             read: BTreeMap::new(),
-            updates: Vec::new(),
+            updates: Staging::default(),
             changes: Vec::new(),
             has_dropped: false,
             from: job.from,

@@ -4,7 +4,6 @@
 //! something that nothing refers to yet, and the next run goes on from there.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::hand_over::{self, HandOver, HandOverOptions};
@@ -13,11 +12,11 @@ use super::{Repo, enrolled, next, wip};
 use crate::durable::Lock;
 use crate::error::{Error, Kind, Result};
 use crate::file::index::ChunkIndex;
-use crate::git::index::{CachedStat, Index, IndexBuilder, IndexEntry};
+use crate::git::index::{CachedStat, Index, IndexEntry};
 use crate::git::name;
 use crate::git::object::{EXECUTABLE, FILE};
 use crate::git::pack::PackWriter;
-use crate::git::{CommitData, Identity, Kept, Oid, Signature, empty_tree, write_tree_after};
+use crate::git::{CommitData, Identity, Kept, NewIndex, Oid, Signature, Staging, empty_tree, write_tree_after};
 use crate::metadata::{DirMetadata, Metadata};
 use crate::progress::Progress;
 use crate::safepath::FileKind;
@@ -148,8 +147,9 @@ pub(super) fn record_with(
     let sink = Sink::Store { pack: &pack, chunks: &chunks, references: references.as_ref(), hand_over, has_failed: &has_failed };
     let mut found = scan::scan(repo, &index, options, sink, progress)?;
     found.n_seen += u64::from(beside.absent.is_some());
-    found.updates.extend((beside.extra)(&found, sink)?);
-    found.changes.extend(beside.absent.and_then(|path| change_at(&index, &found.updates, path)));
+    let extra = (beside.extra)(&found, sink)?;
+    found.changes.extend(beside.absent.and_then(|path| change_at(&index, &extra, path)));
+    extra.iter().for_each(|staged| found.updates.push(&staged.as_entry()));
     let handed = match hand_over {
         Some(hand_over) => {
             progress.stage("waiting for other hosts to pull", 0, 0);
@@ -158,20 +158,15 @@ pub(super) fn record_with(
         None => WriteStats::default(),
     };
     let has_news = !found.updates.is_empty() || !found.gone.is_empty();
-    let mut new_index = match has_news {
-        true => Arc::new(merged(&index, std::mem::take(&mut found.updates), &found.gone)?),
-        false => index.clone(),
-    };
-    if let Some(path) = beside.absent {
-        new_index = Arc::new(absent(&new_index, path)?);
-    }
+    let gone = std::mem::take(&mut found.gone);
+    let mut new_index = NewIndex::new(&index, std::mem::take(&mut found.updates), &gone)?.with_absent(beside.absent);
     let mut recorded = Recorded { found, ..Recorded::default() };
     let mut new_commit = None;
     if let Some(info) = commit {
         let tree;
         (tree, new_commit) = commit_if_new(repo, &pack, &new_index, line.tip, info)?;
         if has_news {
-            new_index = Arc::new(Arc::unwrap_or_clone(new_index).with_tree(Some(tree)));
+            new_index = new_index.with_tree(Some(tree));
         }
     }
     progress.stage("writing", 0, 0);
@@ -273,7 +268,7 @@ fn put_with(repo: &Repo, stored: &[u8], content: &[u8], also: Also<'_>) -> Resul
     let (path, oid, mode) = (stored.to_vec(), pack.blob(content)?, mode.unwrap_or(FILE));
     let mut updates = vec![Staged { path, oid, mode, stat: CachedStat::default() }];
     updates.extend(also(&index, &pack)?);
-    let index = merged(&index, updates, &[])?;
+    let index = NewIndex::new(&index, updates, &[])?;
     let kept = pack.finish()?;
     repo.write_index(&index)?;
     crate::durable::sync_filesystem(&repo.places.git_dir)?;
@@ -292,7 +287,7 @@ pub fn commit(repo: &Repo, info: &CommitInfo) -> Result<Option<Oid>> {
 pub fn commit_on(repo: &Repo, lock: &Lock, line: &Line, info: &CommitInfo) -> Result<Option<Oid>> {
     let index = repo.index()?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
-    let (_, Some(commit)) = commit_if_new(repo, &pack, &index, line.tip, info)? else { return Ok(None) };
+    let (_, Some(commit)) = commit_if_new(repo, &pack, &NewIndex::of(&index), line.tip, info)? else { return Ok(None) };
     let kept = pack.finish()?;
     move_line(repo, commit, line, info, kept, lock)?;
     Ok(Some(commit))
@@ -302,7 +297,7 @@ pub fn commit_on(repo: &Repo, lock: &Lock, line: &Line, info: &CommitInfo) -> Re
 pub fn remove_on(repo: &Repo, lock: &Lock, line: &Line, stored: &[u8], info: &CommitInfo) -> Result<Option<Oid>> {
     let index = repo.index()?;
     let position = index.lookup(stored).ok_or_else(|| Error::new(Kind::NotFound, "it is not there"))?;
-    repo.write_index(&merged(&index, Vec::new(), &[position])?)?;
+    repo.write_index(&NewIndex::new(&index, Staging::default(), &[position])?)?;
     commit_on(repo, lock, line, info)
 }
 
@@ -310,14 +305,14 @@ pub fn remove_on(repo: &Repo, lock: &Lock, line: &Line, stored: &[u8], info: &Co
 fn commit_if_new(
     repo: &Repo,
     pack: &PackWriter,
-    index: &Index,
+    index: &NewIndex<'_>,
     head: Option<Oid>,
     info: &CommitInfo,
 ) -> Result<(Oid, Option<Oid>)> {
     let before = head.map(|head| repo.objects.commit(&head).map(|commit| commit.tree)).transpose()?;
     let tree = match before.filter(|before| index.tree() == Some(*before)) {
         Some(before) => before,
-        None => write_tree_after(entries_of(index), pack, before)?,
+        None => write_tree_after(index.files(), pack, before)?,
     };
     if before.unwrap_or(empty_tree()) == tree {
         return Ok((tree, None));
@@ -347,11 +342,6 @@ fn move_line(repo: &Repo, commit: Oid, line: &Line, info: &CommitInfo, kept: Opt
     repo.let_go(kept)
 }
 
-/// Returns what a tree is written from.
-pub(super) fn entries_of(index: &Index) -> impl Iterator<Item = (&[u8], u32, Oid)> {
-    index.iter().map(|entry| (entry.path, entry.mode, entry.oid))
-}
-
 /// Returns in which way what is stored at the path `stored` becomes another.
 fn change_at(index: &Index, updates: &[Staged], stored: &[u8]) -> Option<Change> {
     let new = updates.iter().find(|update| update.path == stored)?.oid;
@@ -363,40 +353,16 @@ fn change_at(index: &Index, updates: &[Staged], stored: &[u8]) -> Option<Change>
     Some(Change { path: scan::file_path(stored)?, what })
 }
 
-/// Returns `index` with the entry at `path` as one that need not be on the disk.
-fn absent(index: &Index, path: &[u8]) -> Result<Index> {
-    let mut new = IndexBuilder::default();
-    index.iter().map(|entry| index.believed(entry)).try_for_each(|entry| {
-        let skip_worktree = entry.skip_worktree || entry.path == path;
-        new.push(&IndexEntry { skip_worktree, ..entry })
-    })?;
-    Ok(new.build())
-}
-
-/// Returns `index` with `updates` put in and the entries at the ascending positions `gone` left out; what a doubted one remembers of files is left out, too.
-pub(crate) fn merged(index: &Index, mut updates: Vec<Staged>, gone: &[usize]) -> Result<Index> {
-    updates.sort_by(|a, b| a.path.cmp(&b.path));
-    let mut new = IndexBuilder::default();
-    let mut updates = updates.iter().peekable();
-    let mut gone = gone.iter().peekable();
-    for (position, entry) in index.iter().enumerate() {
-        while let Some(update) = updates.next_if(|update| update.path.as_slice() < entry.path) {
-            new.push(&update.as_entry())?;
-        }
-        let is_gone = gone.next_if(|&&gone| gone == position).is_some();
-        match updates.next_if(|update| update.path == entry.path) {
-            Some(update) => new.push(&update.as_entry())?,
-            None if is_gone => (),
-            None => new.push(&index.believed(entry))?,
-        }
-    }
-    updates.try_for_each(|update| new.push(&update.as_entry()))?;
-    Ok(new.build())
-}
-
 impl Staged {
     fn as_entry(&self) -> IndexEntry<'_> {
-        let Self { path, oid, mode, stat } = self;
-        IndexEntry { path, oid: *oid, mode: *mode, stat: *stat, skip_worktree: false, intent_to_add: false }
+        scan::entry_of(&self.path, self.oid, self.mode, self.stat)
+    }
+}
+
+impl From<Vec<Staged>> for Staging {
+    fn from(staged: Vec<Staged>) -> Self {
+        let mut all = Self::default();
+        staged.iter().for_each(|staged| all.push(&staged.as_entry()));
+        all
     }
 }

@@ -5,12 +5,11 @@ use std::collections::HashSet;
 use super::Repo;
 use super::exclude::{ExcludeOptions, Excludes};
 use super::scan::{self, Change, Found, ScanOptions, Scope, Sink, Staged, What, file_path, join};
-use super::stage::merged;
 use crate::durable;
 use crate::error::{Error, Kind, Result};
-use crate::git::Oid;
-use crate::git::index::{CachedStat, Index};
+use crate::git::index::{CachedStat, Index, IndexEntry};
 use crate::git::name::{self, Stored};
+use crate::git::{NewIndex, Oid};
 use crate::metadata::DirMetadata;
 use crate::progress::Progress;
 
@@ -95,7 +94,7 @@ pub(crate) fn index_after(repo: &Repo, index: &Index, a: Oid, b: Oid) -> Result<
     }
     gone.sort_unstable();
     let tree = index.tree().filter(|tree| *tree == a).map(|_| b);
-    Ok(merged(index, updates, &gone)?.with_tree(tree))
+    NewIndex::new(index, updates, &gone)?.with_tree(tree).build()
 }
 
 /// Returns the blobs that the tree `b` has and `a` has not, each with its path in a commit.
@@ -117,17 +116,18 @@ pub(crate) fn refresh(repo: &Repo, progress: &Progress) -> Result<()> {
     let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false };
     let found = scan::scan(repo, &index, &options, Sink::Compare, progress)?;
     let changed: HashSet<&[u8]> = found.changes.iter().map(|change| &change.path[..]).collect();
-    let is_same = |update: &Staged| {
+    let is_same = |update: &IndexEntry<'_>| {
         // Of a file that has another owner or mode the content is the same, and its directory's metadata tells.
-        let is_changed = file_path(&update.path).is_some_and(|path| changed.contains(&path[..]));
+        let is_changed = file_path(update.path).is_some_and(|path| changed.contains(&path[..]));
         let is_there = |position| {
             let entry = index.entry(position);
             (entry.oid, entry.mode) == (update.oid, update.mode)
         };
-        !is_changed && index.lookup(&update.path).is_some_and(is_there)
+        !is_changed && index.lookup(update.path).is_some_and(is_there)
     };
-    let updates: Vec<Staged> = found.updates.into_iter().filter(is_same).collect();
-    if updates.is_empty() { Ok(()) } else { repo.write_index(&merged(&index, updates, &[])?.with_tree(index.tree())) }
+    let mut updates = found.updates;
+    updates.retain(is_same);
+    if updates.is_empty() { Ok(()) } else { repo.write_index(&NewIndex::new(&index, updates, &[])?.with_tree(index.tree())) }
 }
 
 /// So often git is asked again when it fails: while others repack, it may miss a tree that is there all the time.

@@ -1,0 +1,288 @@
+//! What git's index is to become, and how it gets there: entries to put in, and the new index, which is never in memory as a whole.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use sha1dc::Hasher;
+
+use super::index::{self, Index, IndexEntry, IndexStamp};
+use super::{Oid, name};
+use crate::durable::Temp;
+use crate::error::{Context, Error, Kind, Result};
+use crate::strings::Strings;
+
+/// Entries that are to be put into an index, in any order: little more than the bytes that they will have in the file.
+#[derive(Clone, Debug, Default)]
+pub struct Staging(Strings);
+
+impl Staging {
+    /// Adds an entry; one below `.git-devops/` becomes skip-worktree.
+    pub fn push(&mut self, entry: &IndexEntry<'_>) {
+        let entry = IndexEntry { skip_worktree: entry.skip_worktree || name::is_ours(entry.path), ..*entry };
+        let mut bytes = Vec::with_capacity(index::len_of(&entry));
+        index::encode_entry(&entry, &mut bytes);
+        self.0.push(&bytes);
+    }
+
+    /// Adds all of `others`.
+    pub fn append(&mut self, others: &Self) {
+        self.0.append(&others.0);
+    }
+
+    /// Says whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the entries.
+    pub fn iter(&self) -> impl Iterator<Item = IndexEntry<'_>> {
+        self.0.iter().map(index::decode_entry)
+    }
+
+    /// Leaves out the entries for which `is_kept` does not hold.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(&IndexEntry<'_>) -> bool) {
+        self.0.retain(|bytes| is_kept(&index::decode_entry(bytes)));
+    }
+}
+
+/// An index that is to be: another one with some entries put in and some left out. It holds only what differs.
+#[derive(Debug)]
+pub struct NewIndex<'a> {
+    old: &'a Index,
+    /// Sorted by path.
+    staging: Staging,
+    /// Positions in the old index.
+    gone: &'a [usize],
+    /// The path of an entry that need not be on the disk.
+    absent: Option<&'a [u8]>,
+    n_entries: usize,
+    tree: Option<Oid>,
+}
+
+impl<'a> NewIndex<'a> {
+    /// Returns the index `old` as it is, but for what a doubted one remembers of files.
+    pub fn of(old: &'a Index) -> Self {
+        Self { old, staging: Staging::default(), gone: &[], absent: None, n_entries: old.len(), tree: old.tree() }
+    }
+
+    /// Returns `old` with the entries of `staging` put in and those at the ascending positions `gone` left out.
+    ///
+    /// Fails if an entry cannot be staged, or if it is more than an index can hold.
+    pub fn new(old: &'a Index, staging: impl Into<Staging>, gone: &'a [usize]) -> Result<Self> {
+        let mut staging = staging.into();
+        staging.0.sort_by_key(index::path_in);
+        let (mut n_entries, mut n_bytes) = (old.len() - gone.len(), old.entries_len());
+        n_bytes -= gone.iter().map(|position| old.entry_len(*position)).sum::<usize>();
+        let (mut last, mut from): (&[u8], _) = (b"", 0);
+        for entry in staging.iter() {
+            index::check_new(&entry, last)?;
+            from = old.position_from(from, entry.path);
+            if old.is_at(from, entry.path) && gone.binary_search(&from).is_err() {
+                n_entries -= 1;
+                n_bytes -= old.entry_len(from);
+            }
+            n_entries += 1;
+            n_bytes += index::len_of(&entry);
+            last = entry.path;
+        }
+        if n_bytes > index::MAX_ENTRIES {
+            return Err(index::too_large());
+        }
+        let tree = old.tree().filter(|_| staging.is_empty() && gone.is_empty());
+        Ok(Self { old, staging, gone, absent: None, n_entries, tree })
+    }
+
+    /// Notes the tree that the entries make, or that nobody knows.
+    #[must_use]
+    pub fn with_tree(self, tree: Option<Oid>) -> Self {
+        Self { tree, ..self }
+    }
+
+    /// Makes the entry at `path`, if one is given, one that need not be on the disk.
+    #[must_use]
+    pub fn with_absent(self, path: Option<&'a [u8]>) -> Self {
+        Self { absent: path, ..self }
+    }
+
+    /// Returns the tree that the entries make, if that is known.
+    pub fn tree(&self) -> Option<Oid> {
+        self.tree
+    }
+
+    /// Returns the entries, in the order of their paths.
+    pub fn iter(&self) -> impl Iterator<Item = IndexEntry<'_>> {
+        let mut gone = self.gone.iter().peekable();
+        let is_there = move |position: &usize| gone.next_if(|gone| *gone == position).is_none();
+        let mut old = (0..self.old.len()).filter(is_there).map(|position| self.old.entry(position)).peekable();
+        let mut staged = self.staging.iter().peekable();
+        std::iter::from_fn(move || {
+            let Some(new) = staged.next_if(|new| old.peek().is_none_or(|old| new.path <= old.path)) else {
+                return old.next().map(|entry| self.old.believed(entry));
+            };
+            old.next_if(|old| old.path == new.path);
+            Some(new)
+        })
+        .map(|entry| IndexEntry { skip_worktree: entry.skip_worktree || self.absent == Some(entry.path), ..entry })
+    }
+
+    /// Returns what a tree is written from: path, mode and object of each entry.
+    pub fn files(&self) -> impl Iterator<Item = (&[u8], u32, Oid)> {
+        self.iter().map(|entry| (entry.path, entry.mode, entry.oid))
+    }
+
+    /// Returns the index in memory.
+    pub fn build(&self) -> Result<Index> {
+        let mut built = index::IndexBuilder::default();
+        self.iter().try_for_each(|entry| built.push(&entry))?;
+        Ok(built.build().with_tree(self.tree))
+    }
+
+    /// Replaces the index file of the repository at `git_dir`, durably, or not at all; git's own lock is respected.
+    ///
+    /// Returns the stamp of the file.
+    pub fn write(&self, git_dir: &Path) -> Result<IndexStamp> {
+        IndexLock::take(git_dir)?.write(self)
+    }
+
+    /// Writes the file, a few entries at a time, and returns its checksum.
+    fn write_to(&self, file: &mut File) -> Result<[u8; index::TRAILER_LEN]> {
+        let is_extended = self.iter().any(|entry| entry.is_extended());
+        let mut hasher = Hasher::new();
+        let mut bytes = index::header(is_extended, self.n_entries).to_vec();
+        let mut n_left = self.n_entries;
+        for entry in self.iter() {
+            index::encode_entry(&entry, &mut bytes);
+            n_left = n_left.checked_sub(1).ok_or_else(miscounted)?;
+            if bytes.len() >= BUFFER {
+                hasher.update(&bytes);
+                file.write_all(&bytes)?;
+                bytes.clear();
+            }
+        }
+        if n_left > 0 {
+            return Err(miscounted());
+        }
+        hasher.update(&bytes);
+        let checksum = index::digest(hasher);
+        bytes.extend_from_slice(&checksum);
+        file.write_all(&bytes)?;
+        Ok(checksum)
+    }
+}
+
+/// Bytes collected before they are written to the disk.
+const BUFFER: usize = 64 * 1024;
+
+fn miscounted() -> Error {
+    Error::new(Kind::Bug, "BUG: the entries of an index are not as many as were counted")
+}
+
+/// Git's lock on the index of one repository: whoever made `index.lock` may replace the index.
+#[derive(Debug)]
+pub struct IndexLock(Temp);
+
+impl IndexLock {
+    /// Takes the lock, or fails at once.
+    pub fn take(git_dir: &Path) -> Result<Self> {
+        let lock = git_dir.join("index.lock");
+        match Temp::as_lock(&lock, 0o600) {
+            Err(error) if error.kind() == Kind::Locked => Err(Error::new(
+                Kind::Locked,
+                format!("'{}' exists: git is changing the index; try again when it is done", lock.display()),
+            )),
+            other => other.map(Self),
+        }
+    }
+
+    /// Replaces the index file, durably, and gives the lock back.
+    pub fn write(mut self, new: &NewIndex<'_>) -> Result<IndexStamp> {
+        let path = self.0.path().with_extension("");
+        let what = || format!("cannot write index '{}'", path.display());
+        let checksum = new.write_to(&mut self.0.file).context(what)?;
+        let file = self.0.file.try_clone().context(what)?;
+        self.0.publish(&path).context(what)?;
+        // Asked of the file itself: under its name another one may stand already.
+        let stat = file.metadata().context(what)?;
+        Ok(IndexStamp { checksum, mtime: (stat.mtime(), stat.mtime_nsec()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::git::index::{CachedStat, IndexBuilder};
+    use crate::git::object::oid_from;
+
+    fn entry(path: &str, version: u8) -> IndexEntry<'_> {
+        let stat = CachedStat { size: version.into(), ..CachedStat::default() };
+        let (oid, path) = (oid_from([version; 20]), path.as_bytes());
+        IndexEntry { path, oid, mode: 0o100644, stat, skip_worktree: path.starts_with(b".git-devops/"), intent_to_add: false }
+    }
+
+    fn index(entries: &BTreeMap<&str, u8>) -> Index {
+        let mut builder = IndexBuilder::default();
+        entries.iter().for_each(|(path, version)| builder.push(&entry(path, *version)).unwrap());
+        builder.build()
+    }
+
+    #[test]
+    fn a_new_index_has_what_is_put_in_and_not_what_is_gone() {
+        const PATHS: [&str; 6] = [".git-devops/meta/.m", "a", "a-b", "a/b", "a/c", "b"];
+        let dir = tempfile::tempdir().unwrap();
+        // Each path is there or not, put in or not, and gone or not, by the bits of two numbers.
+        for (there, change) in (0..64_usize).flat_map(|there| (0..64_usize).map(move |change| (there, change))) {
+            let at = |bits: usize, n: usize| bits & (1 << n) != 0;
+            let there: Vec<usize> = (0..PATHS.len()).filter(|n| at(there, *n)).collect();
+            let new: Vec<usize> = (0..PATHS.len()).filter(|n| at(change, *n)).collect();
+            let old: BTreeMap<&str, u8> = there.iter().map(|n| (PATHS[*n], 1)).collect();
+            let old_index = index(&old);
+            let gone: Vec<usize> = (0..there.len()).filter(|position| at(change, there[*position] / 2)).collect();
+            let mut staging = Staging::default();
+            new.iter().rev().for_each(|n| staging.push(&entry(PATHS[*n], 2)));
+            let mut want: BTreeMap<&str, u8> =
+                there.iter().enumerate().filter(|(position, _)| !gone.contains(position)).map(|(_, n)| (PATHS[*n], 1)).collect();
+            want.extend(new.iter().map(|n| (PATHS[*n], 2)));
+            let new_index = NewIndex::new(&old_index, staging, &gone).unwrap();
+            assert!(new_index.iter().eq(index(&want).iter()), "{old:?} {gone:?} {new:?}");
+            assert!(new_index.build().unwrap().iter().eq(index(&want).iter()));
+            if change % 5 == 0 {
+                new_index.write(dir.path()).unwrap();
+                assert!(Index::read(&dir.path().join("index")).unwrap().iter().eq(index(&want).iter()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_to_be_on_the_disk_and_what_nobody_may_stage() {
+        let old = index(&[("a", 1), ("b", 1)].into());
+        let absent = NewIndex::new(&old, Staging::default(), &[]).unwrap().with_absent(Some(b"a"));
+        assert_eq!(absent.iter().map(|entry| entry.skip_worktree).collect::<Vec<_>>(), [true, false]);
+        for (paths, kind) in [(["x", "x"], Kind::Bug), (["x", "x/../y"], Kind::Refused), ([".git/x", "x"], Kind::Refused)] {
+            let mut staging = Staging::default();
+            paths.iter().for_each(|path| staging.push(&entry(path, 2)));
+            assert_eq!(NewIndex::new(&old, staging, &[]).unwrap_err().kind(), kind, "{paths:?}");
+        }
+    }
+
+    #[test]
+    fn an_index_of_many_entries_comes_back_as_it_was_written() {
+        let paths: Vec<String> = (0..5000).map(|n| format!("dir-{:03}/file-{n:05}", n / 100)).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let none = Index::default();
+        let mut staging = Staging::default();
+        paths.iter().rev().for_each(|path| staging.push(&entry(path, 3)));
+        let new = NewIndex::new(&none, staging, &[]).unwrap();
+        let stamp = new.write(dir.path()).unwrap();
+        let read = Index::read(&dir.path().join("index")).unwrap();
+        assert_eq!(read.stamp(), stamp);
+        assert!(read.iter().eq(new.iter()) && read.len() == paths.len());
+        // Of a doubted one nothing is believed.
+        let mut doubted = read;
+        doubted.doubt();
+        assert!(NewIndex::of(&doubted).iter().all(|entry| entry.stat == CachedStat::default()));
+    }
+}
