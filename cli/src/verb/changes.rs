@@ -1,6 +1,7 @@
 //! How changes and results of a scan are shown.
 
 use git_devops::error::Result;
+use git_devops::repo::changes::Changes;
 use git_devops::repo::scan::{Change, Found, What};
 use git_devops::repo::stage::Recorded;
 use serde_json::{Value, json};
@@ -20,13 +21,22 @@ pub fn letter(what: What) -> char {
 
 /// Returns changes as JSON.
 pub fn to_json(changes: &[Change]) -> Value {
+    all_to_json(changes.iter().map(Change::parts))
+}
+
+/// Returns what a scan found as JSON.
+pub fn found_to_json(changes: &Changes) -> Value {
+    all_to_json(changes.iter())
+}
+
+fn all_to_json<'a>(changes: impl Iterator<Item = (&'a [u8], What)>) -> Value {
     let name = |what| match what {
         What::Added => "added",
         What::Content => "content",
         What::Metadata => "metadata",
         What::Deleted => "deleted",
     };
-    changes.iter().map(|change| json!({"path": json_path(&change.path), "change": name(change.what)})).collect()
+    changes.map(|(path, what)| json!({"path": json_path(path), "change": name(what)})).collect()
 }
 
 /// Says what was recorded, and what was left out.
@@ -38,7 +48,7 @@ pub fn report(ui: &mut Ui, recorded: &Recorded, verb: &str) -> Result<()> {
         json!({
             "commit": recorded.commit.map(|commit| commit.to_string()),
             "files_seen": found.n_seen,
-            "changes": to_json(&found.changes),
+            "changes": found_to_json(&found.changes),
             "chunks_new": chunks.new_chunks,
             "chunks_known": chunks.known_chunks,
             "bytes_chunked": chunks.plain_bytes,
@@ -47,7 +57,7 @@ pub fn report(ui: &mut Ui, recorded: &Recorded, verb: &str) -> Result<()> {
             "warnings": warnings,
         })
     })?;
-    let count = |what| found.changes.iter().filter(|change| change.what == what).count();
+    let count = |what| found.changes.iter().filter(|(_, found)| *found == what).count();
     let (added, changed, touched, gone) = (count(What::Added), count(What::Content), count(What::Metadata), count(What::Deleted));
     ui.note(format_args!(
         "{verb} {added} new, {changed} changed, {touched} with new metadata, {gone} gone, of {} looked at",
@@ -69,9 +79,9 @@ pub fn report(ui: &mut Ui, recorded: &Recorded, verb: &str) -> Result<()> {
 /// Says what a dry run found.
 pub fn preview(ui: &mut Ui, found: &Found) -> Result<()> {
     let warnings = ui.warnings();
-    ui.json(|| json!({"changes": to_json(&found.changes), "warnings": warnings}))?;
-    for change in &found.changes {
-        ui.line(format_args!("{} {}", letter(change.what), shown_path(&change.path)))?;
+    ui.json(|| json!({"changes": found_to_json(&found.changes), "warnings": warnings}))?;
+    for (path, what) in found.changes.iter() {
+        ui.line(format_args!("{} {}", letter(what), shown_path(path)))?;
     }
     if found.is_partial {
         ui.exit_with(exit::PARTIAL);

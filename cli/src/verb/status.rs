@@ -6,12 +6,12 @@ use git_devops::error::Result;
 use git_devops::git::Oid;
 use git_devops::host::dpkg::{self, Finding};
 use git_devops::host::{self, History, Model};
-use git_devops::repo::scan::Change;
+use git_devops::repo::scan::{Change, What};
 use git_devops::repo::status::status;
 use git_devops::repo::{Repo, releases};
 use serde_json::{Value, json};
 
-use super::changes::{letter, to_json};
+use super::changes::{found_to_json, letter, to_json};
 use super::scan_args::{ScanArgs, scope};
 use crate::exit;
 use crate::places::GlobalArgs;
@@ -59,15 +59,15 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
             "branch": status.branch,
             "commit": status.head.map(|head| head.to_string()),
             "staged": to_json(&status.staged),
-            "changes": to_json(&status.found.changes),
+            "changes": found_to_json(&status.found.changes),
             "files_seen": status.found.n_seen,
             "partial": status.found.is_partial,
             "warnings": warnings,
         })
     })?;
     if args.nul {
-        print_nul(ui, &status.staged, b"S")?;
-        print_nul(ui, &status.found.changes, b" ")?;
+        print_nul(ui, status.staged.iter().map(Change::parts), b"S")?;
+        print_nul(ui, status.found.changes.iter(), b" ")?;
     } else {
         let branch = status.branch.as_deref().unwrap_or("(no branch)");
         match status.head {
@@ -80,8 +80,8 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
                 ui.note(way)?;
             }
         }
-        print(ui, "staged for the next commit:", &status.staged)?;
-        print(ui, "not staged ('gdo snapshot' takes all of it):", &status.found.changes)?;
+        print(ui, "staged for the next commit:", status.staged.iter().map(Change::parts))?;
+        print(ui, "not staged ('gdo snapshot' takes all of it):", status.found.changes.iter())?;
         for Finding { what, of, told } in &packages {
             ui.note(format_args!("packages: {what}: '{}': {}", shown_path(of), shown(told.as_bytes())))?;
         }
@@ -101,18 +101,17 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &StatusArgs) -> Result<()> {
     Ok(())
 }
 
-fn print(ui: &mut Ui, title: &str, changes: &[Change]) -> Result<()> {
-    if !changes.is_empty() {
+fn print<'a>(ui: &mut Ui, title: &str, mut changes: impl ExactSizeIterator<Item = (&'a [u8], What)>) -> Result<()> {
+    if changes.len() > 0 {
         ui.note(title)?;
     }
-    changes.iter().try_for_each(|change| ui.line(format_args!("  {} {}", letter(change.what), shown_path(&change.path))))
+    changes.try_for_each(|(path, what)| ui.line(format_args!("  {} {}", letter(what), shown_path(path))))
 }
 
-fn print_nul(ui: &mut Ui, changes: &[Change], stage: &[u8]) -> Result<()> {
+fn print_nul<'a>(ui: &mut Ui, changes: impl Iterator<Item = (&'a [u8], What)>, stage: &[u8]) -> Result<()> {
     use std::io::Write;
-    for change in changes {
-        let letter = letter(change.what) as u8;
-        ui.raw().write_all(&[stage, &[letter, b' '], &change.path, b"\0"].concat())?;
+    for (path, what) in changes {
+        ui.raw().write_all(&[stage, &[letter(what) as u8, b' '], path, b"\0"].concat())?;
     }
     Ok(())
 }

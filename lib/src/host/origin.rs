@@ -47,7 +47,7 @@ impl Host<'_> {
     /// Returns what differs from the index under the owned paths.
     pub fn drift(&self) -> Result<Vec<Change>> {
         let progress = Progress::default();
-        Ok(scan(self.repo, &*self.repo.index()?, &self.owned()?, Sink::Compare, &progress)?.changes)
+        Ok(scan(self.repo, &*self.repo.index()?, &self.owned()?, Sink::Compare, &progress)?.changes.to_vec())
     }
 
     fn owned(&self) -> Result<ScanOptions> {
@@ -125,7 +125,7 @@ impl Host<'_> {
         let recorded = self.journal(&id, &entry, &inputs, message, progress)?;
         self.remove_inputs(&id)?;
         let commit = recorded.commit.ok_or_else(|| Error::new(Kind::Bug, "BUG: an entry made no commit"))?;
-        Ok(Executed::Done { id, commit, changes: recorded.found.changes, spared })
+        Ok(Executed::Done { id, commit, changes: recorded.found.changes.to_vec(), spared })
     }
 
     /// Takes the entry into the work in progress that is staged and not committed, because a run was cut off when its command had ended; else the next
@@ -294,7 +294,7 @@ impl Host<'_> {
         let here = self.inputs_of(id);
         let extra = |found: &crate::repo::scan::Found, pack: &PackWriter<'_>, chunks: &Writer| -> Result<Vec<Staged>> {
             let mut entry = entry.clone();
-            entry.effects = found.changes.iter().map(|change| change.path.clone()).collect();
+            entry.effects = found.changes.iter().map(|(path, _)| path.to_vec()).collect();
             entry.effects.sort();
             entry.effects.dedup();
             let staged = |path, oid| Staged { path, oid, mode: FILE, stat: CachedStat::default() };

@@ -190,7 +190,7 @@ pub(super) fn differing(repo: &Repo, index: &Index, attributes: &Attributes, pro
     let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
     let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false };
     let found = scan(repo, index, &options, Sink::Compare, progress)?;
-    let mut changes = found.changes;
+    let mut changes = found.changes.to_vec();
     let is_compared = |what: What| matches!(what, What::Content | What::Metadata);
     changes.retain(|change| !(is_compared(change.what) && attributes.policy(&change.path).is_derived));
     Ok(Differing { changes, is_partial: found.is_partial })

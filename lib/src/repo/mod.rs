@@ -5,6 +5,7 @@
 
 pub mod attributes;
 pub mod branch;
+pub mod changes;
 pub mod check;
 mod content;
 pub mod diff;

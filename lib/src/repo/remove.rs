@@ -84,17 +84,15 @@ fn refuse_changed(repo: &Repo, index: &Index, paths: &[Vec<u8>], removed: &[Chan
     let options = ScanOptions { scope: Scope::Paths(paths.to_vec()), excludes, one_file_system: false, by_reference: false };
     let found = scan(repo, index, &options, Sink::Compare, progress)?;
     // Something of another type may have taken the place of what is stored: then it is new under an old name.
-    let is_at_stake = |change: &&Change| match change.what {
+    let is_at_stake = |(path, what): &(&[u8], What)| match what {
         What::Content => true,
-        What::Added => removed.binary_search_by(|removed| removed.path.cmp(&change.path)).is_ok(),
+        What::Added => removed.binary_search_by(|removed| removed.path.as_slice().cmp(path)).is_ok(),
         What::Metadata | What::Deleted => false,
     };
     match found.changes.iter().find(is_at_stake) {
-        Some(change) => {
-            let message = format!(
-                "'{}' differs from what is stored; take it with 'gdo snapshot' first, or say --force",
-                shown(&change.path)
-            );
+        Some((path, _)) => {
+            let message =
+                format!("'{}' differs from what is stored; take it with 'gdo snapshot' first, or say --force", shown(path));
             Err(Error::new(Kind::Conflict, message))
         }
         None if found.is_partial => {

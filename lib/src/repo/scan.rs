@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attributes::{Ownership, Policy};
+use super::changes::Changes;
 use super::exclude::Excludes;
 use super::hand_over::HandOver;
 use super::jobs::Jobs;
@@ -177,7 +178,7 @@ pub struct Found {
     /// Positions in the index whose file is gone, ascending.
     pub gone: Vec<usize>,
     /// The same for people: one line for each path that differs, sorted by path.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
     /// Files and directories looked at.
     pub n_seen: u64,
     /// Whether something could not be read, or changed while it was; the warnings tell what.
@@ -191,6 +192,13 @@ pub struct Change {
     pub path: Vec<u8>,
     /// In which way it differs.
     pub what: What,
+}
+
+impl Change {
+    /// Returns the path, and in which way it differs.
+    pub fn parts(&self) -> (&[u8], What) {
+        (&self.path, self.what)
+    }
 }
 
 /// In which way a path differs.
@@ -343,7 +351,7 @@ struct Draft {
     /// Names with metadata read now.
     read: BTreeMap<Vec<u8>, ReadNow>,
     updates: Staging,
-    changes: Vec<Change>,
+    changes: Changes,
     /// Whether something that is stored is left out from now on.
     has_dropped: bool,
     /// The position in the index that the names have come to.
@@ -620,7 +628,9 @@ impl Walker<'_> {
         if let Some(position) = position {
             self.mark(position);
         }
-        draft.changes.extend(what.map(|what| Change { path: path.clone(), what }));
+        if let Some(what) = what {
+            draft.changes.push(&path, what);
+        }
         let inode = self.inode_if_linked(&read.stat, &path);
         // A name that came while we looked may be of a file that was looked at under its other name before that: it is looked at again next time.
         let is_late = read.stat.nlink > 1 && nanos(read.stat.ctime) >= self.began - CLOCK_TICK_NANOS;
@@ -761,7 +771,7 @@ impl Walker<'_> {
         let mut out = self.out.lock().expect(POISONED);
         out.n_seen += (draft.unchanged.len() + draft.read.len() + 1) as u64;
         out.updates.append(&draft.updates);
-        out.changes.append(&mut draft.changes);
+        out.changes.append(&draft.changes);
         Ok(())
     }
 
@@ -788,7 +798,7 @@ impl Walker<'_> {
         let mut out = std::mem::take(&mut *self.out.lock().expect(POISONED));
         for &position in &gone {
             if let Some(path) = file_path(self.path_at(position)) {
-                out.changes.push(Change { path, what: What::Deleted });
+                out.changes.push(&path, What::Deleted);
             }
         }
         self.take_back(&mut out.updates, &mut gone)?;
@@ -955,7 +965,7 @@ impl Draft {
             kept: Vec::new(),
             read: BTreeMap::new(),
             updates: Staging::default(),
-            changes: Vec::new(),
+            changes: Changes::default(),
             has_dropped: false,
             from: job.from,
         }
@@ -994,25 +1004,25 @@ impl Draft {
 
     /// Notes which names differ in their metadata alone, and which nodes came or went.
     fn compare(&mut self, old: &DirMetadata, new: &DirMetadata, is_known: bool) {
-        let mut changes = Vec::new();
+        let mut changes = Changes::default();
         for (entry_name, read) in self.read.iter().filter(|(_, read)| !read.is_reported) {
             let what = match old.entries.get(entry_name) {
                 None if read.metadata.is_node() => What::Added,
                 _ if is_recorded_as(old, entry_name, &read.metadata) => continue,
                 _ => What::Metadata,
             };
-            changes.push(Change { path: join(&self.path, entry_name), what });
+            changes.push(&join(&self.path, entry_name), what);
         }
         for (entry_name, recorded) in &old.entries {
             if recorded.is_node() && !new.entries.contains_key(entry_name) {
-                changes.push(Change { path: join(&self.path, entry_name), what: What::Deleted });
+                changes.push(&join(&self.path, entry_name), What::Deleted);
             }
         }
         if !is_known || old.dir != new.dir {
             let what = if is_known { What::Metadata } else { What::Added };
-            changes.push(Change { path: self.path.clone(), what });
+            changes.push(&self.path, what);
         }
-        self.changes.append(&mut changes);
+        self.changes.append(&changes);
     }
 }
 

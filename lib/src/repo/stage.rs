@@ -148,7 +148,9 @@ pub(super) fn record_with(
     let mut found = scan::scan(repo, &index, options, sink, progress)?;
     found.n_seen += u64::from(beside.absent.is_some());
     let extra = (beside.extra)(&found, sink)?;
-    found.changes.extend(beside.absent.and_then(|path| change_at(&index, &extra, path)));
+    if let Some(change) = beside.absent.and_then(|path| change_at(&index, &extra, path)) {
+        found.changes.push(&change.path, change.what);
+    }
     extra.iter().for_each(|staged| found.updates.push(&staged.as_entry()));
     let handed = match hand_over {
         Some(hand_over) => {

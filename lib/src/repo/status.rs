@@ -115,7 +115,7 @@ pub(crate) fn refresh(repo: &Repo, progress: &Progress) -> Result<()> {
     let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude"))?;
     let options = ScanOptions { scope: Scope::Owned, excludes, one_file_system: false, by_reference: false };
     let found = scan::scan(repo, &index, &options, Sink::Compare, progress)?;
-    let changed: HashSet<&[u8]> = found.changes.iter().map(|change| &change.path[..]).collect();
+    let changed: HashSet<&[u8]> = found.changes.iter().map(|(path, _)| path).collect();
     let is_same = |update: &IndexEntry<'_>| {
         // Of a file that has another owner or mode the content is the same, and its directory's metadata tells.
         let is_changed = file_path(update.path).is_some_and(|path| changed.contains(&path[..]));
