@@ -18,11 +18,10 @@ use crate::strings::Strings;
 pub struct Staging(Strings);
 
 impl Staging {
-    /// Adds an entry; one below `.git-devops/` becomes skip-worktree.
+    /// Adds an entry.
     pub fn push(&mut self, entry: &IndexEntry<'_>) {
-        let entry = IndexEntry { skip_worktree: entry.skip_worktree || name::is_ours(entry.path), ..*entry };
-        let mut bytes = Vec::with_capacity(index::len_of(&entry));
-        index::encode_entry(&entry, &mut bytes);
+        let mut bytes = Vec::with_capacity(index::len_of(entry));
+        index::encode_entry(entry, &mut bytes);
         self.0.push(&bytes);
     }
 
@@ -124,7 +123,11 @@ impl<'a> NewIndex<'a> {
             old.next_if(|old| old.path == new.path);
             Some(new)
         })
-        .map(|entry| IndexEntry { skip_worktree: entry.skip_worktree || self.absent == Some(entry.path), ..entry })
+        .map(|entry| {
+            // Whoever else wrote the index may have left it out of what is ours, which is never on the disk.
+            let is_off_disk = name::is_ours(entry.path) || self.absent == Some(entry.path);
+            IndexEntry { skip_worktree: entry.skip_worktree || is_off_disk, ..entry }
+        })
     }
 
     /// Returns what a tree is written from: path, mode and object of each entry.
@@ -151,14 +154,19 @@ impl<'a> NewIndex<'a> {
         let is_extended = self.iter().any(|entry| entry.is_extended());
         let mut hasher = Hasher::new();
         let mut bytes = index::header(is_extended, self.n_entries).to_vec();
-        let mut n_left = self.n_entries;
+        let (mut n_left, mut n_written) = (self.n_entries, 0);
         for entry in self.iter() {
             index::encode_entry(&entry, &mut bytes);
             n_left = n_left.checked_sub(1).ok_or_else(miscounted)?;
             if bytes.len() >= BUFFER {
                 hasher.update(&bytes);
                 file.write_all(&bytes)?;
+                n_written += bytes.len();
                 bytes.clear();
+            }
+            // An old entry can have become longer by a flag.
+            if n_written + bytes.len() > index::MAX_ENTRIES {
+                return Err(index::too_large());
             }
         }
         if n_left > 0 {
@@ -254,6 +262,24 @@ mod tests {
                 assert!(Index::read(&dir.path().join("index")).unwrap().iter().eq(index(&want).iter()));
             }
         }
+    }
+
+    #[test]
+    fn what_others_staged_of_ours_is_not_to_be_on_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = super::super::Git::init(dir.path(), "main").unwrap().with_work_tree(dir.path());
+        let blob = git.run_with_input(&["hash-object", "-w", "--stdin"], b"x").unwrap();
+        let blob = String::from_utf8(blob).unwrap();
+        for path in [".git-devops/attributes", "a"] {
+            git.run(&["update-index", "--add", "--cacheinfo", &format!("100644,{},{path}", blob.trim())]).unwrap();
+        }
+        let read = || Index::read(&dir.path().join("index")).unwrap();
+        assert!(read().iter().all(|entry| !entry.skip_worktree));
+        let stale = read();
+        let mut staging = Staging::default();
+        staging.push(&entry("b", 1));
+        NewIndex::new(&stale, staging, &[]).unwrap().write(dir.path()).unwrap();
+        assert_eq!(read().iter().map(|entry| entry.skip_worktree).collect::<Vec<_>>(), [true, false, false]);
     }
 
     #[test]

@@ -23,8 +23,8 @@ impl Changes {
 
     /// Sorts by path, and then by how it differs.
     pub fn sort(&mut self) {
-        // What ends a path sorts before all that can be in one.
-        self.0.sort_by_key(|string| &string[..path_len(string) + 2]);
+        // What ends a path sorts before all that can be in one. What follows counts only where two are the same.
+        self.0.sort_by_key(|string| string);
     }
 
     /// Returns how many there are.
