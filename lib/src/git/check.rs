@@ -224,7 +224,7 @@ pub(super) fn has_trailing_bytes(path: &Path) -> Result<bool> {
 }
 
 /// Verifies the SHA-1 that all of git's binary files end with.
-fn check_sum(path: &Path, role: Role, found: &mut Vec<Damaged>) -> Result<()> {
+pub(super) fn check_sum(path: &Path, role: Role, found: &mut Vec<Damaged>) -> Result<()> {
     let what = || format!("cannot read '{}'", path.display());
     // Opened once: a pack that git removes meanwhile is no damaged one.
     let file = match durable::open(path) {
@@ -265,7 +265,8 @@ fn begins_with(file: &File, magic: &[u8]) -> bool {
     file.read_exact_at(&mut start, 0).is_ok() && start == magic
 }
 
-fn ends_in_its_sum(mut file: &File) -> Result<bool> {
+/// Says whether a file ends with the SHA-1 of all that comes before.
+pub(super) fn ends_in_its_sum(mut file: &File) -> Result<bool> {
     let Some(body) = file.metadata()?.len().checked_sub(SUM_LEN as u64) else { return Ok(false) };
     let (mut hasher, mut buffer, mut left) = (Hasher::new(), vec![0; 1 << 16], body);
     while left > 0 {
@@ -284,16 +285,20 @@ fn ends_in_its_sum(mut file: &File) -> Result<bool> {
 /// Bytes of a SHA-1.
 pub(super) const SUM_LEN: usize = 20;
 
-/// Says whether an index is of the pack beside it: both hold the pack's checksum.
+/// Verifies that an index is of the pack beside it.
 fn check_pair(path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
     let pack = path.with_extension("pack");
-    let is_other = tail(path, 2 * SUM_LEN as u64)? != tail(&pack, SUM_LEN as u64)?;
     // What git removed meanwhile is told of where it is missed.
-    if is_other && durable::is_there(path) && durable::is_there(&pack) {
+    if !is_of_its_pack(path)? && durable::is_there(path) && durable::is_there(&pack) {
         let problem = "this index is of another pack, or one of both is damaged".to_owned();
         found.push(Damaged { path: path.to_owned(), offset: None, problem, role: Role::Index });
     }
     Ok(())
+}
+
+/// Says whether the index at `path` and the pack beside it hold the same checksum of the pack.
+pub(super) fn is_of_its_pack(path: &Path) -> Result<bool> {
+    Ok(tail(path, 2 * SUM_LEN as u64)? == tail(&path.with_extension("pack"), SUM_LEN as u64)?)
 }
 
 /// Says whether a derived file is of the pack beside it.

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard};
 use flate2::Crc;
 use sha1dc::Hasher;
 
-use super::check::{Damaged, Role, SUM_LEN, has_trailing_bytes, list};
+use super::check::{Damaged, Role, SUM_LEN, check_sum, ends_in_its_sum, has_trailing_bytes, is_of_its_pack, list};
 use super::inflate::{Reader, Source};
 use super::loose::Loose;
 use super::object::{object_id, oid_from};
@@ -142,15 +142,30 @@ impl<'a> Look<'a> {
     fn add_pack(&mut self, index: &Path) {
         let held: u64 = self.packs.iter().map(|packed| packed.pack.size_in_memory()).sum();
         let opened = Pack::open_damaged(index, MAX_INDEX_BYTES.saturating_sub(held))
-            .and_then(|pack| Ok((pack.index().by_offset(&self.shared.files)?, pack)));
+            .and_then(|pack| Ok((self.listed(index, &pack)?, pack)));
+        let path = index.with_extension("pack");
         match opened {
             Ok((by_offset, pack)) => {
                 let known = by_offset.iter().map(|_| Known::default()).collect();
-                self.packs.push(Packed { path: index.with_extension("pack"), pack, by_offset, known });
+                self.packs.push(Packed { path, pack, by_offset, known });
             }
-            // If it is damaged, its checksum says so.
-            Err(_) => self.note_odd(),
+            // If it is damaged, its checksum says so; the pack may be damaged, too.
+            Err(_) => {
+                self.note_odd();
+                let (damaged, _) = self.found.get_mut().expect(POISONED);
+                if check_sum(&path, Role::Pack, damaged).is_err() {
+                    self.note_odd();
+                }
+            }
         }
+    }
+
+    /// Lists the objects of a pack; fails if the index is not sound, or not of this pack: then nothing that is wrong tells of the pack.
+    fn listed(&self, index: &Path, pack: &Pack) -> Result<Vec<(u64, u32)>> {
+        if !ends_in_its_sum(&durable::open(index)?)? || !is_of_its_pack(index)? {
+            return Err(Error::new(Kind::Corrupt, "the index is not of this pack"));
+        }
+        pack.index().by_offset(&self.shared.files)
     }
 
     fn add_loose(&mut self, dir: &Path) -> Result<()> {
@@ -194,7 +209,10 @@ impl<'a> Look<'a> {
         });
         let known = self.packs.iter().flat_map(|packed| &packed.known).chain(self.loose.iter().map(|single| &single.known));
         let is_plain = !self.is_odd.into_inner() && known.into_iter().all(Known::holds);
-        let (damaged, wanted) = self.found.into_inner().expect(POISONED);
+        let (damaged, mut wanted) = self.found.into_inner().expect(POISONED);
+        // What is loose, too, or in several packs.
+        wanted.sort_unstable();
+        wanted.dedup();
         Verified { wanted: (is_plain && damaged.is_empty()).then_some(wanted), damaged }
     }
 
@@ -222,7 +240,9 @@ impl<'a> Look<'a> {
         match sums {
             // Somebody's gc; then there are other packs.
             Err(error) if error.kind() == Kind::NotFound => (),
-            Err(error) => self.note(damaged(format!("{error:#}"))),
+            Err(error) if error.kind() == Kind::Corrupt => self.note(damaged(format!("{error:#}"))),
+            // What the disk does not give back, git does not get either, and it says so.
+            Err(_) => self.note_odd(),
             Ok(Sums { is_right: false, .. }) => {
                 self.note(damaged("its bytes do not match the checksum that it ends with".to_owned()));
             }
@@ -300,7 +320,7 @@ impl<'a> Look<'a> {
                     }
                 }
                 Err(error) if error.kind() == Kind::NotFound => return,
-                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io) => {
+                Err(error) if error.kind() == Kind::Corrupt => {
                     let problem = format!("object {oid} is damaged: {error:#}");
                     self.note(Damaged { path: packed.path.clone(), offset: Some(offset), problem, role: Role::Pack });
                 }
@@ -571,6 +591,37 @@ mod tests {
         assert!(verified(&git).damaged.iter().any(|found| found.problem.contains("does not begin as")));
         write(&goods[0], &goods[1]);
         assert!(verified(&git).wanted.is_some());
+    }
+
+    #[test]
+    fn an_index_that_is_of_another_pack_or_damaged_tells_nothing_of_the_pack() {
+        let (dir, git, _) = repository();
+        let (_other_dir, other, _) = repository();
+        let blob = put(&other, "blob", b"more");
+        let tree = put(&other, "tree", &entry("100644", "f", &blob));
+        other.run(&["update-ref", "refs/tags/more", &commit(&other, &tree, None).to_string()]).unwrap();
+        other.run(&["repack", "-adfq"]).unwrap();
+        let (idx, pack) = (only(dir.path(), "idx"), only(dir.path(), "pack"));
+        let good = fs::read(&idx).unwrap();
+        let foreign = fs::read(only(other.git_dir(), "idx")).unwrap();
+        fs::remove_file(&idx).unwrap();
+        let mut bad_offset = good.clone();
+        bad_offset[good.len() - 2 * SUM_LEN - 1] ^= 1;
+        for bad in [&foreign[..], &bad_offset, &good[..1000], b""] {
+            fs::write(&idx, bad).unwrap();
+            let found = verified(&git);
+            assert!(found.wanted.is_none() && !found.damaged.is_empty());
+            assert!(found.damaged.iter().all(|found| found.role == Role::Index), "{:?}", found.damaged);
+        }
+        // But what is wrong with the pack itself is seen.
+        let mut bytes = fs::read(&pack).unwrap();
+        bytes[100] ^= 1;
+        fs::remove_file(&pack).unwrap();
+        fs::write(&pack, bytes).unwrap();
+        for bad in [&foreign[..], &bad_offset, &good[..1000], b""] {
+            fs::write(&idx, bad).unwrap();
+            assert!(verified(&git).damaged.iter().any(|found| found.path == pack));
+        }
     }
 
     #[test]
