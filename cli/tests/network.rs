@@ -41,7 +41,7 @@ fn a_repository_is_cloned_and_what_is_new_fetched() {
     assert_eq!(clone("../part", &[]).code, 0);
     assert_eq!(shown(&client, "../part"), shown(&server.world, "."));
     assert_eq!(clone("../part", &[]).code, 65);
-    assert_eq!(client.sh("ls ../copy/.git/devops/state"), "enrolled\nindex-checksum\nknown_hosts\nlock\nmirror\n");
+    assert_eq!(client.sh("ls ../copy/.git/devops/state"), "enrolled\nindex-checksum\nknown_hosts\nlock\nmirror\nverified\n");
     // What is new comes, and only that.
     noise(&server.world, "large2", 2, 1 << 20);
     server.world.sh("printf more >>large");

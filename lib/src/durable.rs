@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{FlockOperation, OFlags};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::id::FileHash;
 
 /// Publishes `bytes` at `path` with mode `mode`, whole or not at all, and returns once they would survive a power cut.
 ///
@@ -130,6 +131,13 @@ fn read_all(file: File) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Returns the hash of all bytes of a regular file, which is read once and not held.
+pub fn hash_file(path: &Path) -> Result<FileHash> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(open(path)?)?;
+    Ok(FileHash::from_bytes(*hasher.finalize().as_bytes()))
+}
+
 /// Returns what the kernel tells of the file or directory `path`.
 pub fn look(path: &Path) -> Result<Metadata> {
     Ok(fs::metadata(path)?)
@@ -142,6 +150,13 @@ pub struct FileStamp {
     size: u64,
     mtime: (i64, i64),
     ctime: (i64, i64),
+}
+
+impl FileStamp {
+    /// Returns how long the file is.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
 }
 
 /// Returns the stamp of what is at `path`, if anything is.

@@ -12,7 +12,7 @@ use sha1dc::Hasher;
 use super::inflate::Reader;
 use super::object::object_id;
 use super::packed::{Pack, Shared};
-use super::verify::{IsWanted, Verified};
+use super::verify::{IsWanted, SoundPacks, Verified};
 use super::{Git, ObjectKind, Objects, Oid, PackWriter};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -65,9 +65,10 @@ type Found = Result<(ObjectKind, Vec<u8>)>;
 const QUARANTINE: &str = "quarantine/objects";
 
 impl Git {
-    /// Looks at every file of the object database, at every byte of it; also tells which blobs there are that the caller wants to know.
-    pub fn check_files(&self, is_wanted: IsWanted<'_>) -> Result<Verified> {
-        let mut verified = self.verify_objects(is_wanted)?;
+    /// Looks at every file of the object database, at every byte of it, and compares packs with those that were in order `before`; also tells which blobs
+    /// there are that the caller wants to know.
+    pub fn check_files(&self, is_wanted: IsWanted<'_>, before: &SoundPacks) -> Result<Verified> {
+        let mut verified = self.verify_objects(is_wanted, before)?;
         let found = &mut verified.damaged;
         let dir = self.git_dir().join("objects");
         for path in list(&dir.join("pack"))? {
@@ -82,6 +83,7 @@ impl Git {
         found.sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
         if !found.is_empty() {
             verified.wanted = None;
+            verified.sound.clear();
         }
         Ok(verified)
     }

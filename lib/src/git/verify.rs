@@ -1,13 +1,14 @@
 //! Verifies every object that git has here, by all threads, those of a pack in the order in which they lie there.
 //!
 //! What comes out is what `git fsck` would find in the objects by themselves, and in what they take each other for; whether all is there that refs
-//! lead to is git's to say. What is not plainly in order is left to git, too.
+//! lead to is git's to say. What is not plainly in order is left to git, too. A pack that has the bytes which were in order before is only hashed:
+//! `docs/formats/verified.md` tells why that is enough.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
 
 use flate2::Crc;
 use sha1dc::Hasher;
@@ -17,10 +18,23 @@ use super::inflate::{Reader, Source};
 use super::loose::Loose;
 use super::object::{object_id, oid_from};
 use super::packed::{Pack, Shared};
-use super::plain::links;
+use super::plain::{Link, links};
 use super::{Git, ObjectKind, Oid};
-use crate::durable;
+use crate::durable::{self, FileStamp, hash_file};
 use crate::error::{Context, Error, Kind, Result};
+use crate::id::FileHash;
+
+/// A pack and its index, by their bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PackHashes {
+    /// That of the pack.
+    pub pack: FileHash,
+    /// That of its index.
+    pub index: FileHash,
+}
+
+/// Packs that are in order, and the blobs in each that the caller wanted to know.
+pub type SoundPacks = BTreeMap<PackHashes, Vec<Oid>>;
 
 /// What a look at all objects brought.
 #[derive(Default)]
@@ -29,6 +43,12 @@ pub struct Verified {
     pub damaged: Vec<Damaged>,
     /// Blobs that the caller wanted to know; `None` if only git can say whether the objects are in order, or which there are.
     pub wanted: Option<Vec<Oid>>,
+    /// The packs of which the same may be said whenever they have the same bytes; empty if only git can say.
+    pub sound: SoundPacks,
+    /// Bytes of packs and indexes that were as they had been when they were in order.
+    pub n_same: u64,
+    /// Bytes of those that were verified.
+    pub n_fresh: u64,
 }
 
 /// Says whether the caller wants to know that there is a blob with this content.
@@ -38,19 +58,20 @@ pub type IsWanted<'a> = &'a (dyn Fn(&[u8]) -> bool + Sync);
 const MAX_LOOKS: usize = 3;
 
 impl Git {
-    /// Reads every object of this repository, those of its alternates excepted, and compares it with its name.
-    pub(super) fn verify_objects(&self, is_wanted: IsWanted<'_>) -> Result<Verified> {
+    /// Reads every object of this repository, those of its alternates excepted, and compares it with its name; packs that have the bytes of one that
+    /// was in order `before` are compared with that.
+    pub(super) fn verify_objects(&self, is_wanted: IsWanted<'_>, before: &SoundPacks) -> Result<Verified> {
         let mut verified = Verified::default();
-        let mut before = self.pack_names()?;
+        let mut names = self.pack_names()?;
         for _ in 0..MAX_LOOKS {
-            verified = Look::at(&self.git_dir().join("objects"), &before, is_wanted)?.run();
+            verified = Look::at(&self.git_dir().join("objects"), &names, is_wanted, before)?.run();
             let after = self.pack_names()?;
-            if after == before {
+            if after == names {
                 return Ok(verified);
             }
-            before = after;
+            names = after;
         }
-        Ok(Verified { wanted: None, ..verified })
+        Ok(Verified { wanted: None, sound: SoundPacks::new(), ..verified })
     }
 }
 
@@ -66,17 +87,46 @@ struct Look<'a> {
     large: Mutex<()>,
     /// Whether there is anything that only git can judge.
     is_odd: AtomicBool,
-    found: Mutex<(Vec<Damaged>, Vec<Oid>)>,
+    damaged: Mutex<Vec<Damaged>>,
+    /// Loose blobs that are wanted.
+    wanted: Mutex<Vec<Oid>>,
 }
 
 /// A pack and its objects.
 struct Packed {
     path: PathBuf,
     pack: Pack,
-    /// Where each object starts, in this order, and its rank among the names.
+    /// What the two files were when the look began.
+    stamps: [Option<FileStamp>; 2],
+    index_hash: FileHash,
+    /// That of the pack, when it was read.
+    hash: Mutex<Option<FileHash>>,
+    /// Whether it has the bytes that were in order before.
+    is_same: bool,
+    /// Whether its index could be used.
+    is_listed: bool,
+    /// Whether it refers to something that is not here.
+    is_open: AtomicBool,
+    /// Blobs in it that are wanted.
+    wanted: Mutex<Vec<Oid>>,
+    /// Where each object starts, in this order, and its rank among the names. None if it is the same.
     by_offset: Vec<(u64, u32)>,
-    /// By rank.
+    /// By rank. None if it is the same.
     known: Vec<Known>,
+}
+
+impl Packed {
+    /// Lists the objects; fails if the index is not sound, or not of this pack: then nothing that is wrong tells of the pack.
+    fn list(&mut self, shared: &Shared) -> Result<()> {
+        let index = self.path.with_extension("idx");
+        if !ends_in_its_sum(&durable::open(&index)?)? || !is_of_its_pack(&index)? {
+            return Err(Error::new(Kind::Corrupt, "the index is not of this pack"));
+        }
+        self.by_offset = self.pack.index().by_offset(&shared.files)?;
+        self.known = self.by_offset.iter().map(|_| Known::default()).collect();
+        self.is_listed = true;
+        Ok(())
+    }
 }
 
 /// A loose object.
@@ -117,7 +167,7 @@ const MAX_INDEX_BYTES: u64 = 32 << 20;
 
 impl<'a> Look<'a> {
     /// Lists what is in the object directory `dir`, which has the `packs` and indexes.
-    fn at(dir: &Path, packs: &BTreeSet<PathBuf>, is_wanted: IsWanted<'a>) -> Result<Self> {
+    fn at(dir: &Path, packs: &BTreeSet<PathBuf>, is_wanted: IsWanted<'a>, before: &SoundPacks) -> Result<Self> {
         let loose_dir = Loose::open(dir).context(|| format!("cannot list '{}'", dir.display()))?;
         let mut look = Self {
             packs: Vec::new(),
@@ -128,31 +178,42 @@ impl<'a> Look<'a> {
             large: Mutex::new(()),
             // Git verifies what alternates have, too.
             is_odd: AtomicBool::new(durable::is_there(&dir.join("info/alternates"))),
-            found: Mutex::default(),
+            damaged: Mutex::default(),
+            wanted: Mutex::default(),
         };
         for index in packs.iter().filter(|path| path.extension().is_some_and(|ext| ext == "idx")) {
             if packs.contains(&index.with_extension("pack")) {
                 look.add_pack(index);
             }
         }
+        look.compare(before);
         look.add_loose(dir)?;
         Ok(look)
     }
 
     fn add_pack(&mut self, index: &Path) {
         let held: u64 = self.packs.iter().map(|packed| packed.pack.size_in_memory()).sum();
-        let opened = Pack::open_damaged(index, MAX_INDEX_BYTES.saturating_sub(held))
-            .and_then(|pack| Ok((self.listed(index, &pack)?, pack)));
         let path = index.with_extension("pack");
-        match opened {
-            Ok((by_offset, pack)) => {
-                let known = by_offset.iter().map(|_| Known::default()).collect();
-                self.packs.push(Packed { path, pack, by_offset, known });
-            }
+        let stamps = [durable::stamp(index), durable::stamp(&path)];
+        let opened = Pack::open_damaged(index, MAX_INDEX_BYTES.saturating_sub(held));
+        match opened.and_then(|pack| Ok((pack, hash_file(index)?))) {
+            Ok((pack, index_hash)) => self.packs.push(Packed {
+                path,
+                pack,
+                stamps,
+                index_hash,
+                hash: Mutex::default(),
+                is_same: false,
+                is_listed: false,
+                is_open: AtomicBool::new(false),
+                wanted: Mutex::default(),
+                by_offset: Vec::new(),
+                known: Vec::new(),
+            }),
             // If it is damaged, its checksum says so; the pack may be damaged, too.
             Err(_) => {
                 self.note_odd();
-                let (damaged, _) = self.found.get_mut().expect(POISONED);
+                let damaged = self.damaged.get_mut().expect(POISONED);
                 if check_sum(&path, Role::Pack, damaged).is_err() {
                     self.note_odd();
                 }
@@ -160,12 +221,30 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Lists the objects of a pack; fails if the index is not sound, or not of this pack: then nothing that is wrong tells of the pack.
-    fn listed(&self, index: &Path, pack: &Pack) -> Result<Vec<(u64, u32)>> {
-        if !ends_in_its_sum(&durable::open(index)?)? || !is_of_its_pack(index)? {
-            return Err(Error::new(Kind::Corrupt, "the index is not of this pack"));
-        }
-        pack.index().by_offset(&self.shared.files)
+    /// Compares each pack with those that were in order before, and lists the objects of the others.
+    fn compare(&mut self, before: &SoundPacks) {
+        let indexes: BTreeSet<FileHash> = before.keys().map(|hashes| hashes.index).collect();
+        let (todo, shared, is_odd) = (Mutex::new(self.packs.iter_mut()), &self.shared, &self.is_odd);
+        in_threads(&|| {
+            loop {
+                let next = todo.lock().expect(POISONED).next();
+                let Some(packed) = next else { return };
+                let hashes = indexes
+                    .contains(&packed.index_hash)
+                    .then(|| hash_file(&packed.path).ok())
+                    .flatten()
+                    .map(|pack| PackHashes { pack, index: packed.index_hash });
+                if let Some((hashes, wanted)) = hashes.and_then(|hashes| Some((hashes, before.get(&hashes)?))) {
+                    packed.is_same = true;
+                    packed.hash = Mutex::new(Some(hashes.pack));
+                    packed.wanted = Mutex::new(wanted.clone());
+                    continue;
+                }
+                if packed.list(shared).is_err() {
+                    is_odd.store(true, Ordering::Relaxed);
+                }
+            }
+        });
     }
 
     fn add_loose(&mut self, dir: &Path) -> Result<()> {
@@ -204,21 +283,43 @@ impl<'a> Look<'a> {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            (0..std::thread::available_parallelism().map_or(1, usize::from)).for_each(|_| drop(scope.spawn(work)));
-        });
-        let known = self.packs.iter().flat_map(|packed| &packed.known).chain(self.loose.iter().map(|single| &single.known));
-        let is_plain = !self.is_odd.into_inner() && known.into_iter().all(Known::holds);
-        let (damaged, mut wanted) = self.found.into_inner().expect(POISONED);
+        in_threads(&work);
+        self.conclude()
+    }
+
+    fn conclude(self) -> Verified {
+        let mut verified = Verified::default();
+        for packed in &self.packs {
+            let n_bytes = packed.stamps.iter().flatten().map(FileStamp::size).sum::<u64>();
+            *(if packed.is_same { &mut verified.n_same } else { &mut verified.n_fresh }) += n_bytes;
+        }
+        let mut known = self.packs.iter().flat_map(|packed| &packed.known).chain(self.loose.iter().map(|single| &single.known));
+        let is_plain = !self.is_odd.into_inner() && known.all(Known::holds);
+        verified.damaged = self.damaged.into_inner().expect(POISONED);
+        if !is_plain || !verified.damaged.is_empty() {
+            return verified;
+        }
+        let mut all = self.wanted.into_inner().expect(POISONED);
+        for packed in self.packs {
+            let stamps = [durable::stamp(&packed.path.with_extension("idx")), durable::stamp(&packed.path)];
+            let is_stable = stamps == packed.stamps && !packed.is_open.into_inner();
+            let mut wanted = packed.wanted.into_inner().expect(POISONED);
+            wanted.sort_unstable();
+            all.extend(&wanted);
+            if let Some(pack) = packed.hash.into_inner().expect(POISONED).filter(|_| is_stable) {
+                verified.sound.insert(PackHashes { pack, index: packed.index_hash }, wanted);
+            }
+        }
         // What is loose, too, or in several packs.
-        wanted.sort_unstable();
-        wanted.dedup();
-        Verified { wanted: (is_plain && damaged.is_empty()).then_some(wanted), damaged }
+        all.sort_unstable();
+        all.dedup();
+        verified.wanted = Some(all);
+        verified
     }
 
     fn jobs(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
-        for (at, packed) in self.packs.iter().enumerate() {
+        for (at, packed) in self.packs.iter().enumerate().filter(|(_, packed)| !packed.is_same) {
             jobs.push(Job::Sums(at));
             let mut start = 0;
             while start < packed.by_offset.len() {
@@ -246,7 +347,9 @@ impl<'a> Look<'a> {
             Ok(Sums { is_right: false, .. }) => {
                 self.note(damaged("its bytes do not match the checksum that it ends with".to_owned()));
             }
-            Ok(Sums { is_pack: false, .. }) => self.note(damaged("it does not begin as a file of its kind".to_owned())),
+            Ok(Sums { is_pack: false, .. }) if packed.is_listed => {
+                self.note(damaged("it does not begin as a file of its kind".to_owned()))
+            }
             Ok(Sums { bad_crc: Some(offset), .. }) => {
                 let problem = format!("it has another checksum of the object at byte {offset} of its pack");
                 self.note(Damaged { path: packed.path.with_extension("idx"), offset: None, problem, role: Role::Index });
@@ -256,7 +359,7 @@ impl<'a> Look<'a> {
     }
 
     fn sums(&self, packed: &Packed, source: &Source) -> Result<Sums> {
-        let (mut hasher, mut buffer) = (Hasher::new(), vec![0; BUFFER as usize]);
+        let (mut hasher, mut whole, mut buffer) = (Hasher::new(), blake3::Hasher::new(), vec![0; BUFFER as usize]);
         let mut sums = Sums { is_right: false, is_pack: false, bad_crc: None };
         let mut objects = packed.by_offset.iter().peekable();
         let mut current: Option<(u64, u32, Crc)> = None;
@@ -273,6 +376,7 @@ impl<'a> Look<'a> {
             let block = &mut buffer[..BUFFER.min(end - at) as usize];
             source.read(at, block)?;
             hasher.update(block);
+            whole.update(block);
             if at == 0 {
                 let n_objects = (packed.by_offset.len() as u32).to_be_bytes();
                 sums.is_pack =
@@ -295,7 +399,9 @@ impl<'a> Look<'a> {
         end_object(current)?;
         let mut sum = [0; SUM_LEN];
         source.read(end, &mut sum)?;
+        whole.update(&sum);
         sums.is_right = hasher.finalize().is_ok_and(|digest| digest.to_bytes() == sum);
+        *packed.hash.lock().expect(POISONED) = sums.is_right.then(|| FileHash::from_bytes(*whole.finalize().as_bytes()));
         Ok(sums)
     }
 
@@ -313,7 +419,7 @@ impl<'a> Look<'a> {
             let found = packed.pack.read(offset, &self.shared, reader).and_then(|found| named(&oid, found));
             match found {
                 Ok((kind, content)) => {
-                    self.take(oid, kind, &content, &packed.known[rank as usize]);
+                    self.take(oid, kind, &content, &packed.known[rank as usize], Some(packed), reader);
                     // One that names out of their order hide.
                     if !matches!(index.rank(&name, &self.shared.files), Ok(Some(_))) {
                         self.note_odd();
@@ -331,7 +437,7 @@ impl<'a> Look<'a> {
 
     fn verify_loose(&self, single: &Single, reader: &mut Reader) {
         let Single { oid, path, known } = single;
-        let read = || -> Result<Option<(ObjectKind, Vec<u8>)>> {
+        let read = |reader: &mut Reader| -> Result<Option<(ObjectKind, Vec<u8>)>> {
             let Some((kind, content)) = self.loose_dir.read(oid, reader)? else { return Ok(None) };
             if object_id(kind, &content)? != *oid {
                 return Err(Error::new(Kind::Corrupt, "its content has another hash than its name"));
@@ -341,8 +447,8 @@ impl<'a> Look<'a> {
                 false => Ok(Some((kind, content))),
             }
         };
-        match { read }() {
-            Ok(Some((kind, content))) => self.take(*oid, kind, &content, known),
+        match read(reader) {
+            Ok(Some((kind, content))) => self.take(*oid, kind, &content, known, None, reader),
             // It was packed meanwhile, or is of no use to anybody.
             Ok(None) => (),
             Err(error) if error.kind() == Kind::NotFound => (),
@@ -353,46 +459,56 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Takes an object that has the content which its name says.
-    fn take(&self, oid: Oid, kind: ObjectKind, content: &[u8], known: &Known) {
+    /// Takes an object of a pack, or a loose one, that has the content which its name says.
+    fn take(&self, oid: Oid, kind: ObjectKind, content: &[u8], known: &Known, packed: Option<&Packed>, reader: &mut Reader) {
         known.is.fetch_or(bit(kind), Ordering::Relaxed);
-        for (kind, oid) in links(kind, content).unwrap_or_else(|| {
-            self.note_odd();
-            Vec::new()
-        }) {
-            if let Some(known) = self.known(&oid) {
-                known.taken_for.fetch_or(bit(kind), Ordering::Relaxed);
+        match links(kind, content) {
+            Some(links) => {
+                for link in links {
+                    let is_here = self.follow(link, reader);
+                    packed.filter(|_| !is_here).inspect(|packed| packed.is_open.store(true, Ordering::Relaxed));
+                }
             }
+            None => self.note_odd(),
         }
         if kind == ObjectKind::Blob && (self.is_wanted)(content) {
-            self.found().1.push(oid);
+            packed.map_or(&self.wanted, |packed| &packed.wanted).lock().expect(POISONED).push(oid);
         }
     }
 
-    /// Returns what is known of the object `oid`, in the first of the places where it is; git says which ought to be here and are not.
-    fn known(&self, oid: &Oid) -> Option<&Known> {
+    /// Notes what an object is taken for, in the first of the places where it is, or says that it is not here. Git says what ought to be.
+    fn follow(&self, (kind, oid): Link, reader: &mut Reader) -> bool {
         let name = oid.as_slice().try_into().expect("BUG: an object id is a SHA-1");
+        let taken_for = |known: &Known| _ = known.taken_for.fetch_or(bit(kind), Ordering::Relaxed);
         for packed in &self.packs {
             match packed.pack.index().rank(name, &self.shared.files) {
-                Ok(Some(rank)) => return packed.known.get(rank as usize),
+                Ok(Some(_)) if packed.is_same => {
+                    let offset = packed.pack.find(&oid, &self.shared);
+                    let header = offset
+                        .and_then(|offset| offset.map(|offset| packed.pack.header(offset, &self.shared, reader)).transpose());
+                    if !matches!(header, Ok(Some((is, _))) if is == kind) {
+                        self.note_odd();
+                    }
+                    return true;
+                }
+                Ok(Some(rank)) => {
+                    packed.known.get(rank as usize).map(taken_for);
+                    return true;
+                }
                 Ok(None) => (),
                 Err(_) => self.note_odd(),
             }
         }
-        let at = self.loose.binary_search_by_key(oid, |single| single.oid).ok()?;
-        Some(&self.loose[at].known)
+        let loose = self.loose.binary_search_by_key(&oid, |single| single.oid);
+        loose.map(|at| taken_for(&self.loose[at].known)).is_ok() || oid == super::empty_tree()
     }
 
     fn note(&self, damaged: Damaged) {
-        self.found().0.push(damaged);
+        self.damaged.lock().expect(POISONED).push(damaged);
     }
 
     fn note_odd(&self) {
         self.is_odd.store(true, Ordering::Relaxed);
-    }
-
-    fn found(&self) -> MutexGuard<'_, (Vec<Damaged>, Vec<Oid>)> {
-        self.found.lock().expect(POISONED)
     }
 }
 
@@ -403,6 +519,13 @@ struct Sums {
     is_pack: bool,
     /// Where an object starts whose bytes are not those that the index was made of.
     bad_crc: Option<u64>,
+}
+
+/// Calls `work` in as many threads as there are processors.
+fn in_threads(work: &(dyn Fn() + Sync)) {
+    std::thread::scope(|scope| {
+        (0..std::thread::available_parallelism().map_or(1, usize::from)).for_each(|_| drop(scope.spawn(work)));
+    });
 }
 
 /// Bytes read at once.
@@ -481,7 +604,11 @@ mod tests {
     }
 
     fn verified(git: &Git) -> Verified {
-        git.check_files(&|content| content.starts_with(b"wanted")).unwrap()
+        verified_after(git, &SoundPacks::new())
+    }
+
+    fn verified_after(git: &Git, before: &SoundPacks) -> Verified {
+        git.check_files(&|content| content.starts_with(b"wanted"), before).unwrap()
     }
 
     fn only(dir: &Path, extension: &str) -> PathBuf {
@@ -495,17 +622,67 @@ mod tests {
     #[test]
     fn what_is_in_order_is_told_with_what_is_wanted() {
         let (_dir, git, mut wanted) = repository();
-        let mut found = verified(&git);
-        assert_eq!(found.damaged, []);
-        let found = found.wanted.as_mut().unwrap();
-        found.sort_unstable();
+        let found = verified(&git);
         wanted.sort_unstable();
-        assert_eq!(*found, wanted);
+        assert_eq!((found.damaged, found.wanted), (Vec::new(), Some(wanted)));
+    }
+
+    #[test]
+    fn what_has_the_same_bytes_is_not_unpacked_again() {
+        let (_dir, git, mut wanted) = repository();
+        let first = verified(&git);
+        assert!(first.sound.len() == 1 && first.n_same == 0 && first.n_fresh > 1000);
+        let again = verified_after(&git, &first.sound);
+        assert_eq!((again.n_same, again.n_fresh, &again.sound), (first.n_fresh, 0, &first.sound));
+        wanted.sort_unstable();
+        assert_eq!(again.wanted.unwrap(), wanted);
+        // What is new is verified, what is repacked is new, and what is gone is forgotten.
+        let last = put(&git, "blob", b"wanted too");
+        let tree = put(&git, "tree", &[entry("100644", "a", &last), entry("100644", "b", &wanted[0])].concat());
+        let more = commit(&git, &tree, None);
+        git.run(&["update-ref", "refs/heads/more", &more.to_string()]).unwrap();
+        git.run(&["repack", "-q"]).unwrap();
+        let second = verified_after(&git, &first.sound);
+        assert!(second.sound.len() == 2 && second.n_same == first.n_fresh && second.n_fresh > 0);
+        assert_eq!(second.wanted.unwrap().len(), wanted.len() + 1);
+        git.run(&["repack", "-adfq"]).unwrap();
+        let third = verified_after(&git, &second.sound);
+        assert!(third.n_same == 0 && third.sound.len() == 1 && third.wanted.is_some());
+    }
+
+    #[test]
+    fn what_is_new_and_takes_something_the_same_for_what_it_is_not_is_left_to_git() {
+        let (_dir, git, wanted) = repository();
+        let sound = verified(&git).sound;
+        let tree = put(&git, "tree", &entry("40000", "d", &wanted[0]));
+        git.run_with_input(
+            &["pack-objects", "-q", &git.git_dir().join("objects/pack/pack").to_string_lossy()],
+            format!("{tree}\n").as_bytes(),
+        )
+        .unwrap();
+        git.run(&["prune-packed", "-q"]).unwrap();
+        assert!(verified_after(&git, &sound).wanted.is_none());
+    }
+
+    #[test]
+    fn a_pack_that_refers_to_something_that_is_not_here_is_not_noted() {
+        let (_dir, git, _) = repository();
+        let n_before = verified(&git).sound.len();
+        let tree = put(&git, "tree", &entry("100644", "f", &oid_from([9; 20])));
+        git.run_with_input(
+            &["pack-objects", "-q", &git.git_dir().join("objects/pack/pack").to_string_lossy()],
+            format!("{tree}\n").as_bytes(),
+        )
+        .unwrap();
+        git.run(&["prune-packed", "-q"]).unwrap();
+        let found = verified(&git);
+        assert!(found.wanted.is_some() && found.sound.len() == n_before);
     }
 
     #[test]
     fn every_damaged_byte_of_every_file_of_objects_is_found() {
         let (dir, git, _) = repository();
+        let sound = verified(&git).sound;
         let loose =
             list(&dir.path().join("objects")).unwrap().into_iter().find(|path| path.file_name().unwrap().len() == 2).unwrap();
         for path in [only(dir.path(), "pack"), only(dir.path(), "idx"), list(&loose).unwrap().remove(0)] {
@@ -515,8 +692,9 @@ mod tests {
                 let mut bad = good.clone();
                 bad[at] ^= 1;
                 fs::write(&path, &bad).unwrap();
-                let found = verified(&git);
-                assert!(found.wanted.is_none(), "{} byte {at}", path.display());
+                // What is noted of the bytes that were there before changes nothing.
+                let found = if at % 2 == 0 { verified(&git) } else { verified_after(&git, &sound) };
+                assert!(found.wanted.is_none() && found.sound.is_empty(), "{} byte {at}", path.display());
                 assert!(
                     found.damaged.iter().any(|found| found.path == path),
                     "{} byte {at}: {:?}",
@@ -526,7 +704,12 @@ mod tests {
             }
             for bad in [&good[..good.len() / 2], &[&good[..], b"x"].concat(), b"", &vec![0; good.len()]] {
                 fs::write(&path, bad).unwrap();
-                assert!(verified(&git).damaged.iter().any(|found| found.path == path), "{} {}", path.display(), bad.len());
+                assert!(
+                    verified_after(&git, &sound).damaged.iter().any(|found| found.path == path),
+                    "{} {}",
+                    path.display(),
+                    bad.len()
+                );
             }
             fs::write(&path, &good).unwrap();
         }

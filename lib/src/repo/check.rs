@@ -1,19 +1,20 @@
 //! Verifies what is stored: git's objects, the chunk packs, and that every large file has all of its chunks.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::verified::VerifiedNote;
 use super::{Policy, Repo, enrolled, holders, remotes};
 use crate::durable;
 use crate::error::{Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::git::check::Role;
-use crate::git::verify::Verified;
 use crate::git::{Deviation, Index, Oid, mirror};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, PackId};
 use crate::journal::{HostLog, LOG_REMEDY};
 use crate::progress::Progress;
+use crate::store;
 
 const CHUNK_REMEDY: &str =
     "'gdo check --repair --from SOURCE' takes the chunk from another store, or from the file itself if it is still there";
@@ -31,10 +32,34 @@ pub struct Finding {
     pub remedy: String,
 }
 
-/// Verifies the repository and its store; with `read_data` every stored byte is read and its hash computed.
+/// What is read, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Git's objects, and what is needed to know that every chunk is there.
+    Structure,
+    /// Every stored byte; what is the same as when it was verified is not unpacked again.
+    Data,
+    /// Every stored byte, and all of it unpacked.
+    Afresh,
+}
+
+/// What a check brought.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// Bytes of packs that were the same as when they were verified.
+    pub n_same: u64,
+    /// Bytes of packs that were verified.
+    pub n_fresh: u64,
+}
+
+/// Verifies the repository and its store.
 ///
 /// An error means that the check itself could not be done; what it found is in the list.
-pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Finding>> {
+pub fn check(repo: &Repo, depth: Depth, progress: &Progress) -> Result<Checked> {
+    let noted = VerifiedNote::read(&repo.places.state);
+    let before = if depth == Depth::Afresh { VerifiedNote::default() } else { noted.clone() };
     let mut findings = Vec::new();
     check_places(repo, &mut findings)?;
     let mut files = Vec::new();
@@ -42,73 +67,84 @@ pub fn check(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Fi
     let (complaints, verified, chunks, looked) = std::thread::scope(|scope| {
         let complaints = scope.spawn(|| fsck(repo, Fsck::Links));
         progress.stage("checking git objects", 0, 0);
-        let verified = repo.git.check_files(&ChunkIndex::is_index);
-        let chunks = check_chunks(repo, read_data, progress);
+        let verified = repo.git.check_files(&ChunkIndex::is_index, &before.git_packs);
+        let chunks = check_chunks(repo, depth, &before.chunk_packs, progress);
         progress.stage("checking large files", 0, 0);
         let known = verified.as_ref().ok().and_then(|verified| verified.wanted.clone());
         let looked = check_files(repo, known, &mut files, progress);
         (complaints.join().expect("BUG: the thread that asks git panicked"), verified, chunks, looked)
     });
-    let Verified { damaged, wanted } = verified?;
-    let complaints = match wanted {
-        Some(_) => complaints?,
-        None => {
-            progress.stage("asking git about its objects", 0, 0);
-            fsck(repo, Fsck::All)?
-        }
+    let (verified, chunks) = (verified?, chunks?);
+    let is_plain = verified.wanted.is_some();
+    let complaints = if is_plain {
+        complaints?
+    } else {
+        progress.stage("asking git about its objects", 0, 0);
+        fsck(repo, Fsck::All)?
     };
-    for found in damaged.into_iter().filter(|found| found.role != Role::LostIndex || !complaints.is_empty()) {
+    for found in verified.damaged.into_iter().filter(|found| found.role != Role::LostIndex || !complaints.is_empty()) {
         let (what, remedy) = (found.path.display().to_string(), found.role.remedy().into());
         findings.push(Finding { what, offset: found.offset, problem: found.problem, remedy });
     }
-    findings.extend(complaints.into_iter().chain(chunks?).chain(files));
+    findings.extend(complaints.into_iter().chain(chunks.findings).chain(files));
     match looked {
         // An object that git lists and nobody finds: what was found already says why.
         Err(error) if error.kind() == Kind::Locked && !findings.is_empty() => {}
         other => other?,
     }
-    Ok(findings)
+    let now = VerifiedNote {
+        chunk_packs: if depth == Depth::Structure { before.chunk_packs } else { chunks.sound },
+        git_packs: if is_plain { verified.sound } else { before.git_packs },
+    };
+    if now != noted {
+        now.write(&repo.places.state);
+    }
+    Ok(Checked { findings, n_same: verified.n_same + chunks.n_same, n_fresh: verified.n_fresh + chunks.n_fresh })
 }
 
-/// Verifies the chunks of the store, those that lie in files of this host, and the cache.
-fn check_chunks(repo: &Repo, read_data: bool, progress: &Progress) -> Result<Vec<Finding>> {
-    let mut findings = Vec::new();
-    progress.stage("checking the chunk store", 0, 0);
-    for found in repo.store.check(read_data, progress)? {
-        findings.push(Finding {
+/// What a look at chunks brought.
+#[derive(Default)]
+struct Chunks {
+    findings: Vec<Finding>,
+    sound: BTreeSet<PackId>,
+    n_same: u64,
+    n_fresh: u64,
+}
+
+impl Chunks {
+    /// Takes what a look at a store brought; `remedy` is for all of it, or each finding has its own.
+    fn take(&mut self, checked: store::Checked, remedy: Option<&str>) {
+        self.sound.extend(checked.sound);
+        self.n_same += checked.n_same;
+        self.n_fresh += checked.n_fresh;
+        self.findings.extend(checked.findings.into_iter().map(|found| Finding {
             what: found.file.display().to_string(),
             offset: found.offset,
             problem: match found.chunk {
                 Some(chunk) => format!("{} (chunk {chunk})", found.problem),
                 None => found.problem,
             },
-            remedy: found.remedy.into(),
-        });
+            remedy: remedy.unwrap_or(found.remedy).into(),
+        }));
     }
-    let references =
-        repo.chunks.local().references().store()?.map(|references| references.check(read_data, progress)).transpose()?;
-    findings.extend(
-        references.into_iter().flatten().map(|found| Finding {
-            what: found.file.display().to_string(),
-            offset: found.offset,
-            problem: match found.chunk {
-                Some(chunk) => format!("{} (chunk {chunk})", found.problem),
-                None => found.problem,
-            },
-            remedy:
-                "put the file back as it was, or 'gdo get' its content from another host; 'gdo snapshot' takes it as it is now"
-                    .into(),
-        }),
-    );
-    let cache = repo.chunks.local().cache();
-    let cached = cache.store().map(|cache| cache.check(read_data, progress)).transpose()?;
-    findings.extend(cached.into_iter().flatten().map(|found| Finding {
-        what: found.file.display().to_string(),
-        offset: found.offset,
-        problem: found.problem,
-        remedy: "'gdo check --repair' empties the cache; nothing is lost with it".into(),
-    }));
-    Ok(findings)
+}
+
+/// Verifies the chunks of the store, those that lie in files of this host, and the cache, after packs were found `sound`.
+fn check_chunks(repo: &Repo, depth: Depth, sound: &BTreeSet<PackId>, progress: &Progress) -> Result<Chunks> {
+    let read_data = depth != Depth::Structure;
+    let mut chunks = Chunks::default();
+    progress.stage("checking the chunk store", 0, 0);
+    chunks.take(repo.store.check_after(sound, read_data, progress)?, None);
+    if let Some(references) = repo.chunks.local().references().store()? {
+        let remedy =
+            "put the file back as it was, or 'gdo get' its content from another host; 'gdo snapshot' takes it as it is now";
+        chunks.take(references.check_after(sound, read_data, progress)?, Some(remedy));
+    }
+    if let Some(cache) = repo.chunks.local().cache().store() {
+        let remedy = "'gdo check --repair' empties the cache; nothing is lost with it";
+        chunks.take(cache.check_after(sound, read_data, progress)?, Some(remedy));
+    }
+    Ok(chunks)
 }
 
 /// Looks at what stands around the objects: HEAD, configuration, refs and their logs, git's index, the store's list of repositories.

@@ -38,6 +38,7 @@ pub mod streamed;
 pub mod sync;
 pub mod tree;
 pub mod unowned;
+mod verified;
 pub mod whereis;
 pub mod wip;
 pub mod witness;

@@ -37,7 +37,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
 
 pub use cache::{Cache, CacheWriter, Local, MIN_QUOTA};
-pub use check::Finding;
+pub use check::{Checked, Finding};
 pub use gc::{GcOptions, GcReport, Live, removal_lock};
 pub use in_flight::InFlight;
 pub use lease::Lease;

@@ -90,6 +90,8 @@ impl Place {
         does(&["git", "branch", "side"])?;
         self.copy(&self.live(), &self.expected("v1"))?;
         self.copy(&self.live(), &self.expected("side"))?;
+        // With the note of what was verified: it must not hide what rots afterwards.
+        does(&["check", "--data"])?;
         self.copy(&self.live(), &self.earlier())?;
         does(&["gc", "--quiet"])?;
         self.sh("echo three >etc/c; echo ONE >etc/a; chmod 0600 etc/b")?;
@@ -103,6 +105,7 @@ impl Place {
         does(&["exec", "--", "echo", "done"])?;
         does(&["ci", "--quiet"])?;
         does(&["git", "tag", "v2"])?;
+        does(&["check", "--data"])?;
         self.copy(&self.live(), &self.expected("HEAD"))?;
         for rev in REVISIONS {
             fs::remove_dir_all(self.expected(rev).join(".git"))?;

@@ -1,0 +1,164 @@
+//! The note of what was verified, byte for byte, so that it need not be unpacked again to know that it is the same.
+//!
+//! Format, and why it is no lie: `docs/formats/verified.md`. It is a cache: one that cannot be read says nothing, one that cannot be written is left out.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::durable;
+use crate::git::Oid;
+use crate::git::verify::{PackHashes, SoundPacks};
+use crate::id::PackId;
+
+const FILE: &str = "verified";
+const HEAD_LINE: &str = "git-devops verified 1\n";
+const END_LEN: usize = "end ".len() + 64 + 1;
+
+/// Which check it was: to be raised with every change that lets one find more in the same bytes.
+const BY: u32 = 1;
+
+/// A longer note is neither read nor written.
+const MAX_LEN: u64 = 64 << 20;
+
+/// Packs that were in order when they were verified, by their bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct VerifiedNote {
+    /// Packs of chunks.
+    pub chunk_packs: BTreeSet<PackId>,
+    /// Packs of git's, with the chunk indexes in each.
+    pub git_packs: SoundPacks,
+}
+
+impl VerifiedNote {
+    /// Reads the note in the state directory `state`; what is not one says nothing.
+    pub fn read(state: &Path) -> Self {
+        let path = state.join(FILE);
+        match durable::look(&path) {
+            Ok(meta) if meta.len() <= MAX_LEN => {
+                durable::read(&path).ok().and_then(|bytes| Self::decode(&bytes)).unwrap_or_default()
+            }
+            _ => Self::default(),
+        }
+    }
+
+    /// Writes the note, if it can be written.
+    pub fn write(&self, state: &Path) {
+        let bytes = self.encode();
+        if bytes.len() as u64 <= MAX_LEN {
+            // Without it, the next check takes longer.
+            let _ = durable::publish(&state.join(FILE), &bytes, 0o600);
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut text = format!("{HEAD_LINE}by {BY}\n");
+        self.chunk_packs.iter().for_each(|id| text += &format!("chunks {id}\n"));
+        for (PackHashes { pack, index }, chunk_indexes) in &self.git_packs {
+            text += &format!("pack {pack} {index}\n");
+            chunk_indexes.iter().for_each(|oid| text += &format!("index {oid}\n"));
+        }
+        let end = blake3::hash(text.as_bytes()).to_hex();
+        (text + &format!("end {end}\n")).into_bytes()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, end) = bytes.split_at(bytes.len().checked_sub(END_LEN)?);
+        if end != format!("end {}\n", blake3::hash(body).to_hex()).as_bytes() {
+            return None;
+        }
+        let lines = std::str::from_utf8(body).ok()?.strip_prefix(HEAD_LINE)?.strip_prefix(&format!("by {BY}\n"))?;
+        let (mut note, mut last) = (Self::default(), None);
+        for line in lines.lines() {
+            match line.split_once(' ')? {
+                ("chunks", id) => _ = note.chunk_packs.insert(id.parse().ok()?),
+                ("pack", hashes) => {
+                    let (pack, index) = hashes.split_once(' ')?;
+                    let hashes = PackHashes { pack: pack.parse().ok()?, index: index.parse().ok()? };
+                    last = Some(hashes);
+                    note.git_packs.insert(hashes, Vec::new());
+                }
+                ("index", oid) => note.git_packs.get_mut(last.as_ref()?)?.push(Oid::from_hex(oid.as_bytes()).ok()?),
+                _ => return None,
+            }
+        }
+        let is_sorted = note.git_packs.values().all(|oids| oids.is_sorted());
+        (is_sorted && note.encode() == bytes).then_some(note)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::FileHash;
+
+    fn note() -> VerifiedNote {
+        let oid = |digit: &str| Oid::from_hex(digit.repeat(40).as_bytes()).unwrap();
+        let hashes = |text: &[u8]| PackHashes { pack: FileHash::of(text), index: FileHash::of(b"index") };
+        VerifiedNote {
+            chunk_packs: [PackId::of(b"a"), PackId::of(b"b")].into(),
+            git_packs: [(hashes(b"one"), vec![oid("1"), oid("2")]), (hashes(b"two"), Vec::new())].into(),
+        }
+    }
+
+    #[test]
+    fn a_note_is_read_back_and_one_that_is_lost_or_damaged_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(VerifiedNote::read(dir.path()), VerifiedNote::default());
+        note().write(dir.path());
+        assert_eq!(VerifiedNote::read(dir.path()), note());
+        // Where it cannot be written, nothing happens.
+        note().write(&dir.path().join("nowhere"));
+        let good = note().encode();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 4;
+            assert_eq!(VerifiedNote::decode(&bad), None, "{at}");
+            assert_eq!(VerifiedNote::decode(&good[..at]), None, "{at}");
+        }
+    }
+
+    #[test]
+    fn the_example_in_the_page_is_a_note() {
+        let page = include_str!("../../../docs/formats/verified.md");
+        let example = page.split("```\n").nth(1).unwrap();
+        let mut expected = note();
+        expected.chunk_packs.remove(&PackId::of(b"b"));
+        expected.git_packs.retain(|hashes, _| hashes.pack == FileHash::of(b"one"));
+        expected.git_packs.values_mut().for_each(|oids| oids.truncate(1));
+        assert_eq!(String::from_utf8(expected.encode()).unwrap(), example);
+    }
+
+    #[test]
+    fn what_no_writer_writes_says_nothing() {
+        let sealed = |head: &str, lines: &str| {
+            let text = format!("{head}{lines}");
+            format!("{text}end {}\n", blake3::hash(text.as_bytes()).to_hex()).into_bytes()
+        };
+        let by_us = format!("{HEAD_LINE}by {BY}\n");
+        let (id, oid) = (PackId::of(b"a"), "1".repeat(40));
+        let pack = format!("pack {id} {id}\n");
+        assert!(VerifiedNote::decode(&sealed(&by_us, &pack)).is_some());
+        for lines in [
+            format!("index {oid}\n"),
+            format!("chunks {id}\nchunks {id}\n"),
+            format!("{pack}chunks {id}\n"),
+            format!("{pack}{pack}"),
+            format!("{pack}index {}\nindex {oid}\n", "2".repeat(40)),
+            format!("chunks {id}"),
+            "other\n".to_owned(),
+        ] {
+            assert_eq!(VerifiedNote::decode(&sealed(&by_us, &lines)), None, "{lines}");
+        }
+        for head in [format!("{HEAD_LINE}by {}\n", BY + 1), HEAD_LINE.to_owned(), "git-devops verified 2\nby 1\n".to_owned()] {
+            assert_eq!(VerifiedNote::decode(&sealed(&head, &pack)), None, "{head}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_note_or_none(lines: String) {
+            let text = format!("{HEAD_LINE}by {BY}\n{lines}");
+            let _ = VerifiedNote::decode(format!("{text}end {}\n", blake3::hash(text.as_bytes()).to_hex()).as_bytes());
+        }
+    }
+}
