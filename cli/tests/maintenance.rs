@@ -75,6 +75,17 @@ fn commits_do_not_pile_up_as_packs() {
 }
 
 #[test]
+fn an_index_of_git_that_names_what_is_no_file_is_told_of() {
+    let world = World::new();
+    world.write("small", "x\n");
+    world.snapshot();
+    world.ok(&["check", "--data"]);
+    world.sh("git update-index --add --cacheinfo 100644,$(git rev-parse HEAD),odd");
+    let told = world.gdo(&["check"]);
+    assert!(told.code == 8 && told.out.contains("is a commit, not a blob"), "{}{}", told.out, told.err);
+}
+
+#[test]
 fn what_was_verified_is_read_and_hashed_and_not_unpacked_again() {
     let world = World::new();
     world.sh("seq 100000 >large; seq 10 >small");

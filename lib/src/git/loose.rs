@@ -80,7 +80,7 @@ fn read_header(source: &Source, reader: &mut Reader) -> Result<Header> {
 fn decode_header(bytes: &[u8]) -> Option<Header> {
     let end = bytes.iter().position(|byte| *byte == 0)?;
     let (kind, size) = std::str::from_utf8(&bytes[..end]).ok()?.split_once(' ')?;
-    let is_number = size.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = size.bytes().all(|byte| byte.is_ascii_digit()) && (size == "0" || !size.starts_with('0'));
     let size = size.parse().ok().filter(|size| is_number && *size < u64::MAX - MAX_HEADER as u64)?;
     Some(Header { kind: ObjectKind::from_name(kind)?, size, length: end + 1 })
 }
@@ -97,9 +97,19 @@ mod tests {
         let decode = |bytes: &[u8]| decode_header(bytes).map(|header| (header.kind, header.size, header.length));
         assert_eq!(decode(b"blob 12\0hello"), Some((ObjectKind::Blob, 12, 8)));
         assert_eq!(decode(b"commit 0\0"), Some((ObjectKind::Commit, 0, 9)));
-        for bad in
-            ["", "blob 12", "blob\0", "blob \0", "blob +1\0", "blob -1\0", "blub 1\0", "blob 1 \0", "blob 18446744073709551615\0"]
-        {
+        for bad in [
+            "",
+            "blob 012\0",
+            "blob 00\0",
+            "blob 12",
+            "blob\0",
+            "blob \0",
+            "blob +1\0",
+            "blob -1\0",
+            "blub 1\0",
+            "blob 1 \0",
+            "blob 18446744073709551615\0",
+        ] {
             assert_eq!(decode(bad.as_bytes()), None, "{bad:?}");
         }
     }

@@ -109,7 +109,9 @@ impl Git {
 
     /// Returns the packs that are there, and the indexes.
     pub(super) fn pack_names(&self) -> Result<BTreeSet<PathBuf>> {
-        let listed = durable::list(&self.git_dir().join("objects/pack"))?.into_iter().map(|listed| listed.path);
+        let dir = self.git_dir().join("objects/pack");
+        let listed = if durable::is_dir(&dir) { durable::list(&dir)? } else { Vec::new() };
+        let listed = listed.into_iter().map(|listed| listed.path);
         Ok(listed.filter(|path| path.extension().is_some_and(|extension| extension == "pack" || extension == "idx")).collect())
     }
 

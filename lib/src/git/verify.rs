@@ -101,6 +101,8 @@ struct Packed {
     index_hash: FileHash,
     /// That of the pack, when it was read.
     hash: Mutex<Option<FileHash>>,
+    /// Objects that the index says to be here, and that are not; it may be the index of another pack.
+    damaged: Mutex<Vec<Damaged>>,
     /// Whether it has the bytes that were in order before.
     is_same: bool,
     /// Whether its index could be used.
@@ -116,11 +118,16 @@ struct Packed {
 }
 
 impl Packed {
-    /// Lists the objects; fails if the index is not sound, or not of this pack: then nothing that is wrong tells of the pack.
+    /// Says whether the pack ends in its checksum, and the index is that of another one.
+    fn is_foreign(&self) -> bool {
+        self.hash.lock().expect(POISONED).is_some() && !is_of_its_pack(&self.path.with_extension("idx")).unwrap_or(false)
+    }
+
+    /// Lists the objects; fails if the index is not sound: then nothing that is wrong tells of the pack.
     fn list(&mut self, shared: &Shared) -> Result<()> {
         let index = self.path.with_extension("idx");
-        if !ends_in_its_sum(&durable::open(&index)?)? || !is_of_its_pack(&index)? {
-            return Err(Error::new(Kind::Corrupt, "the index is not of this pack"));
+        if !ends_in_its_sum(&durable::open(&index)?)? {
+            return Err(Error::new(Kind::Corrupt, "the index is damaged"));
         }
         self.by_offset = self.pack.index().by_offset(&shared.files)?;
         self.known = self.by_offset.iter().map(|_| Known::default()).collect();
@@ -203,6 +210,7 @@ impl<'a> Look<'a> {
                 stamps,
                 index_hash,
                 hash: Mutex::default(),
+                damaged: Mutex::default(),
                 is_same: false,
                 is_listed: false,
                 is_open: AtomicBool::new(false),
@@ -257,7 +265,9 @@ impl<'a> Look<'a> {
                 let rest = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 let name = format!("{start}{rest}");
                 match Oid::from_hex(name.as_bytes()) {
-                    Ok(oid) if oid.to_string() == name => self.loose.push(Single { oid, path, known: Known::default() }),
+                    Ok(oid) if !name.bytes().any(|b| b.is_ascii_uppercase()) => {
+                        self.loose.push(Single { oid, path, known: Known::default() })
+                    }
                     // What a killed git left.
                     _ if rest.starts_with("tmp_obj_") => (),
                     _ => self.note_odd(),
@@ -296,6 +306,10 @@ impl<'a> Look<'a> {
         let mut known = self.packs.iter().flat_map(|packed| &packed.known).chain(self.loose.iter().map(|single| &single.known));
         let is_plain = !self.is_odd.into_inner() && known.all(Known::holds);
         verified.damaged = self.damaged.into_inner().expect(POISONED);
+        // Where the pack is sound, objects that are not there tell of the index, which is told of.
+        for packed in self.packs.iter().filter(|packed| !packed.is_foreign()) {
+            verified.damaged.append(&mut packed.damaged.lock().expect(POISONED));
+        }
         if !is_plain || !verified.damaged.is_empty() {
             return verified;
         }
@@ -324,7 +338,7 @@ impl<'a> Look<'a> {
             let mut start = 0;
             while start < packed.by_offset.len() {
                 let end_of_slice = packed.by_offset[start].0.saturating_add(SLICE);
-                let end = start + packed.by_offset[start..].partition_point(|(offset, _)| *offset < end_of_slice);
+                let end = start + packed.by_offset[start..].partition_point(|(offset, _)| *offset < end_of_slice).max(1);
                 jobs.push(Job::Objects(at, start..end));
                 start = end;
             }
@@ -339,17 +353,14 @@ impl<'a> Look<'a> {
         let damaged = |problem| Damaged { path: packed.path.clone(), offset: None, problem, role: Role::Pack };
         let sums = packed.pack.source(&self.shared, reader).and_then(|source| self.sums(packed, &source));
         match sums {
-            // Somebody's gc; then there are other packs.
-            Err(error) if error.kind() == Kind::NotFound => (),
             Err(error) if error.kind() == Kind::Corrupt => self.note(damaged(format!("{error:#}"))),
             // What the disk does not give back, git does not get either, and it says so.
             Err(_) => self.note_odd(),
             Ok(Sums { is_right: false, .. }) => {
                 self.note(damaged("its bytes do not match the checksum that it ends with".to_owned()));
             }
-            Ok(Sums { is_pack: false, .. }) if packed.is_listed => {
-                self.note(damaged("it does not begin as a file of its kind".to_owned()))
-            }
+            Ok(_) if !packed.is_listed || packed.is_foreign() => self.note_odd(),
+            Ok(Sums { is_pack: false, .. }) => self.note(damaged("it does not begin as a file of its kind".to_owned())),
             Ok(Sums { bad_crc: Some(offset), .. }) => {
                 let problem = format!("it has another checksum of the object at byte {offset} of its pack");
                 self.note(Damaged { path: packed.path.with_extension("idx"), offset: None, problem, role: Role::Index });
@@ -408,7 +419,8 @@ impl<'a> Look<'a> {
     fn verify_packed(&self, packed: &Packed, range: Range<usize>, reader: &mut Reader) {
         for at in range {
             let (offset, rank) = packed.by_offset[at];
-            let length = packed.by_offset.get(at + 1).map_or(0, |(next, _)| next - offset);
+            let end = packed.stamps[1].map_or(0, |stamp| stamp.size());
+            let length = packed.by_offset.get(at + 1).map_or(end, |(next, _)| *next).saturating_sub(offset);
             let _alone = (length > LARGE).then(|| self.large.lock().expect(POISONED));
             let index = packed.pack.index();
             let name = match index.name(rank, &self.shared.files) {
@@ -425,10 +437,11 @@ impl<'a> Look<'a> {
                         self.note_odd();
                     }
                 }
-                Err(error) if error.kind() == Kind::NotFound => return,
+                Err(error) if error.kind() == Kind::NotFound => return self.note_odd(),
                 Err(error) if error.kind() == Kind::Corrupt => {
                     let problem = format!("object {oid} is damaged: {error:#}");
-                    self.note(Damaged { path: packed.path.clone(), offset: Some(offset), problem, role: Role::Pack });
+                    let damaged = Damaged { path: packed.path.clone(), offset: Some(offset), problem, role: Role::Pack };
+                    packed.damaged.lock().expect(POISONED).push(damaged);
                 }
                 Err(_) => self.note_odd(),
             }
@@ -449,13 +462,12 @@ impl<'a> Look<'a> {
         };
         match read(reader) {
             Ok(Some((kind, content))) => self.take(*oid, kind, &content, known, None, reader),
-            // It was packed meanwhile, or is of no use to anybody.
-            Ok(None) => (),
-            Err(error) if error.kind() == Kind::NotFound => (),
-            Err(error) => {
+            Err(error) if error.kind() == Kind::Corrupt => {
                 let problem = format!("{error:#}");
                 self.note(Damaged { path: path.clone(), offset: None, problem, role: Role::Loose(*oid) });
             }
+            // It was packed or removed meanwhile, or what is wrong is not wrong with the object.
+            Ok(None) | Err(_) => self.note_odd(),
         }
     }
 
@@ -500,7 +512,7 @@ impl<'a> Look<'a> {
             }
         }
         let loose = self.loose.binary_search_by_key(&oid, |single| single.oid);
-        loose.map(|at| taken_for(&self.loose[at].known)).is_ok() || oid == super::empty_tree()
+        loose.map(|at| taken_for(&self.loose[at].known)).is_ok() || kind == ObjectKind::Tree && oid == super::empty_tree()
     }
 
     fn note(&self, damaged: Damaged) {
@@ -754,6 +766,13 @@ mod tests {
         tells(problem_of(&|idx| idx[crcs] ^= 1), Role::Index, "another checksum of the object at byte");
         tells(problem_of(&|idx| idx[names + 19] ^= 1), Role::Pack, "its content has another hash");
         tells(problem_of(&|idx| idx[offsets] ^= 0x10), Role::Pack, "outside of the pack");
+        // A large offset that leads nowhere, and as far as there are numbers.
+        let far = |idx: &mut Vec<u8>| {
+            idx[offsets..offsets + 4].copy_from_slice(&(1u32 << 31).to_be_bytes());
+            let at = idx.len() - 2 * SUM_LEN;
+            idx.splice(at..at, [0xff; 8]);
+        };
+        tells(problem_of(&far), Role::Pack, "outside of the pack");
         // Two names in the wrong order: all of it is there, and git would not find it.
         let (a, b) = (n - 1, n - 2);
         problem_of(&|idx| {

@@ -10,7 +10,8 @@ use crate::error::{Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::git::check::Role;
-use crate::git::{Deviation, Index, Oid, mirror};
+use crate::git::object::GITLINK;
+use crate::git::{Deviation, Index, IndexEntry, Oid, mirror};
 use crate::id::{ChunkId, PackId};
 use crate::journal::{HostLog, LOG_REMEDY};
 use crate::progress::Progress;
@@ -75,7 +76,7 @@ pub fn check(repo: &Repo, depth: Depth, progress: &Progress) -> Result<Checked> 
         (complaints.join().expect("BUG: the thread that asks git panicked"), verified, chunks, looked)
     });
     let (verified, chunks) = (verified?, chunks?);
-    let is_plain = verified.wanted.is_some();
+    let is_plain = verified.wanted.is_some() && !is_index_odd(repo);
     let complaints = if is_plain {
         complaints?
     } else {
@@ -100,6 +101,17 @@ pub fn check(repo: &Repo, depth: Depth, progress: &Progress) -> Result<Checked> 
         now.write(&repo.places.state);
     }
     Ok(Checked { findings, n_same: verified.n_same + chunks.n_same, n_fresh: verified.n_fresh + chunks.n_fresh })
+}
+
+/// Says whether only git can judge what its index names: an object that is no file, or there are the indexes of other work trees.
+fn is_index_odd(repo: &Repo) -> bool {
+    let is_file = |entry: IndexEntry<'_>| entry.mode == GITLINK || repo.objects.blob_size(&entry.oid).is_ok();
+    let looked = repo.with_index(|index| match index.tree() {
+        // What it names was verified with that tree.
+        Some(tree) if repo.objects.contains(&tree) => Ok(true),
+        _ => Ok(index.iter().all(is_file)),
+    });
+    durable::is_there(&repo.git.git_dir().join("worktrees")) || !matches!(looked, Ok(true))
 }
 
 /// What a look at chunks brought.
