@@ -12,6 +12,7 @@ mod git;
 mod guides;
 mod holders;
 mod maintenance;
+mod memory;
 mod merge;
 mod network;
 mod output;

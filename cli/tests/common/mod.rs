@@ -82,7 +82,8 @@ impl World {
         run.out
     }
 
-    fn run(&self, mut command: Command) -> Run {
+    /// Runs a command in the work tree, with an identity and without what names other repositories.
+    pub fn run(&self, mut command: Command) -> Run {
         for key in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_DEVOPS_STORE"] {
             command.env_remove(key);
         }
