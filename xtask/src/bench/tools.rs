@@ -27,10 +27,19 @@ pub struct Tool {
     pub one_file: &'static str,
     /// Reads and verifies all that is stored.
     pub check: &'static str,
+    /// The same where that was done before; empty if it is no other command.
+    pub check_again: &'static str,
     /// Forgets all states but the newest.
     pub forget: &'static str,
     /// Makes what is stored smaller.
     pub maintain: &'static str,
+}
+
+impl Tool {
+    /// Returns what to type when all was verified before.
+    pub fn check_again(&self) -> &'static str {
+        if self.check_again.is_empty() { self.check } else { self.check_again }
+    }
 }
 
 /// The beginning of each of our command lines.
@@ -59,7 +68,8 @@ pub const TOOLS: &[Tool] = &[
         restore: concat!(gdo!(), "restore --target $OUT"),
         restores_over: true,
         one_file: concat!(gdo!(), "cat HEAD:$FILE"),
-        check: concat!(gdo!(), "check --data"),
+        check: concat!(gdo!(), "check --data --fresh"),
+        check_again: concat!(gdo!(), "check --data"),
         forget: concat!(
             "root=$(",
             gdo!(),
@@ -84,6 +94,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: true,
         one_file: "restic -q -r $REPO/restic dump latest /$FILE",
         check: "restic -q -r $REPO/restic check --read-data",
+        check_again: "",
         forget: "restic -q -r $REPO/restic forget --keep-last 1 --prune",
         maintain: "",
     },
@@ -98,6 +109,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: true,
         one_file: "borg extract --stdout $REPO/borg::$(borg list --last 1 --short $REPO/borg) $FILE",
         check: "borg check --verify-data $REPO/borg",
+        check_again: "",
         forget: "borg prune --keep-last 1 $REPO/borg; borg compact $REPO/borg",
         maintain: "",
     },
@@ -112,6 +124,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: false,
         one_file: "",
         check: "",
+        check_again: "",
         forget: "borg prune --keep-last 1 $REPO/borg; borg compact $REPO/borg",
         maintain: "",
     },
@@ -126,6 +139,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: true,
         one_file: "rustic -r $REPO/rustic dump latest:$FILE",
         check: "rustic -r $REPO/rustic check --read-data",
+        check_again: "",
         forget: "rustic -r $REPO/rustic forget --keep-last 1 --prune",
         maintain: "",
     },
@@ -140,6 +154,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: true,
         one_file: "",
         check: "",
+        check_again: "",
         forget: "casync gc --store=$REPO/store $REPO/tree.caidx",
         maintain: "",
     },
@@ -154,6 +169,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: false,
         one_file: "bup -d $REPO/bup cat-file /tree/latest$SRC/$FILE",
         check: "bup -d $REPO/bup fsck",
+        check_again: "",
         forget: "",
         maintain: "",
     },
@@ -168,6 +184,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: false,
         one_file: "zstd -q -dc $REPO/tree.tar.zst | tar -xOf - ./$FILE",
         check: "zstd -q -t $REPO/tree.tar.zst",
+        check_again: "",
         forget: "",
         maintain: "",
     },
@@ -182,6 +199,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: false,
         one_file: "cat $REPO/copy/$FILE",
         check: "",
+        check_again: "",
         forget: "",
         maintain: "",
     },
@@ -196,6 +214,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: false,
         one_file: "",
         check: "",
+        check_again: "",
         forget: "",
         maintain: "",
     },
@@ -210,6 +229,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: false,
         one_file: "",
         check: "find $REPO -type f -print0 | xargs -0 b3sum",
+        check_again: "",
         forget: "",
         maintain: "",
     },
