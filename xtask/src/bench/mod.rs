@@ -207,7 +207,7 @@ impl Bench<'_> {
     fn operate(&self, operation: &str) -> Result<Option<Cost>> {
         let tool = self.tool;
         match operation {
-            "unchanged snapshot, cold cache" => self.cold().and_then(|()| self.time(tool.store)),
+            "unchanged snapshot, cold cache" => self.with_cold_cache(|| self.time(tool.store)),
             "status" => self.time_reading(tool.status),
             "full restore" => {
                 let cost = self.time(tool.restore)?;
@@ -216,7 +216,7 @@ impl Bench<'_> {
             }
             "full restore, cold cache" => {
                 self.clear(&["out"])?;
-                self.cold().and_then(|()| self.time(tool.restore))
+                self.with_cold_cache(|| self.time(tool.restore))
             }
             "restore of one file" => self.time_reading(tool.one_file),
             "changed snapshot" => {
@@ -235,8 +235,8 @@ impl Bench<'_> {
             },
             "check of all data" => self.time_reading(tool.check),
             "check of all data, again" => self.time_reading(tool.check_again()),
-            "check of all data, cold cache" => self.cold().and_then(|()| self.time_reading(tool.check)),
-            "check of all data, again, cold cache" => self.cold().and_then(|()| self.time_reading(tool.check_again())),
+            "check of all data, cold cache" => self.with_cold_cache(|| self.time_reading(tool.check)),
+            "check of all data, again, cold cache" => self.with_cold_cache(|| self.time_reading(tool.check_again())),
             "gc after forgetting" => self.time(tool.forget),
             "maintenance" => self.time(tool.maintain),
             _ => self.time(tool.store),
@@ -271,10 +271,13 @@ impl Bench<'_> {
         shell
     }
 
-    /// Empties the page cache.
-    fn cold(&self) -> Result {
+    /// Measures with an empty page cache, and fills it again: what comes next reads nothing from the disk.
+    fn with_cold_cache(&self, measure: impl FnOnce() -> Result<Option<Cost>>) -> Result<Option<Cost>> {
         succeed(&mut Command::new("sync"))?;
-        std::fs::write("/proc/sys/vm/drop_caches", "3").context(|| "cannot empty the page cache")
+        std::fs::write("/proc/sys/vm/drop_caches", "3").context(|| "cannot empty the page cache")?;
+        let cost = measure()?;
+        succeed(&mut self.shell("find $SRC $REPO -type f -print0 | xargs -0 -r cat >/dev/null"))?;
+        Ok(cost)
     }
 
     fn expect_all_restored(&self) -> Result {
