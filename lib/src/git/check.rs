@@ -3,13 +3,13 @@
 //! `git fsck` says which objects are missing or damaged, but seldom in which file, and it stops at some damage. Here each file is looked at by itself.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use sha1dc::Hasher;
 
-use super::inflate::Reader;
+use super::inflate::{Reader, is_rot};
 use super::object::object_id;
 use super::packed::{Pack, Shared};
 use super::verify::{IsWanted, SoundPacks, Verified};
@@ -233,16 +233,14 @@ pub(super) fn check_sum(path: &Path, role: Role, found: &mut Vec<Damaged>) -> Re
         Err(error) if error.kind() == Kind::NotFound => return Ok(()),
         opened => opened.context(what)?,
     };
-    let sum = ends_in_its_sum(&file).context(what)?;
-    let is_of_its_kind = magic_of(path).is_none_or(|magic| begins_with(&file, magic));
-    if !sum || !is_of_its_kind {
-        let problem = match sum {
-            true => "it does not begin as a file of its kind",
-            false => "its bytes do not match the checksum that it ends with",
-        };
-        let problem = problem.to_owned();
-        found.push(Damaged { path: path.to_owned(), offset: None, problem, role });
-    }
+    let problem = match ends_in_its_sum(&file) {
+        Ok(false) => "its bytes do not match the checksum that it ends with".to_owned(),
+        Ok(true) if magic_of(path).is_none_or(|magic| begins_with(&file, magic)) => return Ok(()),
+        Ok(true) => "it does not begin as a file of its kind".to_owned(),
+        Err(error) if is_rot(&error) => format!("not all of it can be read: {:#}", Error::from(error)),
+        Err(error) => return Err(error).context(what),
+    };
+    found.push(Damaged { path: path.to_owned(), offset: None, problem, role });
     Ok(())
 }
 
@@ -268,7 +266,7 @@ fn begins_with(file: &File, magic: &[u8]) -> bool {
 }
 
 /// Says whether a file ends with the SHA-1 of all that comes before.
-pub(super) fn ends_in_its_sum(mut file: &File) -> Result<bool> {
+pub(super) fn ends_in_its_sum(mut file: &File) -> io::Result<bool> {
     let Some(body) = file.metadata()?.len().checked_sub(SUM_LEN as u64) else { return Ok(false) };
     let (mut hasher, mut buffer, mut left) = (Hasher::new(), vec![0; 1 << 16], body);
     while left > 0 {

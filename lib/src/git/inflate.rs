@@ -53,9 +53,19 @@ impl Source {
     pub fn read(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(buffer, at).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Error::new(Kind::Corrupt, format!("'{}' is cut short", self.path.display())),
-            _ => Error::from(error).wrap(format!("cannot read '{}' at byte {at}", self.path.display())),
+            _ => {
+                let kind = is_rot(&error).then_some(Kind::Corrupt);
+                let error = Error::from(error);
+                let kind = kind.unwrap_or(error.kind());
+                error.with_kind(kind).wrap(format!("cannot read '{}' at byte {at}", self.path.display()))
+            }
         })
     }
+}
+
+/// Says whether the disk does not give back what was written to it. All else that can go wrong says nothing of the file.
+pub(super) fn is_rot(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// The files that are open, the most recently used first; bounded, as a process may have only so many.
@@ -285,6 +295,18 @@ mod tests {
         file.as_file().write_all(&[bytes, b"what comes next"].concat()).unwrap();
         let source = Source::open(file.path(), SourceId::new()).unwrap();
         Reader::new().inflate(&source, 0, size)
+    }
+
+    #[test]
+    fn what_the_disk_does_not_give_back_is_damaged_and_nothing_else_is() {
+        // Nothing is mapped at the start of a process, and reading there is an input/output error.
+        let rotten = Source::open(Path::new("/proc/self/mem"), SourceId::new()).unwrap();
+        let error = rotten.read(0, &mut [0; 8]).unwrap_err();
+        assert_eq!((error.kind(), error.to_string()), (Kind::Corrupt, "cannot read '/proc/self/mem' at byte 0".to_owned()));
+        assert!(format!("{error:#}").ends_with(": input/output error"), "{error:#}");
+        // A position that no file has.
+        let error = rotten.read(u64::MAX, &mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Io, "{error:#}");
     }
 
     #[test]

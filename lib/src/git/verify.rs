@@ -354,7 +354,7 @@ impl<'a> Look<'a> {
         let sums = packed.pack.source(&self.shared, reader).and_then(|source| self.sums(packed, &source));
         match sums {
             Err(error) if error.kind() == Kind::Corrupt => self.note(damaged(format!("{error:#}"))),
-            // What the disk does not give back, git does not get either, and it says so.
+            // Memory, or files that may be open: what is wrong is not wrong with the pack.
             Err(_) => self.note_odd(),
             Ok(Sums { is_right: false, .. }) => {
                 self.note(damaged("its bytes do not match the checksum that it ends with".to_owned()));
