@@ -80,6 +80,24 @@ impl PackIndex {
         Ok(all)
     }
 
+    /// Says whether a search finds each object: the names ascend, none is there twice, and the counts by first byte are theirs.
+    pub fn is_in_order(&self, files: &OpenFiles) -> Result<bool> {
+        let mut last = None;
+        let mut buffer = [0; NAMES_PER_READ as usize * 20];
+        for start in (0..self.layout.n_objects).step_by(NAMES_PER_READ as usize) {
+            let n = NAMES_PER_READ.min(self.layout.n_objects - start);
+            let names = &mut buffer[..n as usize * 20];
+            self.read(Layout::name_at(start) as u64, names, files)?;
+            for (rank, name) in (start..).zip(names.as_chunks::<20>().0) {
+                let (low, high) = self.layout.bucket(name[0]);
+                if last.replace(*name).is_some_and(|last| last >= *name) || !(low..high).contains(&rank) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
     /// Returns the name of the object that has `rank` names before it.
     pub fn name(&self, rank: u32, files: &OpenFiles) -> Result<[u8; 20]> {
         let mut name = [0; 20];
@@ -312,6 +330,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn names_that_a_search_does_not_find_are_noticed() {
+        let names: Vec<_> = (0..500u32).map(|n| name(n.into())).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+        let check = |change: &dyn Fn(&mut [u8]), is_in_order: bool| {
+            let mut bytes = build(&names, 0);
+            change(&mut bytes);
+            for budget in [u64::MAX, 0] {
+                let (_dir, index) = open(&bytes, budget).unwrap();
+                assert_eq!(index.is_in_order(&OpenFiles::default()).unwrap(), is_in_order);
+            }
+        };
+        check(&|_| (), true);
+        // Twice, and in the wrong order, also where one read ends and the next begins.
+        for at in [0, 1, 203, 204, 498] {
+            let [this, next] = [0, 1].map(|more| Layout::name_at(at + more));
+            check(&|bytes| bytes.copy_within(this..this + 20, next), false);
+            check(&|bytes| (0..20).for_each(|byte| bytes.swap(this + byte, next + byte)), false);
+        }
+        // A count that has one of the next first byte.
+        check(&|bytes| bytes[8 + 100 * 4 + 3] += 1, false);
     }
 
     #[test]

@@ -129,6 +129,9 @@ impl Packed {
         if !ends_in_its_sum(&durable::open(&index)?)? {
             return Err(Error::new(Kind::Corrupt, "the index is damaged"));
         }
+        if !self.pack.index().is_in_order(&shared.files)? {
+            return Err(Error::new(Kind::Corrupt, "the index has names that are not found"));
+        }
         self.by_offset = self.pack.index().by_offset(&shared.files)?;
         self.known = self.by_offset.iter().map(|_| Known::default()).collect();
         self.is_listed = true;
@@ -422,20 +425,14 @@ impl<'a> Look<'a> {
             let end = packed.stamps[1].map_or(0, |stamp| stamp.size());
             let length = packed.by_offset.get(at + 1).map_or(end, |(next, _)| *next).saturating_sub(offset);
             let _alone = (length > LARGE).then(|| self.large.lock().expect(POISONED));
-            let index = packed.pack.index();
-            let name = match index.name(rank, &self.shared.files) {
-                Ok(name) => name,
+            let oid = match packed.pack.index().name(rank, &self.shared.files) {
+                Ok(name) => oid_from(name),
                 Err(_) => return self.note_odd(),
             };
-            let oid = oid_from(name);
             let found = packed.pack.read(offset, &self.shared, reader).and_then(|found| named(&oid, found));
             match found {
                 Ok((kind, content)) => {
                     self.take(oid, kind, &content, &packed.known[rank as usize], Some(packed), reader);
-                    // One that names out of their order hide.
-                    if !matches!(index.rank(&name, &self.shared.files), Ok(Some(_))) {
-                        self.note_odd();
-                    }
                 }
                 Err(error) if error.kind() == Kind::NotFound => return self.note_odd(),
                 Err(error) if error.kind() == Kind::Corrupt => {
