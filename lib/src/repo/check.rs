@@ -66,14 +66,19 @@ pub fn check(repo: &Repo, depth: Depth, progress: &Progress) -> Result<Checked> 
     let mut files = Vec::new();
     // Git follows refs and logs in one thread of a program of its own, and we look at all else beside it.
     let (complaints, verified, chunks, looked) = std::thread::scope(|scope| {
-        let complaints = scope.spawn(|| fsck(repo, Fsck::Links));
+        let complaints = std::thread::Builder::new().spawn_scoped(scope, || fsck(repo, Fsck::Links));
         progress.stage("checking git objects", 0, 0);
         let verified = repo.git.check_files(&ChunkIndex::is_index, &before.git_packs);
         let chunks = check_chunks(repo, depth, &before.chunk_packs, progress);
         progress.stage("checking large files", 0, 0);
         let known = verified.as_ref().ok().and_then(|verified| verified.wanted.clone());
         let looked = check_files(repo, known, &mut files, progress);
-        (complaints.join().expect("BUG: the thread that asks git panicked"), verified, chunks, looked)
+        let complaints = match complaints {
+            Ok(thread) => thread.join().expect("BUG: the thread that asks git panicked"),
+            // No further thread may be started here.
+            Err(_) => fsck(repo, Fsck::Links),
+        };
+        (complaints, verified, chunks, looked)
     });
     let (verified, chunks) = (verified?, chunks?);
     let is_plain = verified.wanted.is_some() && !is_index_odd(repo);
