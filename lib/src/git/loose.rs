@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::inflate::{Reader, Source, SourceId};
+use super::packed::Claim;
 use super::{ObjectKind, Oid};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -35,8 +36,14 @@ impl Loose {
 
     /// Returns the kind and the content of `oid`, or `None` if it is not here.
     pub fn read(&self, oid: &Oid, reader: &mut Reader) -> Result<Option<(ObjectKind, Vec<u8>)>> {
+        self.read_claiming(oid, reader, &mut |_| ())
+    }
+
+    /// Does so, and tells `claim` the size of the object before that is in memory.
+    pub fn read_claiming(&self, oid: &Oid, reader: &mut Reader, claim: Claim<'_>) -> Result<Option<(ObjectKind, Vec<u8>)>> {
         self.with_source(oid, |source| {
             let header = read_header(source, reader)?;
+            claim(header.size);
             let mut content = reader.inflate(source, 0, header.length as u64 + header.size)?;
             content.drain(..header.length);
             Ok((header.kind, content))

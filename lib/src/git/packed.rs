@@ -23,6 +23,9 @@ pub(super) struct Pack {
     is_lenient: bool,
 }
 
+/// Is told how many bytes are about to be in memory.
+pub(super) type Claim<'a> = &'a mut dyn FnMut(u64);
+
 /// What the packs of a repository share: files and memory.
 #[derive(Default)]
 pub(super) struct Shared {
@@ -66,8 +69,19 @@ impl Pack {
     ///
     /// An error of the kind `NotFound` means that the pack is gone, as happens in every gc.
     pub fn read(&self, offset: u64, shared: &Shared, reader: &mut Reader) -> Result<(ObjectKind, Vec<u8>)> {
+        self.read_claiming(offset, shared, reader, &mut |_| ())
+    }
+
+    /// Does so, and tells `claim` the size of each object and delta before that is in memory.
+    pub fn read_claiming(
+        &self,
+        offset: u64,
+        shared: &Shared,
+        reader: &mut Reader,
+        claim: Claim<'_>,
+    ) -> Result<(ObjectKind, Vec<u8>)> {
         let source = self.source(shared, reader)?;
-        self.read_chain(offset, &source, shared, reader).context(|| self.damage(offset))
+        self.read_chain(offset, &source, shared, reader, claim).context(|| self.damage(offset))
     }
 
     /// Returns the kind and the size of the object at `offset`; errors are as for [`Self::read`].
@@ -110,7 +124,14 @@ impl Pack {
         Ok(())
     }
 
-    fn read_chain(&self, offset: u64, source: &Source, shared: &Shared, reader: &mut Reader) -> Result<(ObjectKind, Vec<u8>)> {
+    fn read_chain(
+        &self,
+        offset: u64,
+        source: &Source,
+        shared: &Shared,
+        reader: &mut Reader,
+        claim: Claim<'_>,
+    ) -> Result<(ObjectKind, Vec<u8>)> {
         let mut deltas: Vec<Entry> = Vec::new();
         let mut at = offset;
         let (kind, mut content) = loop {
@@ -120,6 +141,7 @@ impl Pack {
             let entry = read_entry(source, at, reader)?;
             match self.base_of(&entry, shared)? {
                 Base::None(kind) => {
+                    claim(entry.size);
                     let content = reader.inflate(source, entry.content, entry.size)?;
                     if deltas.is_empty() {
                         return Ok((kind, content));
@@ -132,7 +154,10 @@ impl Pack {
             check_depth(deltas.len())?;
         };
         for entry in deltas.iter().rev() {
+            claim(entry.size);
             let delta = reader.inflate(source, entry.content, entry.size)?;
+            // It may be much larger than what it is made of.
+            claim(delta::decode_sizes(&delta).map_or(0, |sizes| sizes.result));
             let result = delta::apply(&content, &delta)?;
             shared.bases.put(self.id, at, kind, content);
             (at, content) = (entry.start, Arc::new(result));
@@ -412,6 +437,33 @@ mod tests {
         let offset = pack.find(&Oid::Sha1([1; 20]), &shared).unwrap().unwrap();
         let (kind, content) = pack.read(offset, &shared, &mut reader).unwrap();
         assert_eq!((kind, content), (ObjectKind::Blob, b"a block for each byte".repeat(10)));
+    }
+
+    #[test]
+    fn what_comes_out_is_claimed_before_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = [&[0xb0, 0x06][..], &deflated(&[7; 96])].concat();
+        // From 96 bytes makes 2 MiB: copies all of it again and again.
+        let steps = [&[0x90, 96][..]; (2 << 20) / 96].concat();
+        let made = steps.len() / 2 * 96;
+        let number = |mut n: usize| {
+            let mut bytes = Vec::new();
+            while n > 0x7f {
+                bytes.push(n as u8 | 0x80);
+                n >>= 7;
+            }
+            bytes.push(n as u8);
+            bytes
+        };
+        let delta = [&[96][..], &number(made), &steps].concat();
+        let n = delta.len();
+        let head = [0xf0 | (n & 15) as u8, 0x80 | (n >> 4 & 0x7f) as u8, (n >> 11) as u8];
+        let entry = [&head[..], &[1; 20], &deflated(&delta)].concat();
+        let pack = pack_of(dir.path(), &[([1; 20], base), ([2; 20], entry)]);
+        let (shared, mut reader, mut claimed) = (Shared::default(), Reader::new(), Vec::new());
+        let offset = pack.find(&Oid::Sha1([2; 20]), &shared).unwrap().unwrap();
+        let (_, content) = pack.read_claiming(offset, &shared, &mut reader, &mut |n| claimed.push(n)).unwrap();
+        assert_eq!((content.len(), claimed), (made, vec![96, n as u64, made as u64]));
     }
 
     #[test]

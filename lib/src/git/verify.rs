@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use flate2::Crc;
 use sha1dc::Hasher;
@@ -83,8 +83,7 @@ struct Look<'a> {
     loose: Vec<Single>,
     is_wanted: IsWanted<'a>,
     shared: Shared,
-    /// Held for a large object, so that there is one of them in memory.
-    large: Mutex<()>,
+    memory: Memory,
     /// Whether there is anything that only git can judge.
     is_odd: AtomicBool,
     damaged: Mutex<Vec<Damaged>>,
@@ -169,9 +168,6 @@ const SLICE: u64 = 1 << 20;
 /// Loose objects that a thread takes at a time.
 const HANDFUL: usize = 64;
 
-/// An object that takes more than this in its pack is large.
-const LARGE: u64 = 8 << 20;
-
 /// Indexes in memory; what is beyond is read when it is needed.
 const MAX_INDEX_BYTES: u64 = 32 << 20;
 
@@ -185,7 +181,7 @@ impl<'a> Look<'a> {
             loose: Vec::new(),
             is_wanted,
             shared: Shared::default(),
-            large: Mutex::new(()),
+            memory: Memory::for_threads(n_threads()),
             // Git verifies what alternates have, too.
             is_odd: AtomicBool::new(durable::is_there(&dir.join("info/alternates"))),
             damaged: Mutex::default(),
@@ -422,14 +418,13 @@ impl<'a> Look<'a> {
     fn verify_packed(&self, packed: &Packed, range: Range<usize>, reader: &mut Reader) {
         for at in range {
             let (offset, rank) = packed.by_offset[at];
-            let end = packed.stamps[1].map_or(0, |stamp| stamp.size());
-            let length = packed.by_offset.get(at + 1).map_or(end, |(next, _)| *next).saturating_sub(offset);
-            let _alone = (length > LARGE).then(|| self.large.lock().expect(POISONED));
+            let mut held = Held { memory: &self.memory, alone: None };
             let oid = match packed.pack.index().name(rank, &self.shared.files) {
                 Ok(name) => oid_from(name),
                 Err(_) => return self.note_odd(),
             };
-            let found = packed.pack.read(offset, &self.shared, reader).and_then(|found| named(&oid, found));
+            let found = packed.pack.read_claiming(offset, &self.shared, reader, &mut |n_bytes| held.claim(n_bytes));
+            let found = found.and_then(|found| named(&oid, found));
             match found {
                 Ok((kind, content)) => {
                     self.take(oid, kind, &content, &packed.known[rank as usize], Some(packed), reader);
@@ -447,8 +442,10 @@ impl<'a> Look<'a> {
 
     fn verify_loose(&self, single: &Single, reader: &mut Reader) {
         let Single { oid, path, known } = single;
-        let read = |reader: &mut Reader| -> Result<Option<(ObjectKind, Vec<u8>)>> {
-            let Some((kind, content)) = self.loose_dir.read(oid, reader)? else { return Ok(None) };
+        let mut held = Held { memory: &self.memory, alone: None };
+        let mut read = |reader: &mut Reader| -> Result<Option<(ObjectKind, Vec<u8>)>> {
+            let found = self.loose_dir.read_claiming(oid, reader, &mut |n_bytes| held.claim(n_bytes))?;
+            let Some((kind, content)) = found else { return Ok(None) };
             if object_id(kind, &content)? != *oid {
                 return Err(Error::new(Kind::Corrupt, "its content has another hash than its name"));
             }
@@ -526,6 +523,42 @@ impl<'a> Look<'a> {
 
     fn note_odd(&self) {
         self.is_odd.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What all threads may have in memory: each its share, and one of them at a time an object that is larger.
+struct Memory {
+    share: u64,
+    large: Mutex<()>,
+}
+
+impl Memory {
+    fn for_threads(n_threads: usize) -> Self {
+        Self { share: (ALL_SHARES / PER_OBJECT / n_threads as u64).min(MAX_SHARE), large: Mutex::new(()) }
+    }
+}
+
+/// Bytes that all threads may hold, larger objects excepted.
+const ALL_SHARES: u64 = 256 << 20;
+
+/// So many times its size a thread may hold of an object: it, its base, a delta, and what is decoded of it.
+const PER_OBJECT: u64 = 8;
+
+const MAX_SHARE: u64 = 8 << 20;
+
+/// What a thread has in memory of one object. Dropped after that.
+struct Held<'a> {
+    memory: &'a Memory,
+    /// There if it is more than its share.
+    alone: Option<MutexGuard<'a, ()>>,
+}
+
+impl Held<'_> {
+    /// Waits until `n_bytes` may be in memory.
+    fn claim(&mut self, n_bytes: u64) {
+        if n_bytes > self.memory.share && self.alone.is_none() {
+            self.alone = Some(self.memory.large.lock().expect(POISONED));
+        }
     }
 }
 
@@ -804,6 +837,30 @@ mod tests {
         assert!(verified(&git).damaged.iter().any(|found| found.problem.contains("does not begin as")));
         write(&goods[0], &goods[1]);
         assert!(verified(&git).wanted.is_some());
+    }
+
+    #[test]
+    fn of_what_unpacks_to_much_there_is_one_at_a_time_in_memory() {
+        let (_dir, git, _) = repository();
+        // One in a pack, where it takes a thousandth, and one that is loose.
+        let large = [1, 2].map(|byte| vec![byte; 9 << 20]);
+        let tree = put(&git, "tree", &entry("100644", "f", &put(&git, "blob", &large[0])));
+        git.run(&["update-ref", "refs/tags/large", &commit(&git, &tree, None).to_string()]).unwrap();
+        git.run(&["repack", "-dq"]).unwrap();
+        put(&git, "blob", &large[1]);
+        let (n_now, n_most, n_all) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let is_wanted = |content: &[u8]| {
+            if content.len() > 8 << 20 {
+                n_all.fetch_add(1, Ordering::Relaxed);
+                n_most.fetch_max(n_now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                n_now.fetch_sub(1, Ordering::Relaxed);
+            }
+            false
+        };
+        assert!(git.check_files(&is_wanted, &SoundPacks::new()).unwrap().wanted.is_some());
+        assert_eq!((n_all.into_inner(), n_most.into_inner()), (2, 1));
+        assert_eq!([1, 4, 16, 1024].map(|n| Memory::for_threads(n).share >> 10), [8192, 8192, 2048, 32]);
     }
 
     #[test]
