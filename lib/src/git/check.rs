@@ -342,7 +342,12 @@ pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     if !durable::is_dir(dir) {
         return Ok(Vec::new());
     }
-    let mut paths: Vec<_> = durable::list(dir).context(what)?.into_iter().map(|listed| listed.path).collect();
+    let listed = match durable::list(dir) {
+        // Git removes directories of loose objects when they are empty.
+        Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
+        listed => listed.context(what)?,
+    };
+    let mut paths: Vec<_> = listed.into_iter().map(|listed| listed.path).collect();
     paths.sort_unstable();
     Ok(paths)
 }

@@ -54,24 +54,24 @@ pub struct Verified {
 /// Says whether the caller wants to know that there is a blob with this content.
 pub type IsWanted<'a> = &'a (dyn Fn(&[u8]) -> bool + Sync);
 
-/// So often it is begun again while packs come and go.
+/// So often it is begun again when something vanished that was not read.
 const MAX_LOOKS: usize = 3;
+
+/// So often the names are listed again while packs come and go.
+const MAX_LISTS: usize = 10;
 
 impl Git {
     /// Reads every object of this repository, those of its alternates excepted, and compares it with its name; packs that have the bytes of one that
     /// was in order `before` are compared with that.
     pub(super) fn verify_objects(&self, is_wanted: IsWanted<'_>, before: &SoundPacks) -> Result<Verified> {
-        let mut verified = Verified::default();
-        let mut names = self.pack_names()?;
-        for _ in 0..MAX_LOOKS {
-            verified = Look::at(&self.git_dir().join("objects"), &names, is_wanted, before)?.run();
-            let after = self.pack_names()?;
-            if after == names {
+        for _ in 1..MAX_LOOKS {
+            let (verified, is_whole) = Look::at(self, is_wanted, before)?.run();
+            if is_whole {
                 return Ok(verified);
             }
-            names = after;
         }
-        Ok(Verified { wanted: None, sound: SoundPacks::new(), ..verified })
+        let (verified, _) = Look::at(self, is_wanted, before)?.run();
+        Ok(verified)
     }
 }
 
@@ -86,6 +86,8 @@ struct Look<'a> {
     memory: Memory,
     /// Whether there is anything that only git can judge.
     is_odd: AtomicBool,
+    /// Whether something was gone before it was read: it may be elsewhere by now.
+    has_vanished: AtomicBool,
     damaged: Mutex<Vec<Damaged>>,
     /// Loose blobs that are wanted.
     wanted: Mutex<Vec<Oid>>,
@@ -172,8 +174,9 @@ const HANDFUL: usize = 64;
 const MAX_INDEX_BYTES: u64 = 32 << 20;
 
 impl<'a> Look<'a> {
-    /// Lists what is in the object directory `dir`, which has the `packs` and indexes.
-    fn at(dir: &Path, packs: &BTreeSet<PathBuf>, is_wanted: IsWanted<'a>, before: &SoundPacks) -> Result<Self> {
+    /// Lists what is in the object directory of `git`, and compares it with what was in order `before`.
+    fn at(git: &Git, is_wanted: IsWanted<'a>, before: &SoundPacks) -> Result<Self> {
+        let dir = &git.git_dir().join("objects");
         let loose_dir = Loose::open(dir).context(|| format!("cannot list '{}'", dir.display()))?;
         let mut look = Self {
             packs: Vec::new(),
@@ -184,17 +187,33 @@ impl<'a> Look<'a> {
             memory: Memory::for_threads(n_threads()),
             // Git verifies what alternates have, too.
             is_odd: AtomicBool::new(durable::is_there(&dir.join("info/alternates"))),
+            has_vanished: AtomicBool::new(false),
             damaged: Mutex::default(),
             wanted: Mutex::default(),
         };
+        let packs = look.list(git)?;
         for index in packs.iter().filter(|path| path.extension().is_some_and(|ext| ext == "idx")) {
             if packs.contains(&index.with_extension("pack")) {
                 look.add_pack(index);
             }
         }
         look.compare(before);
-        look.add_loose(dir)?;
         Ok(look)
+    }
+
+    /// Lists the loose objects, and returns the names of packs and indexes, both of one time: what moves from one place to another stands in one of them.
+    fn list(&mut self, git: &Git) -> Result<BTreeSet<PathBuf>> {
+        let mut packs = git.pack_names()?;
+        for _ in 0..MAX_LISTS {
+            self.list_loose(&git.git_dir().join("objects"))?;
+            let again = git.pack_names()?;
+            if again == packs {
+                return Ok(packs);
+            }
+            packs = again;
+        }
+        self.note_vanished();
+        Ok(packs)
     }
 
     fn add_pack(&mut self, index: &Path) {
@@ -218,11 +237,11 @@ impl<'a> Look<'a> {
                 known: Vec::new(),
             }),
             // If it is damaged, its checksum says so; the pack may be damaged, too.
-            Err(_) => {
-                self.note_odd();
+            Err(error) => {
+                self.note_unread(&error);
                 let damaged = self.damaged.get_mut().expect(POISONED);
-                if check_sum(&path, Role::Pack, damaged).is_err() {
-                    self.note_odd();
+                if let Err(error) = check_sum(&path, Role::Pack, damaged) {
+                    self.note_unread(&error);
                 }
             }
         }
@@ -231,7 +250,8 @@ impl<'a> Look<'a> {
     /// Compares each pack with those that were in order before, and lists the objects of the others.
     fn compare(&mut self, before: &SoundPacks) {
         let indexes: BTreeSet<FileHash> = before.keys().map(|hashes| hashes.index).collect();
-        let (todo, shared, is_odd) = (Mutex::new(self.packs.iter_mut()), &self.shared, &self.is_odd);
+        let mut packs = std::mem::take(&mut self.packs);
+        let (todo, look) = (Mutex::new(packs.iter_mut()), &*self);
         in_threads(&|| {
             loop {
                 let next = todo.lock().expect(POISONED).next();
@@ -247,14 +267,16 @@ impl<'a> Look<'a> {
                     packed.wanted = Mutex::new(wanted.clone());
                     continue;
                 }
-                if packed.list(shared).is_err() {
-                    is_odd.store(true, Ordering::Relaxed);
+                if let Err(error) = packed.list(&look.shared) {
+                    look.note_unread(&error);
                 }
             }
         });
+        self.packs = packs;
     }
 
-    fn add_loose(&mut self, dir: &Path) -> Result<()> {
+    fn list_loose(&mut self, dir: &Path) -> Result<()> {
+        self.loose.clear();
         for fan in list(dir)? {
             let start = fan.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if start.len() != 2 || u8::from_str_radix(start, 16).is_err() {
@@ -277,8 +299,8 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
-    /// Does all of it.
-    fn run(self) -> Verified {
+    /// Does all of it, and says whether nothing vanished unread.
+    fn run(self) -> (Verified, bool) {
         let (jobs, next) = (self.jobs(), AtomicUsize::new(0));
         let work = || {
             let mut reader = Reader::new();
@@ -293,7 +315,8 @@ impl<'a> Look<'a> {
             }
         };
         in_threads(&work);
-        self.conclude()
+        let is_whole = !self.has_vanished.load(Ordering::Relaxed);
+        (self.conclude(), is_whole)
     }
 
     fn conclude(self) -> Verified {
@@ -353,8 +376,7 @@ impl<'a> Look<'a> {
         let sums = packed.pack.source(&self.shared, reader).and_then(|source| self.sums(packed, &source));
         match sums {
             Err(error) if error.kind() == Kind::Corrupt => self.note(damaged(format!("{error:#}"))),
-            // Memory, or files that may be open: what is wrong is not wrong with the pack.
-            Err(_) => self.note_odd(),
+            Err(error) => self.note_unread(&error),
             Ok(Sums { is_right: false, .. }) => {
                 self.note(damaged("its bytes do not match the checksum that it ends with".to_owned()));
             }
@@ -421,7 +443,7 @@ impl<'a> Look<'a> {
             let mut held = Held { memory: &self.memory, alone: None };
             let oid = match packed.pack.index().name(rank, &self.shared.files) {
                 Ok(name) => oid_from(name),
-                Err(_) => return self.note_odd(),
+                Err(error) => return self.note_unread(&error),
             };
             let found = packed.pack.read_claiming(offset, &self.shared, reader, &mut |n_bytes| held.claim(n_bytes));
             let found = found.and_then(|found| named(&oid, found));
@@ -429,13 +451,13 @@ impl<'a> Look<'a> {
                 Ok((kind, content)) => {
                     self.take(oid, kind, &content, &packed.known[rank as usize], Some(packed), reader);
                 }
-                Err(error) if error.kind() == Kind::NotFound => return self.note_odd(),
+                Err(error) if error.kind() == Kind::NotFound => return self.note_unread(&error),
                 Err(error) if error.kind() == Kind::Corrupt => {
                     let problem = format!("object {oid} is damaged: {error:#}");
                     let damaged = Damaged { path: packed.path.clone(), offset: Some(offset), problem, role: Role::Pack };
                     packed.damaged.lock().expect(POISONED).push(damaged);
                 }
-                Err(_) => self.note_odd(),
+                Err(error) => self.note_unread(&error),
             }
         }
     }
@@ -460,8 +482,9 @@ impl<'a> Look<'a> {
                 let problem = format!("{error:#}");
                 self.note(Damaged { path: path.clone(), offset: None, problem, role: Role::Loose(*oid) });
             }
-            // It was packed or removed meanwhile, or what is wrong is not wrong with the object.
-            Ok(None) | Err(_) => self.note_odd(),
+            // It was packed or removed meanwhile.
+            Ok(None) => self.note_vanished(),
+            Err(error) => self.note_unread(&error),
         }
     }
 
@@ -492,8 +515,10 @@ impl<'a> Look<'a> {
                     let offset = packed.pack.find(&oid, &self.shared);
                     let header = offset
                         .and_then(|offset| offset.map(|offset| packed.pack.header(offset, &self.shared, reader)).transpose());
-                    if !matches!(header, Ok(Some((is, _))) if is == kind) {
-                        self.note_odd();
+                    match header {
+                        Ok(Some((is, _))) if is == kind => (),
+                        Ok(_) => self.note_odd(),
+                        Err(error) => self.note_unread(&error),
                     }
                     return true;
                 }
@@ -502,7 +527,7 @@ impl<'a> Look<'a> {
                     return true;
                 }
                 Ok(None) => (),
-                Err(_) => self.note_odd(),
+                Err(error) => self.note_unread(&error),
             }
         }
         let loose = self.loose.binary_search_by_key(&oid, |single| single.oid);
@@ -523,6 +548,20 @@ impl<'a> Look<'a> {
 
     fn note_odd(&self) {
         self.is_odd.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes what could not be read, though nothing says that it is damaged: it is gone, or there is no memory for it.
+    fn note_unread(&self, error: &Error) {
+        self.note_odd();
+        if error.kind() == Kind::NotFound {
+            self.note_vanished();
+        }
+    }
+
+    /// Notes that something is gone that was there.
+    fn note_vanished(&self) {
+        self.note_odd();
+        self.has_vanished.store(true, Ordering::Relaxed);
     }
 }
 
@@ -721,6 +760,42 @@ mod tests {
     }
 
     #[test]
+    fn a_pack_that_comes_meanwhile_begins_nothing_anew() {
+        let (_dir, git, wanted) = repository();
+        let n_times = AtomicUsize::new(0);
+        let is_wanted = |content: &[u8]| {
+            if content == b"wanted 3\n" && n_times.fetch_add(1, Ordering::Relaxed) == 0 {
+                let stem = git.git_dir().join("objects/pack/pack");
+                git.run_with_input(&["pack-objects", "-q", &stem.to_string_lossy()], format!("{}\n", wanted[0]).as_bytes())
+                    .unwrap();
+            }
+            content.starts_with(b"wanted")
+        };
+        let found = git.check_files(&is_wanted, &SoundPacks::new()).unwrap();
+        assert_eq!((found.wanted.map(|found| found.len()), found.sound.len()), (Some(wanted.len()), 1));
+        assert_eq!(n_times.into_inner(), 1);
+    }
+
+    #[test]
+    fn what_vanishes_unread_is_looked_for_again() {
+        let look = |git: &Git, vanish: &dyn Fn()| {
+            let look = Look::at(git, &|content| content.starts_with(b"wanted"), &SoundPacks::new()).unwrap();
+            vanish();
+            let (verified, is_whole) = look.run();
+            (verified.wanted.is_some(), verified.damaged.len(), is_whole)
+        };
+        let (dir, git, _) = repository();
+        assert_eq!(look(&git, &|| ()), (true, 0, true));
+        // All that is loose is in a pack now, and the old pack is gone.
+        assert_eq!(look(&git, &|| drop(git.run(&["repack", "-adfq"]).unwrap())), (false, 0, false));
+        assert_eq!(look(&git, &|| ()), (true, 0, true));
+        put(&git, "blob", b"wanted, loose");
+        assert_eq!(look(&git, &|| drop(git.run(&["prune", "--expire=now"]).unwrap())), (false, 0, false));
+        let pack = only(dir.path(), "pack");
+        assert_eq!(look(&git, &|| fs::remove_file(&pack).unwrap()), (false, 0, false));
+    }
+
+    #[test]
     fn a_pack_that_refers_to_something_that_is_not_here_is_not_noted() {
         let (_dir, git, _) = repository();
         let n_before = verified(&git).sound.len();
@@ -760,12 +835,8 @@ mod tests {
             }
             for bad in [&good[..good.len() / 2], &[&good[..], b"x"].concat(), b"", &vec![0; good.len()]] {
                 fs::write(&path, bad).unwrap();
-                assert!(
-                    verified_after(&git, &sound).damaged.iter().any(|found| found.path == path),
-                    "{} {}",
-                    path.display(),
-                    bad.len()
-                );
+                let damaged = verified_after(&git, &sound).damaged;
+                assert!(damaged.iter().any(|found| found.path == path), "{} {}", path.display(), bad.len());
             }
             fs::write(&path, &good).unwrap();
         }
