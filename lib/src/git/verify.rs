@@ -844,6 +844,20 @@ mod tests {
     }
 
     #[test]
+    fn of_a_pack_whose_end_is_lost_the_objects_are_told_by_their_place() {
+        let (dir, git, _) = repository();
+        let path = only(dir.path(), "pack");
+        let good = fs::read(&path).unwrap();
+        let zeroed = [&good[..good.len() - 64], &[0; 64]].concat();
+        for bad in [&good[..good.len() / 2], &zeroed, &vec![0; good.len()]] {
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, bad).unwrap();
+            let found = verified(&git).damaged;
+            assert!(found.iter().any(|found| found.path == path && found.offset.is_some()), "{found:?}");
+        }
+    }
+
+    #[test]
     fn what_another_hash_hides_is_found() {
         let (dir, git, _) = repository();
         let sha1 = |bytes: &[u8]| {
@@ -968,7 +982,8 @@ mod tests {
     #[test]
     fn what_only_git_can_judge_is_left_to_it() {
         // Objects that are what their names say, and not in order.
-        let cases: [(&str, fn(&Git, Oid)); 9] = [
+        type Make = fn(&Git, Oid);
+        let cases: [(&str, Make); 9] = [
             ("a directory among the loose objects", |git, _| {
                 fs::create_dir_all(git.git_dir().join("objects/00").join("1".repeat(38))).unwrap();
             }),
