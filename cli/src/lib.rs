@@ -30,6 +30,7 @@ pub fn main() -> ExitCode {
     ui::restore_default_streams();
     ui::raise_open_file_limit();
     ui::survive_file_size_limit();
+    ui::do_without_huge_pages();
     let outcome = std::panic::catch_unwind(|| {
         let cli = Cli::parse();
         let mut ui = ui::Ui::new(cli.global.json, cli.global.quiet);

@@ -243,6 +243,12 @@ pub fn survive_file_size_limit() {
     let _ = signal_hook::flag::register(rustix::process::Signal::XFSZ.as_raw(), Arc::default());
 }
 
+/// Has memory given to us page by page: the allocator asks for 2 MiB at a time, most of which stays empty. That is two thirds of what we would take, and
+/// where memory is in pieces, the kernel has to move others' pages for it.
+pub fn do_without_huge_pages() {
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
 /// Returns an error for a wrong call.
 pub fn usage(message: impl Into<String>) -> Error {
     Error::new(git_devops::error::Kind::Usage, message)

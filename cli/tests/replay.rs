@@ -575,6 +575,11 @@ fn nobody_else_can_read_a_file_before_it_has_its_owner_and_mode() {
 }
 
 #[test]
+fn a_command_has_huge_pages_as_any_other_process() {
+    Pair::new().origin.ok(&["exec", "--", "grep", "-q", "THP_enabled:.1", "/proc/self/status"]);
+}
+
+#[test]
 fn work_in_progress_is_taken_back_or_checked_in() {
     let pair = Pair::new();
     let origin = &pair.origin;

@@ -149,7 +149,11 @@ impl Ground {
             command.envs(job.entry.iter().map(|id| ("GIT_DEVOPS_ENTRY", id)));
             command.stdin(Stdio::piped()).stdout(output.end()?).stderr(output.end()?);
             let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(job.umask.into()));
+            // A command gets what a process usually has, whatever we do without.
+            let has_none = rustix::thread::transparent_huge_pages_are_disabled().unwrap_or(false);
+            let _ = rustix::thread::disable_transparent_huge_pages(false);
             let spawned = command.spawn();
+            let _ = rustix::thread::disable_transparent_huge_pages(has_none);
             rustix::process::umask(umask);
             Ok(spawned)
         };
