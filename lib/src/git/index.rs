@@ -14,7 +14,6 @@ use std::path::Path;
 use sha1dc::Hasher;
 
 use super::object::oid_from;
-use super::staging::NewIndex;
 use super::{Oid, name};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -250,13 +249,6 @@ impl Index {
     /// after that: a new index has a new time, and the doubt would be gone.
     pub fn is_racy(&self, at: usize) -> bool {
         i64::from(self.entry(at).stat.mtime.0) >= self.stamp.mtime.0
-    }
-
-    /// Replaces the index file of the repository at `git_dir`, durably, or not at all; git's own lock is respected.
-    ///
-    /// Returns the stamp of the file.
-    pub fn write(&self, git_dir: &Path) -> Result<IndexStamp> {
-        NewIndex::of(self).write(git_dir)
     }
 
     /// Returns how many bytes entry `at` takes in the file.

@@ -180,6 +180,13 @@ impl<'a> NewIndex<'a> {
     }
 }
 
+impl Index {
+    /// Replaces the index file of a repository by this one, as [`NewIndex::write`] does.
+    pub fn write(&self, git_dir: &Path) -> Result<IndexStamp> {
+        NewIndex::of(self).write(git_dir)
+    }
+}
+
 /// Bytes collected before they are written to the disk.
 const BUFFER: usize = 64 * 1024;
 
