@@ -12,6 +12,7 @@ use sha1dc::Hasher;
 use super::inflate::{Reader, is_rot};
 use super::object::object_id;
 use super::packed::{Pack, Shared};
+use super::roots::Root;
 use super::verify::{IsWanted, SoundPacks, Verified};
 use super::{Git, ObjectKind, Objects, Oid, PackWriter};
 use crate::durable;
@@ -66,9 +67,9 @@ const QUARANTINE: &str = "quarantine/objects";
 
 impl Git {
     /// Looks at every file of the object database, at every byte of it, and compares packs with those that were in order `before`; also tells which blobs
-    /// there are that the caller wants to know.
-    pub fn check_files(&self, is_wanted: IsWanted<'_>, before: &SoundPacks) -> Result<Verified> {
-        let mut verified = self.verify_objects(is_wanted, before)?;
+    /// there are that the caller wants to know, and whether the `roots`, which were read before, and the objects lead to any that are not there.
+    pub fn check_files(&self, is_wanted: IsWanted<'_>, before: &SoundPacks, roots: &[Root]) -> Result<Verified> {
+        let mut verified = self.verify_objects(is_wanted, before, roots)?;
         let found = &mut verified.damaged;
         let dir = self.git_dir().join("objects");
         for path in list(&dir.join("pack"))? {

@@ -13,8 +13,9 @@ use std::path::Path;
 
 use sha1dc::Hasher;
 
-use super::object::oid_from;
-use super::{Oid, name};
+use super::object::{GITLINK, oid_from};
+use super::roots::Root;
+use super::{ObjectKind, Oid, name};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::safepath::Stat;
@@ -32,6 +33,8 @@ pub struct Index {
     is_doubted: bool,
     /// The tree of the entries, where somebody knows it.
     tree: Option<Oid>,
+    /// Whether git noted more in it, which may name objects, too.
+    has_extensions: bool,
 }
 
 /// Tells one index file from another: what it says of itself, and what the file system says.
@@ -184,6 +187,19 @@ impl Index {
         Self { tree, ..self }
     }
 
+    /// Returns what the index leads to: objects that have to be here. `None` if only git can say what that is.
+    pub fn roots(&self) -> Option<Vec<Root>> {
+        match self.tree {
+            Some(tree) => Some(vec![(Some(ObjectKind::Tree), tree)]),
+            None if self.has_extensions => None,
+            // A commit of another repository need not be here.
+            None => {
+                let files = self.iter().filter(|entry| entry.mode != GITLINK);
+                Some(files.map(|entry| (Some(ObjectKind::Blob), entry.oid)).collect())
+            }
+        }
+    }
+
     /// Says whether the file of entry `at` is as it was when it was stored, by the word of `stat` alone.
     pub fn vouches_for(&self, at: usize, stat: &Stat) -> bool {
         !self.is_doubted && self.entry(at).stat.matches(stat)
@@ -302,9 +318,10 @@ impl Index {
             starts.push(at as u32);
             at += length;
         }
+        let has_extensions = at < end;
         check_extensions(&bytes[at..end], at)?;
         bytes.truncate(at);
-        Ok(Self { bytes, starts, ..Self::default() })
+        Ok(Self { bytes, starts, has_extensions, ..Self::default() })
     }
 
     /// Undoes the prefix compression of version 4.
@@ -332,7 +349,7 @@ impl Index {
             at += raw.fixed.len() + used + suffix.len() + 1;
         }
         check_extensions(&bytes[at..], at)?;
-        Ok(builder.build())
+        Ok(Self { has_extensions: at < bytes.len(), ..builder.build() })
     }
 }
 
@@ -698,6 +715,26 @@ mod tests {
         assert_eq!(work.git.run(&["status", "--porcelain"]).unwrap(), b"");
         fs::write(work.root.join("etc/fstab"), "TWO\n").unwrap();
         assert_eq!(work.git.run(&["status", "--porcelain"]).unwrap(), b" M etc/fstab\n");
+    }
+
+    #[test]
+    fn what_an_index_leads_to_is_its_files_or_its_tree_and_where_git_noted_more_git_is_to_say() {
+        let work = work();
+        work.index(&PATHS).write(work.git.git_dir()).unwrap();
+        let blobs: Vec<Root> = work.index(&PATHS).iter().map(|entry| (Some(ObjectKind::Blob), entry.oid)).collect();
+        assert_eq!(work.read().unwrap().roots(), Some(blobs));
+        let other = format!("160000,{},g", "1".repeat(40));
+        work.git.run(&["update-index", "--add", "--cacheinfo", &other]).unwrap();
+        assert_eq!(work.read().unwrap().roots().map(|roots| roots.len()), Some(PATHS.len()));
+        let tree = work.git.run(&["mktree"]).unwrap();
+        let tree = Oid::from_hex(tree.trim_ascii()).unwrap();
+        assert_eq!(work.read().unwrap().with_tree(Some(tree)).roots(), Some(vec![(Some(ObjectKind::Tree), tree)]));
+        for version in ["2", "4"] {
+            // It notes the trees of the directories.
+            work.git.run(&["update-index", "--index-version", version]).unwrap();
+            work.git.run(&["write-tree"]).unwrap();
+            assert_eq!(work.read().unwrap().roots(), None, "{version}");
+        }
     }
 
     #[test]

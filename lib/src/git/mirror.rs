@@ -4,15 +4,17 @@
 //! each move of a ref. Other programs may move refs too: git's own log of the ref is the second witness. Format and rules: `docs/formats/mirror.md`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+pub use super::reflist::Mtime;
+
 use super::quarantine::{HOLDERS, REPORTS};
+use super::reflist::{Copy, MAX_LEN, Packed, RefList, Value, names_of_logs, read_copy};
 use super::reflog::{Log, log_path, sound_lines};
 use super::refs::check_ref_name;
 use super::{Git, Identity, Objects, Oid};
-use crate::durable::{self, Listed};
+use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
 /// What a repository looked like when it was last known to be good.
@@ -21,23 +23,6 @@ pub struct Mirror {
     files: BTreeMap<String, Copy>,
     packed: Option<Packed>,
     refs: BTreeMap<String, Ref>,
-}
-
-/// A small file, all of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Copy {
-    mtime: Mtime,
-    content: Vec<u8>,
-}
-
-/// When a file was written: seconds since 1970, and nanoseconds.
-pub type Mtime = (i64, i64);
-
-/// The file `packed-refs`, by its hash: what it says stands in the refs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Packed {
-    mtime: Mtime,
-    hash: blake3::Hash,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,9 +82,6 @@ const HEAD_LINE: &str = "git-devops mirror 1\n";
 const HEAD_NAME: &str = "git-devops mirror ";
 const END_LEN: usize = "end ".len() + 64 + 1;
 
-/// Longest mirror that is read, in bytes: some hundred thousand refs.
-const MAX_LEN: u64 = 64 << 20;
-
 /// Longest file that is copied, in bytes.
 const MAX_COPY: usize = 1 << 20;
 
@@ -151,7 +133,7 @@ impl Mirror {
 
     /// Returns what the repository at `git_dir` looks like now.
     pub fn of(git_dir: &Path) -> Result<Self> {
-        let seen = Seen::of(git_dir)?;
+        let seen = RefList::of(git_dir)?;
         let mut mirror = Self { packed: seen.packed, ..Self::default() };
         for (name, _) in COPIED {
             if let Some(copy) = read_copy(&git_dir.join(name))?.filter(|copy| copy.content.len() <= MAX_COPY) {
@@ -311,7 +293,7 @@ fn head_problem(git_dir: &Path, content: &[u8]) -> Result<Option<String>> {
     if check_ref_name(target).is_err() {
         return Ok(Some("it names a ref that cannot be".to_owned()));
     }
-    let is_there = Seen::of(git_dir)?.refs.contains_key(target);
+    let is_there = RefList::of(git_dir)?.refs.contains_key(target);
     Ok((!is_there).then(|| format!("it names the branch '{target}', which is not there")))
 }
 
@@ -322,7 +304,7 @@ pub fn examine_refs(
     mirror: Option<&Mirror>,
     noted_at: Option<Mtime>,
 ) -> Result<Vec<Deviation>> {
-    let seen = Seen::of(git_dir)?;
+    let seen = RefList::of(git_dir)?;
     let none = Mirror::default();
     let known = mirror.unwrap_or(&none);
     let mut found = Vec::new();
@@ -361,7 +343,7 @@ fn mtime_of(path: &Path) -> Result<Option<Mtime>> {
     }
 }
 
-fn examine_packed(git_dir: &Path, seen: &Seen, known: &Mirror) -> Option<Deviation> {
+fn examine_packed(git_dir: &Path, seen: &RefList, known: &Mirror) -> Option<Deviation> {
     let path = git_dir.join("packed-refs");
     let changed = match (&known.packed, &seen.packed) {
         (Some(was), Some(now)) if was.hash != now.hash && now.mtime == was.mtime => {
@@ -433,7 +415,7 @@ fn expected(was: Option<&Ref>, log: Option<&Log>) -> [Option<Oid>; 2] {
 /// Lets through what a power cut explains: git does not sync its logs, so a ref may be ahead of its log, but only forward.
 ///
 /// One that stands where another one belongs, which is elsewhere, may be that one's content in the wrong place, and is not let through.
-fn settle_forward(found: &mut Vec<Deviation>, objects: &Objects, known: &Mirror, seen: &Seen, git_dir: &Path) {
+fn settle_forward(found: &mut Vec<Deviation>, objects: &Objects, known: &Mirror, seen: &RefList, git_dir: &Path) {
     let is_at_home = |name: &String, known: &Ref| matches!(seen.refs.get(name), Some(Value::Direct(now)) if *now == known.oid);
     let taken: HashSet<Oid> =
         known.refs.iter().filter(|(name, known)| !is_at_home(name, known)).map(|(_, known)| known.oid).collect();
@@ -539,77 +521,6 @@ fn put_aside(path: &Path, state: &Path, name: &str) -> Result<()> {
     durable::move_to(path, &quarantine.join(name.replace('/', "-")))
 }
 
-/// The refs as they are on the disk.
-struct Seen {
-    refs: BTreeMap<String, Value>,
-    packed: Option<Packed>,
-    /// Where `packed-refs` is not what git writes.
-    packed_problem: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Value {
-    Direct(Oid),
-    Symbolic,
-    Broken,
-}
-
-impl Seen {
-    fn of(git_dir: &Path) -> Result<Self> {
-        let mut seen = Self { refs: BTreeMap::new(), packed: None, packed_problem: None };
-        // Loose ones first: git writes `packed-refs` before it removes them.
-        let mut loose = BTreeMap::new();
-        for_each_file(&git_dir.join("refs"), "refs", &mut |name, path| {
-            if let Some(bytes) = read_if_there(path)? {
-                loose.insert(name, decode_loose(&bytes));
-            }
-            Ok(())
-        })?;
-        if let Some(Copy { mtime, content }) = read_copy(&git_dir.join("packed-refs"))? {
-            seen.packed = Some(Packed { mtime, hash: blake3::hash(&content) });
-            seen.packed_problem = decode_packed(&content, &mut seen.refs).err();
-        }
-        seen.refs.append(&mut loose);
-        Ok(seen)
-    }
-}
-
-/// Adds the refs of a `packed-refs`; fails with where it is not what git writes.
-fn decode_packed(bytes: &[u8], refs: &mut BTreeMap<String, Value>) -> std::result::Result<(), u64> {
-    let (mut at, mut last) = (0, String::new());
-    for line in bytes.split_inclusive(|&b| b == b'\n') {
-        let refused = Err(at as u64);
-        let Some(text) = line.strip_suffix(b"\n").and_then(|line| std::str::from_utf8(line).ok()) else { return refused };
-        let is_head = at == 0 && text.starts_with("# pack-refs with: ");
-        let is_peeled = text
-            .strip_prefix('^')
-            .is_some_and(|oid| oid.len() == 40 && Oid::from_hex(oid.as_bytes()).is_ok() && !last.is_empty());
-        if !is_head && !is_peeled {
-            let Some((oid, name)) = text.split_at_checked(40) else { return refused };
-            let Some(name) = name.strip_prefix(' ') else { return refused };
-            let Ok(oid) = Oid::from_hex(oid.as_bytes()) else { return refused };
-            if check_ref_name(name).is_err() || name <= last.as_str() {
-                return refused;
-            }
-            refs.insert(name.to_owned(), Value::Direct(oid));
-            name.clone_into(&mut last);
-        }
-        at += line.len();
-    }
-    Ok(())
-}
-
-fn decode_loose(bytes: &[u8]) -> Value {
-    if bytes.starts_with(b"ref:") {
-        return Value::Symbolic;
-    }
-    // Strict, where git reads the first 40 digits: it writes these, in lower case, and a line end.
-    match bytes.strip_suffix(b"\n").map(Oid::from_hex) {
-        Some(Ok(oid)) if oid.kind() == gix_hash::Kind::Sha1 && !bytes.iter().any(u8::is_ascii_uppercase) => Value::Direct(oid),
-        _ => Value::Broken,
-    }
-}
-
 /// Names logs that are not what git writes.
 pub fn examine_logs(git_dir: &Path) -> Result<Vec<Deviation>> {
     let mut found = Vec::new();
@@ -646,52 +557,6 @@ pub fn mend_logs(git_dir: &Path, objects: &Objects, state: &Path) -> Result<()> 
         }
     }
     Ok(())
-}
-
-fn names_of_logs(git_dir: &Path) -> Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
-    for_each_file(&git_dir.join("logs/refs"), "refs", &mut |name, _| {
-        names.insert(name);
-        Ok(())
-    })?;
-    Ok(names)
-}
-
-/// Hands each file below `dir` whose name can be that of a ref to `take`, with that name.
-fn for_each_file(dir: &Path, prefix: &str, take: &mut dyn FnMut(String, &Path) -> Result<()>) -> Result<()> {
-    let what = || format!("cannot list '{}'", dir.display());
-    if !durable::is_dir(dir) {
-        return Ok(());
-    }
-    for Listed { path, is_dir } in durable::list(dir).context(what)? {
-        let Some(name) = path.file_name().and_then(|name| name.to_str()).map(|name| format!("{prefix}/{name}")) else { continue };
-        if is_dir {
-            for_each_file(&path, &name, take)?;
-        } else if check_ref_name(&name).is_ok() {
-            take(name, &path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Reads a file and its time from one handle: git replaces files by renaming, so that both are of the same version.
-fn read_copy(path: &Path) -> Result<Option<Copy>> {
-    let what = || format!("cannot read '{}'", path.display());
-    let file = match durable::open(path) {
-        Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-        other => other.context(what)?,
-    };
-    let meta = file.metadata().context(what)?;
-    let mut content = Vec::new();
-    file.take(MAX_LEN).read_to_end(&mut content).context(what)?;
-    Ok(Some(Copy { mtime: (meta.mtime(), meta.mtime_nsec()), content }))
-}
-
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    if !durable::is_file(path) {
-        return Ok(None);
-    }
-    durable::read_if_there(path).context(|| format!("cannot read '{}'", path.display()))
 }
 
 #[cfg(test)]

@@ -73,6 +73,13 @@ pub(super) fn sound_lines(git_dir: &Path, name: &str, is_there: &dyn Fn(&Oid) ->
     Ok((sound.len() < whole.len()).then_some(sound))
 }
 
+/// Returns all that the log of the ref `name` tells, oldest first; `None` if it is not, to its last byte, what git writes.
+pub(super) fn plain_moves(git_dir: &Path, name: &str) -> Result<Option<Vec<(Oid, Oid)>>> {
+    let bytes = read(&log_path(git_dir, name))?.unwrap_or_default();
+    let is_whole = whole_len(&bytes) == bytes.len();
+    Ok(bytes.split_inclusive(|&b| b == b'\n').map(decode_move).collect::<Option<_>>().filter(|_| is_whole))
+}
+
 /// What a power cut did not let git write reads as zeros, and the next line follows on them.
 fn without_zeros(line: &[u8]) -> &[u8] {
     &line[line.iter().take_while(|&&b| b == 0).count()..]

@@ -10,8 +10,8 @@ use crate::error::{Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::git::check::Role;
-use crate::git::object::GITLINK;
-use crate::git::{Deviation, Index, IndexEntry, Oid, mirror};
+use crate::git::roots::Root;
+use crate::git::{Deviation, Index, Oid, mirror};
 use crate::id::{ChunkId, PackId};
 use crate::journal::{HostLog, LOG_REMEDY};
 use crate::progress::Progress;
@@ -63,30 +63,19 @@ pub fn check(repo: &Repo, depth: Depth, progress: &Progress) -> Result<Checked> 
     let before = if depth == Depth::Afresh { VerifiedNote::default() } else { noted.clone() };
     let mut findings = Vec::new();
     check_places(repo, &mut findings)?;
+    let roots = roots(repo);
+    progress.stage("checking git objects", 0, 0);
+    let verified = repo.git.check_files(&ChunkIndex::is_index, &before.git_packs, roots.as_deref().unwrap_or_default())?;
+    let chunks = check_chunks(repo, depth, &before.chunk_packs, progress)?;
+    progress.stage("checking large files", 0, 0);
     let mut files = Vec::new();
-    // Git follows refs and logs in one thread of a program of its own, and we look at all else beside it.
-    let (complaints, verified, chunks, looked) = std::thread::scope(|scope| {
-        let complaints = std::thread::Builder::new().spawn_scoped(scope, || fsck(repo, Fsck::Links));
-        progress.stage("checking git objects", 0, 0);
-        let verified = repo.git.check_files(&ChunkIndex::is_index, &before.git_packs);
-        let chunks = check_chunks(repo, depth, &before.chunk_packs, progress);
-        progress.stage("checking large files", 0, 0);
-        let known = verified.as_ref().ok().and_then(|verified| verified.wanted.clone());
-        let looked = check_files(repo, known, &mut files, progress);
-        let complaints = match complaints {
-            Ok(thread) => thread.join().expect("BUG: the thread that asks git panicked"),
-            // No further thread may be started here.
-            Err(_) => fsck(repo, Fsck::Links),
-        };
-        (complaints, verified, chunks, looked)
-    });
-    let (verified, chunks) = (verified?, chunks?);
-    let is_plain = verified.wanted.is_some() && !is_index_odd(repo);
-    let complaints = if is_plain {
-        complaints?
-    } else {
-        progress.stage("asking git about its objects", 0, 0);
-        fsck(repo, Fsck::All)?
+    let looked = check_files(repo, verified.wanted.clone(), &mut files, progress);
+    let is_plain = verified.wanted.is_some() && !has_other_work_trees(repo);
+    let is_whole = verified.is_whole && roots.is_some();
+    let complaints = match (is_plain, is_whole) {
+        (true, true) => Vec::new(),
+        (true, false) => fsck(repo, Fsck::Links, progress)?,
+        (false, _) => fsck(repo, Fsck::All, progress)?,
     };
     for found in verified.damaged.into_iter().filter(|found| found.role != Role::LostIndex || !complaints.is_empty()) {
         let (what, remedy) = (found.path.display().to_string(), found.role.remedy().into());
@@ -108,15 +97,18 @@ pub fn check(repo: &Repo, depth: Depth, progress: &Progress) -> Result<Checked> 
     Ok(Checked { findings, n_same: verified.n_same + chunks.n_same, n_fresh: verified.n_fresh + chunks.n_fresh })
 }
 
-/// Says whether only git can judge what its index names: an object that is no file, or there are the indexes of other work trees.
-fn is_index_odd(repo: &Repo) -> bool {
-    let is_file = |entry: IndexEntry<'_>| entry.mode == GITLINK || repo.objects.blob_size(&entry.oid).is_ok();
-    let looked = repo.with_index(|index| match index.tree() {
-        // What it names was verified with that tree.
-        Some(tree) if repo.objects.contains(&tree) => Ok(true),
-        _ => Ok(index.iter().all(is_file)),
-    });
-    durable::is_there(&repo.git.git_dir().join("worktrees")) || !matches!(looked, Ok(true))
+/// Returns the objects that have to be here: what HEAD, refs, their logs and git's index lead to; `None` if only git can say which these are.
+fn roots(repo: &Repo) -> Option<Vec<Root>> {
+    let mut roots = repo.git.roots()?;
+    let of_index = repo.with_index(|index| Ok(index.roots()));
+    repo.forget_index();
+    roots.extend(of_index.ok()??);
+    Some(roots)
+}
+
+/// Says whether there may be indexes that name what is no file: git looks at that only when it verifies all objects.
+fn has_other_work_trees(repo: &Repo) -> bool {
+    durable::is_there(&repo.git.git_dir().join("worktrees"))
 }
 
 /// What a look at chunks brought.
@@ -243,7 +235,8 @@ enum Fsck {
 }
 
 /// Lets git verify what it has; returns what it said again and again.
-fn fsck(repo: &Repo, what: Fsck) -> Result<Vec<Finding>> {
+fn fsck(repo: &Repo, what: Fsck, progress: &Progress) -> Result<Vec<Finding>> {
+    progress.stage("asking git about its objects", 0, 0);
     let mut args = vec!["fsck", "--strict", "--no-dangling", "--no-progress"];
     args.extend((what == Fsck::Links).then_some("--connectivity-only"));
     let look = || -> Result<Vec<String>> {

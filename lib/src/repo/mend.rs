@@ -88,7 +88,7 @@ pub fn repair(repo: &Repo, from: &[PathBuf], progress: &Progress) -> Result<Repa
     }
     let mut repaired = Repaired::default();
     progress.stage("repairing git objects", 0, 0);
-    let damaged = repo.git.check_files(&|_| false, &SoundPacks::new())?.damaged;
+    let damaged = repo.git.check_files(&|_| false, &SoundPacks::new(), &[])?.damaged;
     repaired.n_git_files = damaged.len();
     repo.git.put_aside_damaged(&repo.places.state, &damaged)?;
     repo.objects.refresh();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::durable;
 use crate::git::Oid;
-use crate::git::verify::{PackHashes, SoundPacks};
+use crate::git::verify::{PackHashes, Sound, SoundPacks};
 use crate::id::PackId;
 
 const FILE: &str = "verified";
@@ -15,7 +15,7 @@ const HEAD_LINE: &str = "git-devops verified 1\n";
 const END_LEN: usize = "end ".len() + 64 + 1;
 
 /// Which check it was: to be raised with every change that lets one find more in the same bytes.
-const BY: u32 = 1;
+const BY: u32 = 2;
 
 /// A longer note is neither read nor written.
 const MAX_LEN: u64 = 64 << 20;
@@ -25,7 +25,7 @@ const MAX_LEN: u64 = 64 << 20;
 pub(super) struct VerifiedNote {
     /// Packs of chunks.
     pub chunk_packs: BTreeSet<PackId>,
-    /// Packs of git's, with the chunk indexes in each.
+    /// Packs of git's, with the chunk indexes in each, and what each needs.
     pub git_packs: SoundPacks,
 }
 
@@ -53,9 +53,10 @@ impl VerifiedNote {
     fn encode(&self) -> Vec<u8> {
         let mut text = format!("{HEAD_LINE}by {BY}\n");
         self.chunk_packs.iter().for_each(|id| text += &format!("chunks {id}\n"));
-        for (PackHashes { pack, index }, chunk_indexes) in &self.git_packs {
+        for (PackHashes { pack, index }, Sound { wanted, needs }) in &self.git_packs {
             text += &format!("pack {pack} {index}\n");
-            chunk_indexes.iter().for_each(|oid| text += &format!("index {oid}\n"));
+            wanted.iter().for_each(|oid| text += &format!("index {oid}\n"));
+            needs.iter().for_each(|oid| text += &format!("needs {oid}\n"));
         }
         let end = blake3::hash(text.as_bytes()).to_hex();
         (text + &format!("end {end}\n")).into_bytes()
@@ -67,6 +68,7 @@ impl VerifiedNote {
             return None;
         }
         let lines = std::str::from_utf8(body).ok()?.strip_prefix(HEAD_LINE)?.strip_prefix(&format!("by {BY}\n"))?;
+        let oid = |hex: &str| Oid::from_hex(hex.as_bytes()).ok();
         let (mut note, mut last) = (Self::default(), None);
         for line in lines.lines() {
             match line.split_once(' ')? {
@@ -75,13 +77,14 @@ impl VerifiedNote {
                     let (pack, index) = hashes.split_once(' ')?;
                     let hashes = PackHashes { pack: pack.parse().ok()?, index: index.parse().ok()? };
                     last = Some(hashes);
-                    note.git_packs.insert(hashes, Vec::new());
+                    note.git_packs.insert(hashes, Sound::default());
                 }
-                ("index", oid) => note.git_packs.get_mut(last.as_ref()?)?.push(Oid::from_hex(oid.as_bytes()).ok()?),
+                ("index", hex) => note.git_packs.get_mut(last.as_ref()?)?.wanted.push(oid(hex)?),
+                ("needs", hex) => note.git_packs.get_mut(last.as_ref()?)?.needs.push(oid(hex)?),
                 _ => return None,
             }
         }
-        let is_sorted = note.git_packs.values().all(|oids| oids.is_sorted());
+        let is_sorted = note.git_packs.values().all(|sound| sound.wanted.is_sorted() && sound.needs.is_sorted());
         (is_sorted && note.encode() == bytes).then_some(note)
     }
 }
@@ -96,7 +99,11 @@ mod tests {
         let hashes = |text: &[u8]| PackHashes { pack: FileHash::of(text), index: FileHash::of(b"index") };
         VerifiedNote {
             chunk_packs: [PackId::of(b"a"), PackId::of(b"b")].into(),
-            git_packs: [(hashes(b"one"), vec![oid("1"), oid("2")]), (hashes(b"two"), Vec::new())].into(),
+            git_packs: [
+                (hashes(b"one"), Sound { wanted: vec![oid("1"), oid("2")], needs: vec![oid("3"), oid("4")] }),
+                (hashes(b"two"), Sound::default()),
+            ]
+            .into(),
         }
     }
 
@@ -124,7 +131,10 @@ mod tests {
         let mut expected = note();
         expected.chunk_packs.remove(&PackId::of(b"b"));
         expected.git_packs.retain(|hashes, _| hashes.pack == FileHash::of(b"one"));
-        expected.git_packs.values_mut().for_each(|oids| oids.truncate(1));
+        expected.git_packs.values_mut().for_each(|sound| {
+            sound.wanted.truncate(1);
+            sound.needs.truncate(1);
+        });
         assert_eq!(String::from_utf8(expected.encode()).unwrap(), example);
     }
 
@@ -144,6 +154,9 @@ mod tests {
             format!("{pack}chunks {id}\n"),
             format!("{pack}{pack}"),
             format!("{pack}index {}\nindex {oid}\n", "2".repeat(40)),
+            format!("needs {oid}\n"),
+            format!("{pack}needs {}\nneeds {oid}\n", "2".repeat(40)),
+            format!("{pack}needs {oid}\nindex {oid}\n"),
             format!("chunks {id}"),
             "other\n".to_owned(),
         ] {
