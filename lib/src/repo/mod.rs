@@ -168,7 +168,7 @@ pub struct Settings {
     pub threshold: u64,
     /// How they are cut, unless an attribute says otherwise.
     pub chunker: ChunkerSpec,
-    /// Level of zstd for chunks.
+    /// How hard is compressed: the level of zstd for chunks, and of deflate for git's objects.
     pub level: i32,
     /// Threads that work at once.
     pub n_threads: usize,

@@ -139,7 +139,7 @@ pub(super) fn record_with(
     let index = repo.index()?;
     // The store may have been named on the command line or by hand in the configuration: whoever cleans it up must know of us before a chunk is in it.
     enrolled::enrol(&repo.places)?;
-    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?.with_index(&index);
+    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?.with_index(&index).with_level(repo.settings.level);
     let chunks = repo.store.writer(WriteOptions { level: repo.settings.level })?;
     let has_failed = AtomicBool::new(false);
     let references = Referencing::new(repo, options.by_reference)?;

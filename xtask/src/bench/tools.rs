@@ -56,33 +56,38 @@ macro_rules! git {
     };
 }
 
+/// Ours, as it is without settings.
+const GDO: Tool = Tool {
+    name: "gdo",
+    need: None,
+    version: "$GDO --version",
+    init: concat!(gdo!(), "init"),
+    store: concat!("cd $SRC; ", gdo!(), "snapshot -m bench ."),
+    status: concat!("cd $SRC; ", gdo!(), "status"),
+    restore: concat!(gdo!(), "restore --target $OUT"),
+    restores_over: true,
+    one_file: concat!(gdo!(), "cat HEAD:$FILE"),
+    check: concat!(gdo!(), "check --data --fresh"),
+    check_again: concat!(gdo!(), "check --data"),
+    forget: concat!(
+        "root=$(",
+        gdo!(),
+        "git commit-tree -m bench 'HEAD^{tree}'); ",
+        gdo!(),
+        "git update-ref HEAD $root; ",
+        gdo!(),
+        "git reflog expire --expire=now --all; ",
+        gdo!(),
+        "gc --prune=now"
+    ),
+    maintain: concat!(gdo!(), "maintain"),
+};
+
 /// All programs; ours is the first.
 pub const TOOLS: &[Tool] = &[
-    Tool {
-        name: "gdo",
-        need: None,
-        version: "$GDO --version",
-        init: concat!(gdo!(), "init"),
-        store: concat!("cd $SRC; ", gdo!(), "snapshot -m bench ."),
-        status: concat!("cd $SRC; ", gdo!(), "status"),
-        restore: concat!(gdo!(), "restore --target $OUT"),
-        restores_over: true,
-        one_file: concat!(gdo!(), "cat HEAD:$FILE"),
-        check: concat!(gdo!(), "check --data --fresh"),
-        check_again: concat!(gdo!(), "check --data"),
-        forget: concat!(
-            "root=$(",
-            gdo!(),
-            "git commit-tree -m bench 'HEAD^{tree}'); ",
-            gdo!(),
-            "git update-ref HEAD $root; ",
-            gdo!(),
-            "git reflog expire --expire=now --all; ",
-            gdo!(),
-            "gc --prune=now"
-        ),
-        maintain: concat!(gdo!(), "maintain"),
-    },
+    GDO,
+    // Whose store is about as large as those of the others.
+    Tool { name: "gdo, level 4", init: concat!(gdo!(), "init; git config --file $REPO/git/config devops.level 4"), ..GDO },
     Tool {
         name: "restic",
         need: Some(("restic", "restic")),
