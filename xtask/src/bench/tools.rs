@@ -86,8 +86,13 @@ const GDO: Tool = Tool {
 /// All programs; ours is the first.
 pub const TOOLS: &[Tool] = &[
     GDO,
-    // Whose store is about as large as those of the others.
-    Tool { name: "gdo, level 4", init: concat!(gdo!(), "init; git config --file $REPO/git/config devops.level 4"), ..GDO },
+    // Whose store is about as large as those of the others; maintenance comes to the same.
+    Tool {
+        name: "gdo, level 4",
+        init: concat!(gdo!(), "init; git config --file $REPO/git/config devops.level 4"),
+        maintain: "",
+        ..GDO
+    },
     Tool {
         name: "restic",
         need: Some(("restic", "restic")),
