@@ -185,6 +185,14 @@ pub fn is_dir(path: &Path) -> bool {
     path.is_dir()
 }
 
+/// Says whether `path` is a directory, and fails where nobody can say.
+pub fn find_dir(path: &Path) -> Result<bool> {
+    match path.metadata() {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        looked => Ok(looked?.is_dir()),
+    }
+}
+
 /// What lies in a directory of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {

@@ -120,14 +120,24 @@ pub(super) fn names_of_logs(git_dir: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// Returns the files among refs and logs whose names can be those of no ref.
+/// Returns what lies among refs and logs and is neither a directory nor a file that can be that of a ref: the name is none, it is a symlink that does
+/// not lead to a file, it cannot be looked at, or it went meanwhile. Fails if a directory cannot be listed.
 pub(super) fn strangers(git_dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for dir in ["refs", "logs/refs"] {
         for_each_file(&git_dir.join(dir), "refs", &mut |name, path| {
-            found.extend(check_ref_name(&name).is_err().then(|| path.to_owned()));
+            found.extend((check_ref_name(&name).is_err() || !durable::is_file(path)).then(|| path.to_owned()));
             Ok(())
         })?;
+    }
+    // Git looks for logs in all of it: of what is no branch, too, as ORIG_HEAD.
+    let logs = git_dir.join("logs");
+    let what = || format!("cannot list '{}'", logs.display());
+    if durable::find_dir(&logs).context(what)? {
+        for Listed { path, is_dir } in durable::list(&logs).context(what)? {
+            let is_known = is_dir && path.ends_with("refs") || path.ends_with("HEAD") && durable::is_file(&path);
+            found.extend((!is_known).then_some(path));
+        }
     }
     Ok(found)
 }
@@ -135,7 +145,7 @@ pub(super) fn strangers(git_dir: &Path) -> Result<Vec<PathBuf>> {
 /// Hands each file below `dir` to `take`, with the name of its ref. One that is not UTF-8 gets a name that can be that of none.
 fn for_each_file(dir: &Path, prefix: &str, take: &mut dyn FnMut(String, &Path) -> Result<()>) -> Result<()> {
     let what = || format!("cannot list '{}'", dir.display());
-    if !durable::is_dir(dir) {
+    if !durable::find_dir(dir).context(what)? {
         return Ok(());
     }
     for Listed { path, is_dir } in durable::list(dir).context(what)? {

@@ -1,6 +1,6 @@
 //! What git begins with when it follows its objects: HEAD, the refs and their logs.
 
-use super::reflist::{RefList, Value, decode_loose, names_of_logs, strangers};
+use super::reflist::{MAX_LEN, RefList, Value, decode_loose, names_of_logs, strangers};
 use super::reflog::plain_moves;
 use super::{Git, ObjectKind, Oid};
 use crate::durable;
@@ -34,7 +34,9 @@ impl Git {
             Value::Symbolic | Value::Broken => return None,
         }
         let list = RefList::of(dir).ok()?;
-        if list.packed_problem.is_some() {
+        // What comes after the part that is read may begin a line.
+        let is_long = durable::look(&dir.join("packed-refs")).is_ok_and(|meta| meta.len() >= MAX_LEN);
+        if list.packed_problem.is_some() || is_long {
             return None;
         }
         for (name, value) in &list.refs {
@@ -140,10 +142,17 @@ mod tests {
         }
         const MOVE: &str = "A <a@b> 1 +0000\tx\n";
         // And whether every git complains.
-        let cases: [(&str, bool, Change); 25] = [
+        let cases: [(&str, bool, Change); 31] = [
             ("a branch that leads nowhere", true, |git, _| write(git, "refs/heads/b", &format!("{NOWHERE}\n"))),
             ("a tag that leads nowhere", true, |git, _| write(git, "refs/tags/t", &format!("{NOWHERE}\n"))),
             ("a packed ref that leads nowhere", true, |git, _| write(git, "packed-refs", &format!("{NOWHERE} refs/tags/t\n"))),
+            ("packed refs of which not all is read", true, |git, tip| {
+                let dirs = format!("{}/", "x".repeat(240)).repeat(3);
+                let line = |oid: &str, at: usize| format!("{oid} refs/tags/{dirs}{at:0>249}\n");
+                let n_lines = MAX_LEN as usize / 1024;
+                assert_eq!(line(tip, 0).len(), 1024);
+                write(git, "packed-refs", &((0..n_lines).map(|at| line(tip, at)).collect::<String>() + &line(NOWHERE, n_lines)));
+            }),
             ("a branch of a tree", true, |git, tip| {
                 write(git, "refs/heads/b", &format!("{}\n", said(git, &["rev-parse", &format!("{tip}^{{tree}}")], "")));
             }),
@@ -154,6 +163,19 @@ mod tests {
             ("HEAD on nothing", true, |git, _| write(git, "HEAD", &format!("{NOWHERE}\n"))),
             ("a log of what was not there", true, |git, tip| {
                 append(git, "logs/refs/heads/main", &format!("{NOWHERE} {tip} {MOVE}"));
+            }),
+            ("a log of ORIG_HEAD", true, |git, tip| write(git, "logs/ORIG_HEAD", &format!("{tip} {NOWHERE} {MOVE}"))),
+            ("a log of something", true, |git, tip| write(git, "logs/some/thing", &format!("{tip} {NOWHERE} {MOVE}"))),
+            ("refs in another directory", true, |git, _| {
+                write(git, "elsewhere/b", &format!("{NOWHERE}\n"));
+                std::os::unix::fs::symlink("../elsewhere", git.git_dir().join("refs/remotes")).unwrap();
+            }),
+            ("a ref that leads to itself", false, |git, _| {
+                std::os::unix::fs::symlink("t", git.git_dir().join("refs/tags/t")).unwrap();
+            }),
+            ("a log that leads to itself", false, |git, _| {
+                fs::remove_file(git.git_dir().join("logs/HEAD")).unwrap();
+                std::os::unix::fs::symlink("HEAD", git.git_dir().join("logs/HEAD")).unwrap();
             }),
             ("a log of what is not there", true, |git, tip| append(git, "logs/HEAD", &format!("{tip} {NOWHERE} {MOVE}"))),
             ("the empty tree, which is not stored", true, |git, _| {
