@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use sha1dc::Hasher;
 
-use super::inflate::{Reader, is_rot};
+use super::inflate::{OpenFiles, Reader, is_rot};
 use super::object::object_id;
 use super::packed::{Pack, Shared};
+use super::packindex::PackIndex;
 use super::roots::Root;
-use super::verify::{IsWanted, SoundPacks, Verified};
+use super::verify::{IsWanted, Sound, Verified};
 use super::{Git, ObjectKind, Objects, Oid, PackWriter};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -68,7 +69,7 @@ const QUARANTINE: &str = "quarantine/objects";
 impl Git {
     /// Looks at every file of the object database, at every byte of it, and compares packs with those that were in order `before`; also tells which blobs
     /// there are that the caller wants to know, and whether the `roots`, which were read before, and the objects lead to any that are not there.
-    pub fn check_files(&self, is_wanted: IsWanted<'_>, before: &SoundPacks, roots: &[Root]) -> Result<Verified> {
+    pub fn check_files(&self, is_wanted: IsWanted<'_>, before: &Sound, roots: &[Root]) -> Result<Verified> {
         let mut verified = self.verify_objects(is_wanted, before, roots)?;
         let found = &mut verified.damaged;
         let dir = self.git_dir().join("objects");
@@ -84,7 +85,7 @@ impl Git {
         found.sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
         if !found.is_empty() {
             verified.wanted = None;
-            verified.sound.clear();
+            verified.sound = Sound::default();
         }
         Ok(verified)
     }
@@ -95,13 +96,16 @@ impl Git {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let stray = |problem: &str, role| Damaged { path: path.to_owned(), offset: None, problem: problem.into(), role };
         match extension {
-            // What git did not finish, and takes no notice of.
-            "pack" | "idx" | "rev" | "bitmap" | "mtimes" if !name.starts_with("pack-") => (),
+            // One of these is in parts, which git checks itself.
+            _ if name == "multi-pack-index.d" => (),
+            _ if name.starts_with("multi-pack-index") => check_sum(path, Role::Derived, found)?,
+            // What git did not finish.
+            _ if name.starts_with('.') || name.starts_with("tmp_") => (),
             "pack" if !has("idx") => {
                 let problem = "this index of a pack is missing, so that git does not see the pack";
                 found.push(Damaged { path: path.with_extension("idx"), ..stray(problem, Role::LostIndex) });
             }
-            "idx" if !has("pack") => {
+            "idx" if !has("pack") && has("idx") => {
                 let problem = "this pack is missing, and its objects with it";
                 found.push(Damaged { path: path.with_extension("pack"), ..stray(problem, Role::Pack) });
             }
@@ -112,8 +116,10 @@ impl Git {
             "rev" | "bitmap" | "mtimes" => {
                 check_sum(path, Role::Derived, found)?;
                 check_kin(path, found)?;
+                if extension == "rev" {
+                    check_order(path, found)?;
+                }
             }
-            _ if name.starts_with("multi-pack-index") => check_sum(path, Role::Derived, found)?,
             _ => (),
         }
         Ok(())
@@ -319,6 +325,25 @@ fn check_kin(path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
     Ok(())
 }
 
+/// Says whether a `.rev` has the objects of its index in the order of the pack.
+fn check_order(path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
+    let (files, index) = (OpenFiles::default(), path.with_extension("idx"));
+    let listed = PackIndex::open(&index, u64::MAX).and_then(|index| index.by_offset(&files));
+    // What is wrong with the index is told of that.
+    let (Ok(listed), Some(bytes)) = (listed, durable::read_if_there(path)?) else { return Ok(()) };
+    let ranks = bytes.get(REV_HEADER..bytes.len().saturating_sub(2 * SUM_LEN)).unwrap_or_default();
+    let is_right = ranks.len() == 4 * listed.len()
+        && ranks.chunks_exact(4).zip(&listed).all(|(rank, (_, expected))| rank == expected.to_be_bytes());
+    if !is_right && durable::is_there(path) && found.iter().all(|found| found.path != path && found.path != index) {
+        let problem = "it does not have the objects in the order of the pack".to_owned();
+        found.push(Damaged { path: path.to_owned(), offset: None, problem, role: Role::Derived });
+    }
+    Ok(())
+}
+
+/// Bytes that a `.rev` begins with: its kind, its version, and the kind of hash.
+const REV_HEADER: usize = 12;
+
 /// Returns the 20 bytes that begin `from_end` bytes before the end; nothing if the file is shorter.
 fn tail(path: &Path, from_end: u64) -> Result<Vec<u8>> {
     let len = durable::look(path).map_or(0, |meta| meta.len());
@@ -351,4 +376,75 @@ pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut paths: Vec<_> = listed.into_iter().map(|listed| listed.path).collect();
     paths.sort_unstable();
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Makes a repository with a few objects in a pack that has all files which git makes beside one; returns it with the path of the pack.
+    fn repository() -> (tempfile::TempDir, Git, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let git = Git::init(dir.path(), "main").unwrap();
+        let said = |args: &[&str], input: &str| {
+            String::from_utf8(git.run_with_input(args, input.as_bytes()).unwrap()).unwrap().trim().to_owned()
+        };
+        let blobs = ["one", "two", "three"].map(|text| said(&["hash-object", "-w", "--stdin"], text));
+        let tree = said(&["mktree"], &blobs.map(|oid| format!("100644 blob {oid}\t{oid}\n")).concat());
+        let text = format!("tree {tree}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nx\n");
+        let commit = said(&["hash-object", "-w", "-t", "commit", "--stdin"], &text);
+        said(&["update-ref", "refs/heads/main", &commit], "");
+        said(&["-c", "pack.writeReverseIndex=true", "repack", "-adqb"], "");
+        let packs = list(&dir.path().join("objects/pack")).unwrap();
+        let pack = packs.into_iter().find(|path| path.extension().is_some_and(|ext| ext == "pack")).unwrap();
+        (dir, git, pack)
+    }
+
+    fn damaged(git: &Git) -> Vec<(PathBuf, Role)> {
+        let found = git.check_files(&|_| false, &Sound::default(), &[]).unwrap().damaged;
+        found.into_iter().map(|found| (found.path, found.role)).collect()
+    }
+
+    #[test]
+    fn an_order_that_is_not_that_of_the_pack_is_found_though_its_checksum_holds() {
+        let (_dir, git, pack) = repository();
+        assert_eq!(damaged(&git), []);
+        let rev = pack.with_extension("rev");
+        let mut bytes = fs::read(&rev).unwrap();
+        let (one, two) = (REV_HEADER..REV_HEADER + 4, REV_HEADER + 4..REV_HEADER + 8);
+        let second = bytes[two].to_vec();
+        bytes.copy_within(one.clone(), one.end);
+        bytes[one].copy_from_slice(&second);
+        let end = bytes.len() - SUM_LEN;
+        let mut hasher = Hasher::new();
+        hasher.update(&bytes[..end]);
+        bytes[end..].copy_from_slice(hasher.finalize().unwrap().to_bytes().as_ref());
+        fs::remove_file(&rev).unwrap();
+        fs::write(&rev, bytes).unwrap();
+        assert_eq!(damaged(&git), [(rev, Role::Derived)]);
+    }
+
+    #[test]
+    fn a_pack_of_any_name_is_looked_at_but_for_what_git_did_not_finish() {
+        let (_dir, git, pack) = repository();
+        let files = ["pack", "idx", "rev", "bitmap"].map(|ext| pack.with_extension(ext));
+        for (name, is_looked_at) in [("other", true), (".tmp-1-pack-x", false), ("tmp_pack_x", false)] {
+            let moved = files.each_ref().map(|path| path.with_file_name(name).with_extension(path.extension().unwrap()));
+            files.iter().zip(&moved).for_each(|(from, to)| _ = fs::copy(from, to).unwrap());
+            assert_eq!(damaged(&git), [], "{name}");
+            for path in &moved[2..] {
+                let good = fs::read(path).unwrap();
+                let mut bad = good.clone();
+                bad[30] ^= 1;
+                fs::remove_file(path).unwrap();
+                fs::write(path, bad).unwrap();
+                let expected = is_looked_at.then(|| (path.clone(), Role::Derived));
+                assert_eq!(damaged(&git), Vec::from_iter(expected), "{}", path.display());
+                fs::write(path, good).unwrap();
+            }
+            moved.iter().for_each(|path| fs::remove_file(path).unwrap());
+        }
+    }
 }

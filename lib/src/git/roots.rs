@@ -9,11 +9,12 @@ use crate::durable;
 pub type Root = (Option<ObjectKind>, Oid);
 
 /// What says of other objects that they belong to the repository, or that some do not, and is seldom there.
-const MORE_TO_FOLLOW: [&str; 7] = [
+const MORE_TO_FOLLOW: [&str; 8] = [
     "info/grafts",
     "objects/info/commit-graph",
     "objects/info/commit-graphs",
     "objects/pack/multi-pack-index",
+    "objects/pack/multi-pack-index.d",
     "reftable",
     "shallow",
     "worktrees",
@@ -62,7 +63,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::git::verify::SoundPacks;
+    use crate::git::verify::Sound;
 
     /// Makes a repository with two commits, the last of them with a tag, all in a pack, and logs of the branch and HEAD; returns it with the last commit.
     fn repository() -> (tempfile::TempDir, Git, String) {
@@ -90,7 +91,7 @@ mod tests {
 
     fn is_whole(git: &Git) -> bool {
         let Some(roots) = git.roots() else { return false };
-        let found = git.check_files(&|_| false, &SoundPacks::new(), &roots).unwrap();
+        let found = git.check_files(&|_| false, &Sound::default(), &roots).unwrap();
         assert!(found.damaged.is_empty(), "{:?}", found.damaged);
         found.is_whole && found.wanted.is_some()
     }

@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::file::read;
 use crate::file::write::{ChunkSink, cut_file};
 use crate::git::object::{ObjectKind, decode_tree, object_id};
-use crate::git::verify::SoundPacks;
+use crate::git::verify::Sound;
 use crate::git::{CommitData, Git, Index, Kept, Objects, Oid, PackWriter};
 use crate::id::ChunkId;
 use crate::metadata::holes;
@@ -88,7 +88,7 @@ pub fn repair(repo: &Repo, from: &[PathBuf], progress: &Progress) -> Result<Repa
     }
     let mut repaired = Repaired::default();
     progress.stage("repairing git objects", 0, 0);
-    let damaged = repo.git.check_files(&|_| false, &SoundPacks::new(), &[])?.damaged;
+    let damaged = repo.git.check_files(&|_| false, &Sound::default(), &[])?.damaged;
     repaired.n_git_files = damaged.len();
     repo.git.put_aside_damaged(&repo.places.state, &damaged)?;
     repo.objects.refresh();

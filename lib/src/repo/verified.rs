@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::durable;
 use crate::git::Oid;
-use crate::git::verify::{PackHashes, Sound, SoundPacks};
+use crate::git::verify::{PackHashes, Sound};
 use crate::id::PackId;
 
 const FILE: &str = "verified";
@@ -17,6 +17,9 @@ const END_LEN: usize = "end ".len() + 64 + 1;
 /// Which check it was: to be raised with every change that lets one find more in the same bytes.
 const BY: u32 = 2;
 
+/// Stands for what the packs need where that is too much to keep.
+const NEEDS_MUCH: &str = "needs much\n";
+
 /// A longer note is neither read nor written.
 const MAX_LEN: u64 = 64 << 20;
 
@@ -25,8 +28,8 @@ const MAX_LEN: u64 = 64 << 20;
 pub(super) struct VerifiedNote {
     /// Packs of chunks.
     pub chunk_packs: BTreeSet<PackId>,
-    /// Packs of git's, with the chunk indexes in each, and what each needs.
-    pub git_packs: SoundPacks,
+    /// Packs of git's, with the chunk indexes in each, and what they need of each other.
+    pub git_packs: Sound,
 }
 
 impl VerifiedNote {
@@ -53,10 +56,13 @@ impl VerifiedNote {
     fn encode(&self) -> Vec<u8> {
         let mut text = format!("{HEAD_LINE}by {BY}\n");
         self.chunk_packs.iter().for_each(|id| text += &format!("chunks {id}\n"));
-        for (PackHashes { pack, index }, Sound { wanted, needs }) in &self.git_packs {
+        for (PackHashes { pack, index }, chunk_indexes) in &self.git_packs.packs {
             text += &format!("pack {pack} {index}\n");
-            wanted.iter().for_each(|oid| text += &format!("index {oid}\n"));
-            needs.iter().for_each(|oid| text += &format!("needs {oid}\n"));
+            chunk_indexes.iter().for_each(|oid| text += &format!("index {oid}\n"));
+        }
+        match &self.git_packs.needs {
+            Some(needs) => needs.iter().for_each(|oid| text += &format!("needs {oid}\n")),
+            None => text += NEEDS_MUCH,
         }
         let end = blake3::hash(text.as_bytes()).to_hex();
         (text + &format!("end {end}\n")).into_bytes()
@@ -70,21 +76,23 @@ impl VerifiedNote {
         let lines = std::str::from_utf8(body).ok()?.strip_prefix(HEAD_LINE)?.strip_prefix(&format!("by {BY}\n"))?;
         let oid = |hex: &str| Oid::from_hex(hex.as_bytes()).ok();
         let (mut note, mut last) = (Self::default(), None);
-        for line in lines.lines() {
-            match line.split_once(' ')? {
+        let Sound { packs, needs } = &mut note.git_packs;
+        for line in lines.split_inclusive('\n') {
+            match line.trim_end_matches('\n').split_once(' ')? {
                 ("chunks", id) => _ = note.chunk_packs.insert(id.parse().ok()?),
                 ("pack", hashes) => {
                     let (pack, index) = hashes.split_once(' ')?;
                     let hashes = PackHashes { pack: pack.parse().ok()?, index: index.parse().ok()? };
                     last = Some(hashes);
-                    note.git_packs.insert(hashes, Sound::default());
+                    packs.insert(hashes, Vec::new());
                 }
-                ("index", hex) => note.git_packs.get_mut(last.as_ref()?)?.wanted.push(oid(hex)?),
-                ("needs", hex) => note.git_packs.get_mut(last.as_ref()?)?.needs.push(oid(hex)?),
+                ("index", hex) => packs.get_mut(last.as_ref()?)?.push(oid(hex)?),
+                _ if line == NEEDS_MUCH => *needs = None,
+                ("needs", hex) => needs.as_mut()?.push(oid(hex)?),
                 _ => return None,
             }
         }
-        let is_sorted = note.git_packs.values().all(|sound| sound.wanted.is_sorted() && sound.needs.is_sorted());
+        let is_sorted = packs.values().chain(&*needs).all(|oids| oids.is_sorted());
         (is_sorted && note.encode() == bytes).then_some(note)
     }
 }
@@ -99,11 +107,10 @@ mod tests {
         let hashes = |text: &[u8]| PackHashes { pack: FileHash::of(text), index: FileHash::of(b"index") };
         VerifiedNote {
             chunk_packs: [PackId::of(b"a"), PackId::of(b"b")].into(),
-            git_packs: [
-                (hashes(b"one"), Sound { wanted: vec![oid("1"), oid("2")], needs: vec![oid("3"), oid("4")] }),
-                (hashes(b"two"), Sound::default()),
-            ]
-            .into(),
+            git_packs: Sound {
+                packs: [(hashes(b"one"), vec![oid("1"), oid("2")]), (hashes(b"two"), Vec::new())].into(),
+                needs: Some(vec![oid("3"), oid("4")]),
+            },
         }
     }
 
@@ -115,6 +122,8 @@ mod tests {
         assert_eq!(VerifiedNote::read(dir.path()), note());
         // Where it cannot be written, nothing happens.
         note().write(&dir.path().join("nowhere"));
+        let much = VerifiedNote { git_packs: Sound { needs: None, ..note().git_packs }, ..note() };
+        assert_eq!(VerifiedNote::decode(&much.encode()), Some(much));
         let good = note().encode();
         for at in 0..good.len() {
             let mut bad = good.clone();
@@ -130,11 +139,8 @@ mod tests {
         let example = page.split("```\n").nth(1).unwrap();
         let mut expected = note();
         expected.chunk_packs.remove(&PackId::of(b"b"));
-        expected.git_packs.retain(|hashes, _| hashes.pack == FileHash::of(b"one"));
-        expected.git_packs.values_mut().for_each(|sound| {
-            sound.wanted.truncate(1);
-            sound.needs.truncate(1);
-        });
+        expected.git_packs.packs.retain(|hashes, _| hashes.pack == FileHash::of(b"one"));
+        expected.git_packs.packs.values_mut().chain(&mut expected.git_packs.needs).for_each(|oids| oids.truncate(1));
         assert_eq!(String::from_utf8(expected.encode()).unwrap(), example);
     }
 
@@ -154,8 +160,9 @@ mod tests {
             format!("{pack}chunks {id}\n"),
             format!("{pack}{pack}"),
             format!("{pack}index {}\nindex {oid}\n", "2".repeat(40)),
-            format!("needs {oid}\n"),
             format!("{pack}needs {}\nneeds {oid}\n", "2".repeat(40)),
+            format!("{pack}needs much\nneeds {oid}\n"),
+            format!("{pack}needs {oid}\nneeds much\n"),
             format!("{pack}needs {oid}\nindex {oid}\n"),
             format!("chunks {id}"),
             "other\n".to_owned(),
