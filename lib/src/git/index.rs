@@ -27,8 +27,8 @@ pub struct Index {
     bytes: Vec<u8>,
     /// Where each entry starts in `bytes`.
     starts: Vec<u32>,
-    /// The file that this was read from.
-    stamp: IndexStamp,
+    /// The file that this was read from, all zero if there was none; `None` if it comes from elsewhere.
+    stamp: Option<IndexStamp>,
     /// Whether the disk cache may have been changed by others, so that it vouches for nothing.
     is_doubted: bool,
     /// The tree of the entries, where somebody knows it.
@@ -37,11 +37,14 @@ pub struct Index {
     has_extensions: bool,
 }
 
+/// The last bytes of an index file: the hash of all before them.
+pub(super) type Checksum = [u8; TRAILER_LEN];
+
 /// Tells one index file from another: what it says of itself, and what the file system says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IndexStamp {
     /// The file's own checksum, its last bytes.
-    pub checksum: [u8; TRAILER_LEN],
+    pub checksum: Checksum,
     /// When it was written: seconds since 1970, and nanoseconds.
     pub mtime: (i64, i64),
 }
@@ -125,7 +128,7 @@ impl Index {
     pub fn read(path: &Path) -> Result<Self> {
         let what = || format!("cannot read index '{}'", path.display());
         let mut file = match durable::open(path) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == Kind::NotFound => return Ok(Self::default().of_no_file()),
             other => other.context(what)?,
         };
         let stat = file.metadata().context(what)?;
@@ -143,8 +146,21 @@ impl Index {
             };
             error.wrap(format!("{}{remedy}", what()))
         })?;
-        index.stamp = stamp;
+        index.stamp = Some(stamp);
         Ok(index)
+    }
+
+    /// Reads the checksum alone of the index file at `path`; `None` if there is no file.
+    pub(super) fn read_checksum(path: &Path) -> Result<Option<Checksum>> {
+        let mut file = match durable::open(path) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        let start = file.metadata()?.len().saturating_sub(TRAILER_LEN as u64);
+        io::Seek::seek(&mut file, io::SeekFrom::Start(start))?;
+        io::Read::read_to_end(&mut file, &mut bytes)?;
+        Ok(Some(bytes.last_chunk().copied().unwrap_or_default()))
     }
 
     /// Decodes the bytes of an index file.
@@ -158,7 +174,23 @@ impl Index {
 
     /// Returns the stamp of the file that this was read from; all zero if there was none.
     pub fn stamp(&self) -> IndexStamp {
-        self.stamp
+        self.stamp.unwrap_or_default()
+    }
+
+    /// Notes that this stands for an index file that was looked for and is not there.
+    #[must_use]
+    pub fn of_no_file(self) -> Self {
+        Self { stamp: Some(IndexStamp::default()), ..self }
+    }
+
+    /// Says whether it came from a file, or from the lack of one, and not from elsewhere.
+    pub(super) fn is_read(&self) -> bool {
+        self.stamp.is_some()
+    }
+
+    /// Returns the checksum of the file that this was read from; `None` if there was none.
+    pub(super) fn checksum(&self) -> Option<Checksum> {
+        self.stamp.filter(|stamp| *stamp != IndexStamp::default()).map(|stamp| stamp.checksum)
     }
 
     /// Takes the disk cache for worthless: somebody else wrote it, who knows nothing of owners and attributes.
@@ -264,7 +296,7 @@ impl Index {
     /// Such an entry's content is looked at again, whatever [`CachedStat::matches`] says, and it is written back only
     /// after that: a new index has a new time, and the doubt would be gone.
     pub fn is_racy(&self, at: usize) -> bool {
-        i64::from(self.entry(at).stat.mtime.0) >= self.stamp.mtime.0
+        i64::from(self.entry(at).stat.mtime.0) >= self.stamp().mtime.0
     }
 
     /// Returns how many bytes entry `at` takes in the file.
@@ -384,7 +416,7 @@ impl IndexBuilder {
 }
 
 const HEADER_LEN: usize = 12;
-pub(super) const TRAILER_LEN: usize = 20;
+const TRAILER_LEN: usize = 20;
 /// Stat, mode and object name: everything before the flags.
 const FIXED_LEN: usize = 60;
 /// Positions are kept in 32 bits.

@@ -39,7 +39,7 @@ pub use mirror::{Deviation, Mirror};
 pub use object::{CommitData, ObjectKind, Signature, TreeEntry};
 pub use objects::Objects;
 pub use pack::{Kept, PackWriter};
-pub use staging::{IndexLock, NewIndex, Staging};
+pub use staging::{IndexLock, NewIndex, Staging, Written};
 pub use tree::{write_tree, write_tree_after};
 
 /// The name of an object in git: its SHA-1.

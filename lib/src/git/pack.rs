@@ -120,11 +120,11 @@ impl<'a> PackWriter<'a> {
         self.objects.tree(oid)
     }
 
-    /// Writes the tree `oid` once more, which the repository has, so that nobody can remove it.
-    pub(super) fn copy_tree(&self, oid: &Oid) -> Result<()> {
+    /// Writes the object `oid` once more, which the repository has, so that nobody can remove it.
+    pub fn copy(&self, oid: &Oid) -> Result<()> {
         match self.objects.find(oid)? {
-            Some((ObjectKind::Tree, data)) => self.append(ObjectKind::Tree, &data, name_of(oid)),
-            _ => Err(removed_meanwhile(oid)),
+            Some((kind, data)) => self.append(kind, &data, name_of(oid)),
+            None => Err(removed_meanwhile(oid)),
         }
     }
 

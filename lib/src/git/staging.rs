@@ -1,5 +1,6 @@
 //! What git's index is to become, and how it gets there: entries to put in, and the new index, which is never in memory as a whole.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -7,7 +8,8 @@ use std::path::Path;
 
 use sha1dc::Hasher;
 
-use super::index::{self, Index, IndexEntry, IndexStamp};
+use super::index::{self, CachedStat, Checksum, Index, IndexEntry, IndexStamp};
+use super::object::GITLINK;
 use super::{Oid, name};
 use crate::durable::Temp;
 use crate::error::{Context, Error, Kind, Result};
@@ -50,6 +52,8 @@ impl Staging {
 #[derive(Debug)]
 pub struct NewIndex<'a> {
     old: &'a Index,
+    /// What others stage after this one was read stays staged.
+    replaced: &'a Index,
     /// Sorted by path.
     staging: Staging,
     /// Positions in the old index.
@@ -63,7 +67,8 @@ pub struct NewIndex<'a> {
 impl<'a> NewIndex<'a> {
     /// Returns the index `old` as it is, but for what a doubted one remembers of files.
     pub fn of(old: &'a Index) -> Self {
-        Self { old, staging: Staging::default(), gone: &[], absent: None, n_entries: old.len(), tree: old.tree() }
+        let staging = Staging::default();
+        Self { old, replaced: old, staging, gone: &[], absent: None, n_entries: old.len(), tree: old.tree() }
     }
 
     /// Returns `old` with the entries of `staging` put in and those at the ascending positions `gone` left out.
@@ -90,13 +95,19 @@ impl<'a> NewIndex<'a> {
             return Err(index::too_large());
         }
         let tree = old.tree().filter(|_| staging.is_empty() && gone.is_empty());
-        Ok(Self { old, staging, gone, absent: None, n_entries, tree })
+        Ok(Self { old, replaced: old, staging, gone, absent: None, n_entries, tree })
     }
 
     /// Notes the tree that the entries make, or that nobody knows.
     #[must_use]
     pub fn with_tree(self, tree: Option<Oid>) -> Self {
         Self { tree, ..self }
+    }
+
+    /// Says that it comes in the place of `replaced`, which was read: what others stage after that stays staged.
+    #[must_use]
+    pub fn in_place_of(self, replaced: &'a Index) -> Self {
+        Self { replaced, ..self }
     }
 
     /// Makes the entry at `path`, if one is given, one that need not be on the disk.
@@ -144,13 +155,40 @@ impl<'a> NewIndex<'a> {
 
     /// Replaces the index file of the repository at `git_dir`, durably, or not at all; git's own lock is respected.
     ///
-    /// Returns the stamp of the file.
-    pub fn write(&self, git_dir: &Path) -> Result<IndexStamp> {
+    /// What others staged since the old one was read stays staged: all is as if they had done it just after this.
+    pub fn write(&self, git_dir: &Path) -> Result<Written> {
         IndexLock::take(git_dir)?.write(self)
     }
 
+    /// Returns what others did to the index that is replaced: it has become the one that is there `now`.
+    fn staged_by_others<'t>(&'t self, now: &'t Index) -> ByOthers<'t> {
+        // Where there was no file they began with nothing, and took nothing out.
+        let before = Some(self.replaced).filter(|before| before.checksum().is_some());
+        let was = |path: &[u8]| before.and_then(|before| Some(before.entry(before.lookup(path)?)));
+        // Not what they noted of files: git takes one for clean that has another owner. Nor whether it need be there, which git changes by itself.
+        let staged = |entry: IndexEntry<'_>| (entry.oid, entry.mode, entry.intent_to_add);
+        let mut changes = BTreeMap::new();
+        for entry in now.iter().filter(|entry| was(entry.path).map(staged) != Some(staged(*entry))) {
+            changes.insert(entry.path, Some(IndexEntry { stat: CachedStat::default(), ..entry }));
+        }
+        let removed = before.iter().flat_map(|before| before.iter()).filter(|entry| now.lookup(entry.path).is_none());
+        changes.extend(removed.map(|entry| (entry.path, None)));
+        let left: HashSet<Oid> = changes.keys().filter_map(|path| was(path)).map(|entry| entry.oid).collect();
+        let mut unguarded = Vec::new();
+        for entry in self.iter() {
+            if left.contains(&entry.oid) && entry.mode != GITLINK {
+                unguarded.push(entry.oid);
+            }
+            // What is announced is here by now.
+            if changes.get(entry.path).is_some_and(|theirs| theirs.is_some_and(|theirs| theirs.intent_to_add)) {
+                changes.remove(entry.path);
+            }
+        }
+        ByOthers { changes, unguarded }
+    }
+
     /// Writes the file, a few entries at a time, and returns its checksum.
-    fn write_to(&self, file: &mut File) -> Result<[u8; index::TRAILER_LEN]> {
+    fn write_to(&self, file: &mut File) -> Result<Checksum> {
         let is_extended = self.iter().any(|entry| entry.is_extended());
         let mut hasher = Hasher::new();
         let mut bytes = index::header(is_extended, self.n_entries).to_vec();
@@ -182,9 +220,51 @@ impl<'a> NewIndex<'a> {
 
 impl Index {
     /// Replaces the index file of a repository by this one, as [`NewIndex::write`] does.
-    pub fn write(&self, git_dir: &Path) -> Result<IndexStamp> {
+    pub fn write(&self, git_dir: &Path) -> Result<Written> {
         NewIndex::of(self).write(git_dir)
     }
+}
+
+/// What others did to an index while a new one was made from it.
+struct ByOthers<'a> {
+    /// The entry that they staged at a path; `None` where they took one out.
+    changes: BTreeMap<&'a [u8], Option<IndexEntry<'a>>>,
+    /// Objects that the new index was to name, and that theirs has no more where the old one had them.
+    unguarded: Vec<Oid>,
+}
+
+impl ByOthers<'_> {
+    /// Returns what is to be put into the index that `new` is made from, and the positions that are to go, so that both is done.
+    fn added_to(&self, new: &NewIndex<'_>) -> (Staging, Vec<usize>) {
+        let mut staging = new.staging.clone();
+        staging.retain(|entry| !self.changes.contains_key(entry.path) && !self.is_in_the_way(entry.path));
+        self.changes.values().flatten().for_each(|entry| staging.push(entry));
+        let removed = self.changes.iter().filter(|(_, staged)| staged.is_none());
+        let mut gone: Vec<usize> = removed.filter_map(|(path, _)| new.old.lookup(path)).chain(new.gone.iter().copied()).collect();
+        gone.sort_unstable();
+        gone.dedup();
+        (staging, gone)
+    }
+
+    /// Says whether they staged something that makes a directory of the file at `path`, or a file of a directory that it is in.
+    fn is_in_the_way(&self, path: &[u8]) -> bool {
+        let is_staged = |path: &[u8]| self.changes.get(path).is_some_and(Option::is_some);
+        let mut above = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| &path[..at]);
+        let dir = [path, b"/"].concat();
+        let mut below = self.changes.range(&dir[..]..).take_while(|(path, _)| path.starts_with(&dir));
+        above.any(is_staged) || below.any(|(_, staged)| staged.is_some())
+    }
+}
+
+/// What became of an index that was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Its file.
+    pub stamp: IndexStamp,
+    /// The tree that its entries make, if that is known.
+    pub tree: Option<Oid>,
+    /// Objects that the new index was to name, and that others took out of the old one meanwhile: nothing leads to them now.
+    pub unguarded: Vec<Oid>,
 }
 
 /// Bytes collected before they are written to the disk.
@@ -211,15 +291,31 @@ impl IndexLock {
         }
     }
 
-    /// Replaces the index file, durably, and gives the lock back.
-    pub fn write(mut self, new: &NewIndex<'_>) -> Result<IndexStamp> {
+    /// Replaces the index file as [`NewIndex::write`] does, and gives the lock back.
+    pub fn write(self, new: &NewIndex<'_>) -> Result<Written> {
         let path = self.0.path().with_extension("");
         let what = || format!("cannot write index '{}'", path.display());
-        let checksum = new.write_to(&mut self.0.file).context(what)?;
-        let file = self.0.file.try_clone().context(what)?;
-        self.0.publish(&path).context(what)?;
+        // As long as this is held nobody else writes it.
+        let now = Index::read_checksum(&path).context(what)?;
+        if now.is_none() || now == new.replaced.checksum() || !new.replaced.is_read() {
+            let stamp = self.publish(new, &path).context(what)?;
+            return Ok(Written { stamp, tree: new.tree, unguarded: Vec::new() });
+        }
+        let now = Index::read(&path)?;
+        let others = new.staged_by_others(&now);
+        let (staging, gone) = others.added_to(new);
+        let tree = new.tree.filter(|_| others.changes.is_empty());
+        let both = NewIndex::new(new.old, staging, &gone).context(what)?.with_absent(new.absent).with_tree(tree);
+        let stamp = self.publish(&both, &path).context(what)?;
+        Ok(Written { stamp, tree, unguarded: others.unguarded })
+    }
+
+    fn publish(mut self, new: &NewIndex<'_>, path: &Path) -> Result<IndexStamp> {
+        let checksum = new.write_to(&mut self.0.file)?;
+        let file = self.0.file.try_clone()?;
+        self.0.publish(path)?;
         // Asked of the file itself: under its name another one may stand already.
-        let stat = file.metadata().context(what)?;
+        let stat = file.metadata()?;
         Ok(IndexStamp { checksum, mtime: (stat.mtime(), stat.mtime_nsec()) })
     }
 }
@@ -229,6 +325,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::git::Git;
     use crate::git::index::{CachedStat, IndexBuilder};
     use crate::git::object::oid_from;
 
@@ -274,7 +371,7 @@ mod tests {
     #[test]
     fn what_others_staged_of_ours_is_not_to_be_on_the_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let git = super::super::Git::init(dir.path(), "main").unwrap().with_work_tree(dir.path());
+        let git = Git::init(dir.path(), "main").unwrap().with_work_tree(dir.path());
         let blob = git.run_with_input(&["hash-object", "-w", "--stdin"], b"x").unwrap();
         let blob = String::from_utf8(blob).unwrap();
         for path in [".git-devops/attributes", "a"] {
@@ -287,6 +384,86 @@ mod tests {
         staging.push(&entry("b", 1));
         NewIndex::new(&stale, staging, &[]).unwrap().write(dir.path()).unwrap();
         assert_eq!(read().iter().map(|entry| entry.skip_worktree).collect::<Vec<_>>(), [true, false, false]);
+    }
+
+    /// Makes a repository with the index `old`, and the file `n` in its work tree.
+    fn repository(dir: &Path, old: Option<&Index>) -> Git {
+        let (git_dir, tree) = (dir.join("repo"), dir.join("tree"));
+        std::fs::create_dir_all(&tree).unwrap();
+        std::fs::write(tree.join("n"), "").unwrap();
+        let git = Git::init(&git_dir, "main").unwrap().with_work_tree(&tree);
+        if let Some(old) = old {
+            old.write(&git_dir).unwrap();
+        }
+        git
+    }
+
+    #[test]
+    fn what_others_stage_meanwhile_is_as_if_they_did_it_just_after() {
+        let old = index(&[(".git-devops/meta/.m", 4), ("a", 1), ("b", 2), ("d/x", 3)].into());
+        let seven = |path| format!("100644,{},{path}", "07".repeat(20));
+        let stage = |path| vec!["update-index".to_owned(), "--add".into(), "--replace".into(), "--cacheinfo".into(), seven(path)];
+        let take_out = |path: &str| ["update-index", "--force-remove", path].map(str::to_owned).to_vec();
+        let announce = ["add", "-N", "n"].map(str::to_owned).to_vec();
+        // Whether there was a file; what they do; the versions of objects that nothing leads to then.
+        let cases: [(bool, Vec<String>, &[u8]); 11] = [
+            (true, ["update-index", "--force-write-index", "--index-version=4"].map(str::to_owned).to_vec(), &[]),
+            (true, stage("a"), &[]),
+            (true, stage("b"), &[]),
+            (true, stage("c"), &[]),
+            (true, stage("d/x"), &[3]),
+            (true, stage("n/y"), &[]),
+            (true, stage("m"), &[]),
+            (true, take_out("a"), &[]),
+            (true, take_out("d/x"), &[3]),
+            (true, announce, &[]),
+            (false, stage("c"), &[]),
+        ];
+        for (is_there, theirs, left) in cases {
+            let (dir, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let theirs: Vec<&str> = theirs.iter().map(String::as_str).collect();
+            let read = |git: &Git| Index::read(&git.git_dir().join("index")).unwrap();
+            let write = |git: &Git, old: &Index| {
+                let mut staging = Staging::default();
+                [("a", 5), ("m/z", 8), ("n", 6)].iter().for_each(|(path, version)| staging.push(&entry(path, *version)));
+                let gone = [old.lookup(b"b").unwrap()];
+                let new = NewIndex::new(old, staging, &gone).unwrap().with_tree(Some(oid_from([9; 20])));
+                new.write(git.git_dir()).unwrap()
+            };
+            let git = repository(dir.path(), is_there.then_some(&old));
+            let old = if is_there { read(&git) } else { old.clone().of_no_file() };
+            git.run(&theirs).unwrap();
+            let written = write(&git, &old);
+            let (ours, other) = (read(&git), repository(after.path(), None));
+            write(&other, &old);
+            other.run(&theirs).unwrap();
+            let staged = |index: &Index| {
+                let staged = index.iter().map(|entry| (entry.path.to_vec(), entry.oid, entry.mode, entry.intent_to_add));
+                staged.collect::<Vec<_>>()
+            };
+            assert_eq!(staged(&ours), staged(&read(&other)), "{theirs:?}");
+            assert_eq!((ours.stamp(), written.unguarded), (written.stamp, left.iter().map(|n| oid_from([*n; 20])).collect()));
+            let has_news = theirs[1] != "--force-write-index" && theirs[1] != "-N";
+            assert_eq!(written.tree.is_none(), has_news, "{theirs:?}");
+            let known = ours.lookup(b".git-devops/meta/.m").map(|at| ours.entry(at).stat.size);
+            assert_eq!(known, Some(4), "what was known of the others is known still: {theirs:?}");
+        }
+    }
+
+    #[test]
+    fn an_index_from_elsewhere_takes_the_place_of_any_other_but_not_of_what_came_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = index(&[("a", 1), ("b", 2)].into());
+        let elsewhere = index(&[("a", 3)].into());
+        let git = repository(dir.path(), Some(&old));
+        let read = || Index::read(&git.git_dir().join("index")).unwrap();
+        let paths = || read().iter().map(|entry| entry.path.escape_ascii().to_string()).collect::<Vec<_>>();
+        let here = read();
+        git.run(&["update-index", "--add", "--cacheinfo", &format!("100644,{},c", "07".repeat(20))]).unwrap();
+        NewIndex::of(&elsewhere).in_place_of(&here).write(git.git_dir()).unwrap();
+        assert_eq!(paths(), ["a", "c"]);
+        elsewhere.write(git.git_dir()).unwrap();
+        assert_eq!(paths(), ["a"]);
     }
 
     #[test]
@@ -309,7 +486,7 @@ mod tests {
         let mut staging = Staging::default();
         paths.iter().rev().for_each(|path| staging.push(&entry(path, 3)));
         let new = NewIndex::new(&none, staging, &[]).unwrap();
-        let stamp = new.write(dir.path()).unwrap();
+        let stamp = new.write(dir.path()).unwrap().stamp;
         let read = Index::read(&dir.path().join("index")).unwrap();
         assert_eq!(read.stamp(), stamp);
         assert!(read.iter().eq(new.iter()) && read.len() == paths.len());

@@ -148,7 +148,7 @@ fn secure(oid: &Oid, before: Option<Oid>, writer: &PackWriter) -> Result<()> {
     if before.as_ref() == Some(oid) || writer.has(oid) {
         return Ok(());
     }
-    writer.copy_tree(oid)?;
+    writer.copy(oid)?;
     let before = dirs_of(before, writer)?;
     dirs_of(Some(*oid), writer)?.iter().try_for_each(|(name, oid)| secure(oid, before.get(name).copied(), writer))
 }

@@ -62,6 +62,7 @@ impl Host<'_> {
         if self.history.pending.is_some() || self.history.backing.is_some() {
             return Err(Error::new(Kind::Halted, "a commit is applied by half here; 'gdo up' or 'gdo rollback' ends that first"));
         }
+        let here = self.repo.index()?;
         let branch = format!("refs/heads/{kind}");
         let at = self.repo.git.read_ref(&branch)?;
         self.must_not_lose(&branch, at, commit)?;
@@ -76,7 +77,7 @@ impl Host<'_> {
         }
         git.stand_on(&branch)?;
         self.repo.note_refs(&self.lock)?;
-        self.repo.write_index(&NewIndex::of(&self.repo.index_of(&tree)?))?;
+        self.repo.write_index(&NewIndex::of(&self.repo.index_of(&tree)?).in_place_of(&here))?;
         crate::repo::status::refresh(self.repo, progress)
     }
 }

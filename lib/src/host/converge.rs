@@ -18,7 +18,7 @@ use super::run::{Ended, Ground};
 use super::{Host, merge};
 use crate::durable;
 use crate::error::{Kind, Result};
-use crate::git::{NewIndex, Oid, empty_tree};
+use crate::git::{Index, NewIndex, Oid, empty_tree};
 use crate::journal::{Entry, EntryId};
 use crate::progress::Progress;
 use crate::repo::attributes::{Attributes, Ownership};
@@ -154,6 +154,7 @@ impl Host<'_> {
         let tree = self.repo.objects.commit(&commit)?.tree;
         let before =
             head.map(|head| self.repo.objects.commit(&head).map(|data| data.tree)).transpose()?.unwrap_or_else(empty_tree);
+        let here = self.repo.index()?;
         let index = index_of(self.repo, tree)?;
         let attributes = self.repo.attributes(&index)?;
         let Plan { changes, aside, left, merged, only_times, n_unowned, seen } =
@@ -189,7 +190,7 @@ impl Host<'_> {
             self.settle_dirs(&done, only_times, tree, progress)?;
         }
         if head != Some(commit) && done.left.is_empty() {
-            self.settle(commit, tree, head)?;
+            self.settle(commit, tree, head, &here)?;
         }
         let is_moved = self.repo.head()? != head;
         if is_moved || !done.repaired.is_empty() {
@@ -396,8 +397,10 @@ impl Host<'_> {
     }
 
     /// Lets HEAD and index say that `commit` is here.
-    fn settle(&self, commit: Oid, tree: Oid, head: Option<Oid>) -> Result<()> {
-        self.repo.write_index(&NewIndex::of(&*index_of(self.repo, tree)?))?;
+    ///
+    /// What others staged since `here` was read stays staged.
+    fn settle(&self, commit: Oid, tree: Oid, head: Option<Oid>, here: &Index) -> Result<()> {
+        self.repo.write_index(&NewIndex::of(&*index_of(self.repo, tree)?).in_place_of(here))?;
         let branch = format!("refs/heads/{}", self.kind()?);
         let git = self.repo.git.clone().with_identity(self.call.identity.clone());
         self.repo.turn_ref(&git, (&branch, commit), head, "converge", &self.lock)?;

@@ -244,8 +244,9 @@ impl Host<'_> {
         let seen = check_drift(self.repo, (tree, base), &changes, true).map_err(Stop::into_error)?.seen;
         let left = self.undo(head, &commits, content_only)?;
         self.lay_back((tree, base), content_only.then_some(&seen), progress)?;
-        let index = status::index_after(self.repo, &*self.repo.index()?, tree, base)?;
-        self.repo.write_index(&NewIndex::of(&index))?;
+        let here = self.repo.index()?;
+        let index = status::index_after(self.repo, &here, tree, base)?;
+        self.repo.write_index(&NewIndex::of(&index).in_place_of(&here))?;
         self.repo.git.delete_ref(wip::WIP, tip)?;
         self.repo.note_refs(&self.lock)?;
         status::refresh(self.repo, progress)?;

@@ -513,8 +513,9 @@ impl Host<'_> {
 
     /// Moves index and HEAD's branch to `commit`, durably.
     pub(super) fn move_to(&self, commit: Oid, before: Oid, tree: Oid, last: Option<Oid>) -> Result<()> {
-        let index = status::index_after(self.repo, &*self.repo.index()?, before, tree)?;
-        self.repo.write_index(&NewIndex::of(&index))?;
+        let here = self.repo.index()?;
+        let index = status::index_after(self.repo, &here, before, tree)?;
+        self.repo.write_index(&NewIndex::of(&index).in_place_of(&here))?;
         let branch = format!("refs/heads/{}", self.kind()?);
         let git = self.repo.git.clone().with_identity(self.call.identity.clone());
         git.update_ref(&branch, commit, last, "up")?;

@@ -54,8 +54,8 @@ use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::file::source::ChunkSource;
 use crate::git::{
-    CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, IndexStamp, Kept, NewIndex, Objects, Oid, PackWriter, name,
-    write_tree,
+    CachedStat, Config, Git, Index, IndexBuilder, IndexEntry, IndexStamp, Kept, NewIndex, Objects, Oid, PackWriter, Written,
+    name, write_tree,
 };
 use crate::metadata::DirMetadata;
 use crate::safepath::{self, Dir, FileKind};
@@ -433,7 +433,7 @@ impl Repo {
     fn read_index(&self) -> Result<Index> {
         let path = self.index_path();
         match self.head()? {
-            Some(head) if !durable::is_there(&path) => self.index_of(&self.objects.commit(&head)?.tree),
+            Some(head) if !durable::is_there(&path) => Ok(self.index_of(&self.objects.commit(&head)?.tree)?.of_no_file()),
             _ => {
                 let mut index = Index::read(&path)?;
                 if self.is_index_stale(&index) {
@@ -469,12 +469,14 @@ impl Repo {
         Err(Error::new(Kind::Locked, message))
     }
 
-    /// Replaces the git index, durably, and notes that it is ours, which a doubted one is not.
-    pub fn write_index(&self, index: &NewIndex<'_>) -> Result<()> {
+    /// Replaces the git index as [`NewIndex::write`] does, and notes that it is ours, which a doubted one is not.
+    pub fn write_index(&self, index: &NewIndex<'_>) -> Result<Written> {
         self.forget_index();
-        let note = IndexNote { stamp: index.write(&self.places.git_dir)?, tree: index.tree() };
+        let written = index.write(&self.places.git_dir)?;
+        let note = IndexNote { stamp: written.stamp, tree: written.tree };
         // Whoever is killed before this line only has to look at everything once more.
-        durable::publish(&self.places.state.join(INDEX_NOTE), &note.encode(), 0o600)
+        durable::publish(&self.places.state.join(INDEX_NOTE), &note.encode(), 0o600)?;
+        Ok(written)
     }
 
     /// Returns what we noted of the last index that we wrote.

@@ -48,7 +48,7 @@ pub struct Recorded {
 
 /// Stages what `options` take in, and, if `commit` is given, commits all that is staged.
 ///
-/// On return everything is durable. On an error the index and the refs are as they were.
+/// On return everything is durable. On an error nothing is committed, and the index is as it was, or what was found is staged.
 pub fn record(repo: &Repo, options: &ScanOptions, commit: Option<&CommitInfo>, progress: &Progress) -> Result<Recorded> {
     let lock = repo.lock()?;
     wip::must_not_be(repo)?;
@@ -185,9 +185,12 @@ pub(super) fn record_with(
     };
     let references = references.map(Referencing::finish).transpose()?;
     let kept = pack?.publish()?;
+    let mut unguarded = Vec::new();
     if has_news {
-        repo.write_index(&new_index)?;
+        unguarded = repo.write_index(&new_index)?.unguarded;
     }
+    // The commit relied on the old index for them, and others have staged something else in their place.
+    let also_kept = kept_anew(repo, &unguarded)?;
     recorded.commit = new_commit;
     if let (Some(commit), Some(info)) = (new_commit, commit) {
         move_line(repo, commit, line, info, kept, lock)?;
@@ -197,8 +200,19 @@ pub(super) fn record_with(
         }
         repo.let_go(kept)?;
     }
+    also_kept.map_or(Ok(()), Kept::release)?;
     drop((lease, references));
     Ok(recorded)
+}
+
+/// Writes objects that the repository has once more, so that nobody can remove them.
+fn kept_anew(repo: &Repo, oids: &[Oid]) -> Result<Option<Kept>> {
+    if oids.is_empty() {
+        return Ok(None);
+    }
+    let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
+    oids.iter().try_for_each(|oid| pack.copy(oid))?;
+    pack.finish()
 }
 
 /// Which files are their own store, and where that is noted.
@@ -366,5 +380,84 @@ impl From<Vec<Staged>> for Staging {
         let mut all = Self::default();
         staged.iter().for_each(|staged| all.push(&staged.as_entry()));
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::ObjectKind;
+    use crate::git::object::object_id;
+    use crate::repo::Places;
+    use crate::repo::exclude::{ExcludeOptions, Excludes};
+    use crate::repo::scan::Scope;
+
+    fn info() -> CommitInfo {
+        let identity = Identity { name: "A".into(), email: "a@b".into() };
+        CommitInfo { identity, time: 1, offset: 0, message: "m".into() }
+    }
+
+    /// Stages `content` as stock git does, and returns its blob.
+    fn stage(repo: &Repo, path: &str, content: &str) -> Oid {
+        let oid = repo.git.run_with_input(&["hash-object", "-w", "--stdin"], content.as_bytes()).unwrap();
+        let oid = Oid::from_hex(oid.trim_ascii()).unwrap();
+        repo.git.run(&["update-index", "--add", "--cacheinfo", &format!("100644,{oid},{path}")]).unwrap();
+        oid
+    }
+
+    #[test]
+    fn what_others_stage_during_a_snapshot_stays_staged_after_it() {
+        for is_pruned in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let places = Places::of_directory(dir.path());
+            Repo::init(&places, "main").unwrap();
+            let repo = Repo::open(places).unwrap();
+            std::fs::create_dir_all(dir.path().join("d")).unwrap();
+            std::fs::write(dir.path().join("d/f"), "1").unwrap();
+            let before = stage(&repo, "p", "staged before");
+            let snapshot = |others: &dyn Fn()| {
+                let excludes = Excludes::new(ExcludeOptions::default(), &repo.places.git_dir.join("info/exclude")).unwrap();
+                let scope = Scope::Paths(vec![b"d".to_vec()]);
+                let options = ScanOptions { scope, excludes, one_file_system: false, by_reference: false };
+                // By itself: Repo::lock hands it on to children, also to those of other tests.
+                let lock = Lock::exclusive(&repo.places.state.join("lock")).unwrap();
+                let extra = |_: &Found, _: &PackWriter<'_>, _: &Writer| {
+                    others();
+                    Ok(Vec::new())
+                };
+                let line = Line::of_head(&repo).unwrap();
+                record_on(&repo, &lock, &line, &options, Some(&info()), &extra, &Progress::default())
+            };
+            let recorded = snapshot(&|| {
+                stage(&repo, "p", "staged meanwhile");
+                stage(&repo, "q", "new");
+                if is_pruned {
+                    repo.git.run(&["prune", "--expire=now"]).unwrap();
+                }
+            });
+            let index = repo.index().unwrap();
+            let staged = |path: &str| index.lookup(path.as_bytes()).map(|at| index.entry(at).oid);
+            let blob = |content: &str| Some(object_id(ObjectKind::Blob, content.as_bytes()).unwrap());
+            assert_eq!([staged("p"), staged("q"), staged("d/f")], ["staged meanwhile", "new", "1"].map(blob));
+            if is_pruned {
+                // What the commit was to have is gone: that is told, and the next one has all.
+                assert_eq!(recorded.unwrap_err().kind(), Kind::Conflict);
+                assert_eq!(repo.head().unwrap(), None);
+                snapshot(&|| ()).unwrap();
+                let head = repo.objects.commit(&repo.head().unwrap().unwrap()).unwrap().tree;
+                assert_eq!(
+                    ["p", "q", "d/f"].map(|path| repo.blob_in(&head, path.as_bytes()).unwrap()),
+                    ["p", "q", "d/f"].map(staged)
+                );
+            } else {
+                // The commit is that of the moment when the index was read.
+                let tree = repo.objects.commit(&recorded.unwrap().commit.unwrap()).unwrap().tree;
+                let stored = |path: &str| repo.blob_in(&tree, path.as_bytes()).unwrap();
+                assert_eq!([stored("p"), stored("q"), stored("d/f")], [Some(before), None, blob("1")]);
+                // Nothing but the commit leads to what was staged before.
+                repo.git.run(&["prune", "--expire=now"]).unwrap();
+            }
+            assert_eq!(repo.git.run(&["fsck", "--strict", "--no-dangling"]).unwrap(), b"");
+        }
     }
 }

@@ -127,7 +127,10 @@ pub(crate) fn refresh(repo: &Repo, progress: &Progress) -> Result<()> {
     };
     let mut updates = found.updates;
     updates.retain(is_same);
-    if updates.is_empty() { Ok(()) } else { repo.write_index(&NewIndex::new(&index, updates, &[])?.with_tree(index.tree())) }
+    if !updates.is_empty() {
+        repo.write_index(&NewIndex::new(&index, updates, &[])?.with_tree(index.tree()))?;
+    }
+    Ok(())
 }
 
 /// So often git is asked again when it fails: while others repack, it may miss a tree that is there all the time.
