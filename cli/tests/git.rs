@@ -103,3 +103,21 @@ fn an_index_that_stock_git_wrote_hides_no_change_of_metadata() {
     std::fs::write(world.path(".git/devops/state/index-checksum"), note).unwrap();
     assert!(!world.ok(&["status"]).contains("m f"));
 }
+
+#[test]
+fn what_is_only_announced_is_in_no_commit_and_no_restore_touches_it() {
+    let world = World::new();
+    let git = "git --git-dir .git -c core.bare=false --work-tree .";
+    world.write("f", "1\n");
+    world.write("n", "new\n");
+    world.sh(&format!("{git} add -N n"));
+    assert!(!world.gdo(&["status"]).out.contains("staged for the next commit"));
+    assert!(world.ok(&["commit", "-m", "nothing"]).contains("no commit"));
+    world.sh(&format!("{git} add f"));
+    world.ok(&["commit", "-m", "f"]);
+    assert_eq!(world.sh(&format!("{git} ls-tree -r --name-only HEAD")), "f\n");
+    world.ok(&["restore", "."]);
+    assert_eq!(world.read("n"), "new\n");
+    world.snapshot();
+    assert_eq!(world.sh(&format!("{git} show HEAD:n")), "new\n");
+}

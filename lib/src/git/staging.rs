@@ -141,9 +141,9 @@ impl<'a> NewIndex<'a> {
         })
     }
 
-    /// Returns what a tree is written from: path, mode and object of each entry.
+    /// Returns what a tree is written from: path, mode and object of each entry, but of what is only announced.
     pub fn files(&self) -> impl Iterator<Item = (&[u8], u32, Oid)> {
-        self.iter().map(|entry| (entry.path, entry.mode, entry.oid))
+        self.iter().filter(|entry| !entry.intent_to_add).map(|entry| (entry.path, entry.mode, entry.oid))
     }
 
     /// Returns the index in memory.
@@ -447,6 +447,28 @@ mod tests {
             assert_eq!(written.tree.is_none(), has_news, "{theirs:?}");
             let known = ours.lookup(b".git-devops/meta/.m").map(|at| ours.entry(at).stat.size);
             assert_eq!(known, Some(4), "what was known of the others is known still: {theirs:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_announced_is_not_in_the_tree_as_with_git_write_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = repository(dir.path(), None);
+        for sub_dir in ["d", "only"] {
+            std::fs::create_dir(dir.path().join("tree").join(sub_dir)).unwrap();
+        }
+        for path in ["a", "d/x", "d/y", "only/z"] {
+            std::fs::write(dir.path().join("tree").join(path), path).unwrap();
+        }
+        for (staged, announced) in [(&["a"][..], &["n"][..]), (&["d/x"], &["d/y", "only/z"]), (&["only/z"], &[]), (&["n"], &[])] {
+            git.run(&[&["add", "--"], staged].concat()).unwrap();
+            git.run(&[&["add", "-N", "--"], announced].concat()).unwrap();
+            let index = Index::read(&git.git_dir().join("index")).unwrap();
+            let objects = crate::git::Objects::open(git.git_dir()).unwrap();
+            let pack = crate::git::PackWriter::new(git.git_dir(), &objects).unwrap();
+            let ours = crate::git::write_tree(NewIndex::of(&index).files(), &pack).unwrap();
+            let theirs = git.run(&["write-tree"]).unwrap();
+            assert_eq!(ours.to_string().as_bytes(), theirs.trim_ascii(), "{staged:?} {announced:?}");
         }
     }
 

@@ -59,9 +59,10 @@ fn staged(repo: &Repo, index: &Index, head: Option<Oid>) -> Result<Vec<Change>> 
             let raw = repo.git.run(&["diff-index", "--cached", "--raw", "-z", "--no-abbrev", "--no-renames", "HEAD", "--"])?;
             changes(repo, &raw, true)
         }
-        None => Ok((0..index.len())
-            .filter_map(|position| Some(Change { path: file_path(index.entry(position).path)?, what: What::Added }))
-            .collect()),
+        None => {
+            let staged = index.iter().filter(|entry| !entry.intent_to_add);
+            Ok(staged.filter_map(|entry| Some(Change { path: file_path(entry.path)?, what: What::Added })).collect())
+        }
     }
 }
 
