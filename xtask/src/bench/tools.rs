@@ -27,19 +27,12 @@ pub struct Tool {
     pub one_file: &'static str,
     /// Reads and verifies all that is stored.
     pub check: &'static str,
-    /// The same where that was done before; empty if it is no other command.
+    /// The same where that was done before; empty if it is no other command, and takes as long.
     pub check_again: &'static str,
     /// Forgets all states but the newest.
     pub forget: &'static str,
     /// Makes what is stored smaller.
     pub maintain: &'static str,
-}
-
-impl Tool {
-    /// Returns what to type when all was verified before.
-    pub fn check_again(&self) -> &'static str {
-        if self.check_again.is_empty() { self.check } else { self.check_again }
-    }
 }
 
 /// The beginning of each of our command lines.
@@ -239,7 +232,7 @@ pub const TOOLS: &[Tool] = &[
         restores_over: false,
         one_file: "",
         check: "find $REPO -type f -print0 | xargs -0 b3sum",
-        check_again: "",
+        check_again: "find $REPO -type f -print0 | xargs -0 b3sum",
         forget: "",
         maintain: "",
     },
