@@ -116,6 +116,7 @@ fn what_is_only_announced_is_in_no_commit_and_no_restore_touches_it() {
     world.sh(&format!("{git} add f"));
     world.ok(&["commit", "-m", "f"]);
     assert_eq!(world.sh(&format!("{git} ls-tree -r --name-only HEAD")), "f\n");
+    assert!(!world.gdo(&["status"]).out.contains("staged for the next commit"));
     world.ok(&["restore", "."]);
     assert_eq!(world.read("n"), "new\n");
     world.snapshot();

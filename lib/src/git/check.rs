@@ -328,7 +328,7 @@ fn check_kin(path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
 /// Says whether a `.rev` has the objects of its index in the order of the pack.
 fn check_order(path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
     let (files, index) = (OpenFiles::default(), path.with_extension("idx"));
-    let listed = PackIndex::open(&index, u64::MAX).and_then(|index| index.by_offset(&files));
+    let listed = PackIndex::open(&index, 0).and_then(|index| index.by_offset(&files));
     // What is wrong with the index is told of that.
     let (Ok(listed), Some(bytes)) = (listed, durable::read_if_there(path)?) else { return Ok(()) };
     let ranks = bytes.get(REV_HEADER..bytes.len().saturating_sub(2 * SUM_LEN)).unwrap_or_default();

@@ -55,7 +55,7 @@ impl<'a> PackWriter<'a> {
         Ok(Self { objects, index, in_index, git_dir: git_dir.to_owned(), dir, level: 1, pack: Mutex::new(Pack::default()) })
     }
 
-    /// Sets how hard objects are compressed: 1, as without it, to [`MAX_LEVEL`], which higher ones mean, too.
+    /// Sets how hard objects are compressed: from 1, as without it, to 12; what is beyond is taken for the nearer of both.
     #[must_use]
     pub fn with_level(self, level: i32) -> Self {
         Self { level: level.clamp(1, MAX_LEVEL), ..self }

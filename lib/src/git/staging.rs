@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use sha1dc::Hasher;
 
@@ -160,6 +161,19 @@ impl<'a> NewIndex<'a> {
         IndexLock::take(git_dir)?.write(self)
     }
 
+    /// Returns the objects that this names and that others took out of the index since it was read: for whoever commits it without writing it.
+    pub fn unguarded(&self, git_dir: &Path) -> Result<Vec<Oid>> {
+        let path = git_dir.join("index");
+        Ok(self.changed_meanwhile(&path)?.map_or_else(Vec::new, |now| self.staged_by_others(&now).unguarded))
+    }
+
+    /// Returns the index that stands at `path`, if others put it in the place of the one that was read.
+    fn changed_meanwhile(&self, path: &Path) -> Result<Option<Index>> {
+        let now = Index::read_checksum(path)?;
+        let is_as_read = now.is_none() || now == self.replaced.checksum() || !self.replaced.is_read();
+        if is_as_read { Ok(None) } else { Index::read(path).map(Some) }
+    }
+
     /// Returns what others did to the index that is replaced: it has become the one that is there `now`.
     fn staged_by_others<'t>(&'t self, now: &'t Index) -> ByOthers<'t> {
         // Where there was no file they began with nothing, and took nothing out.
@@ -180,10 +194,13 @@ impl<'a> NewIndex<'a> {
                 unguarded.push(entry.oid);
             }
             // What is announced is here by now.
-            if changes.get(entry.path).is_some_and(|theirs| theirs.is_some_and(|theirs| theirs.intent_to_add)) {
+            let is_announced = changes.get(entry.path).is_some_and(|theirs| theirs.is_some_and(|theirs| theirs.intent_to_add));
+            if is_announced && was(entry.path).is_none() {
                 changes.remove(entry.path);
             }
         }
+        unguarded.sort_unstable();
+        unguarded.dedup();
         ByOthers { changes, unguarded }
     }
 
@@ -240,7 +257,10 @@ impl ByOthers<'_> {
         staging.retain(|entry| !self.changes.contains_key(entry.path) && !self.is_in_the_way(entry.path));
         self.changes.values().flatten().for_each(|entry| staging.push(entry));
         let removed = self.changes.iter().filter(|(_, staged)| staged.is_none());
-        let mut gone: Vec<usize> = removed.filter_map(|(path, _)| new.old.lookup(path)).chain(new.gone.iter().copied()).collect();
+        let removed = removed.filter_map(|(path, _)| new.old.lookup(path));
+        // Where it is not made from the one that they had, what it is made from can be in the way, too.
+        let in_the_way = (0..new.old.len()).filter(|at| self.is_in_the_way(new.old.entry(*at).path));
+        let mut gone: Vec<usize> = removed.chain(in_the_way).chain(new.gone.iter().copied()).collect();
         gone.sort_unstable();
         gone.dedup();
         (staging, gone)
@@ -274,15 +294,24 @@ fn miscounted() -> Error {
     Error::new(Kind::Bug, "BUG: the entries of an index are not as many as were counted")
 }
 
+/// So long a lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Git's lock on the index of one repository: whoever made `index.lock` may replace the index.
 #[derive(Debug)]
 pub struct IndexLock(Temp);
 
 impl IndexLock {
-    /// Takes the lock, or fails at once.
+    /// Takes the lock, or fails if another one holds it for longer than a `git status` at somebody's prompt does.
     pub fn take(git_dir: &Path) -> Result<Self> {
         let lock = git_dir.join("index.lock");
-        match Temp::as_lock(&lock, 0o600) {
+        let start = Instant::now();
+        let mut taken = Temp::as_lock(&lock, 0o600);
+        while start.elapsed() < PATIENCE && taken.as_ref().is_err_and(|error| error.kind() == Kind::Locked) {
+            std::thread::sleep(PATIENCE / 100);
+            taken = Temp::as_lock(&lock, 0o600);
+        }
+        match taken {
             Err(error) if error.kind() == Kind::Locked => Err(Error::new(
                 Kind::Locked,
                 format!("'{}' exists: git is changing the index; try again when it is done", lock.display()),
@@ -296,12 +325,10 @@ impl IndexLock {
         let path = self.0.path().with_extension("");
         let what = || format!("cannot write index '{}'", path.display());
         // As long as this is held nobody else writes it.
-        let now = Index::read_checksum(&path).context(what)?;
-        if now.is_none() || now == new.replaced.checksum() || !new.replaced.is_read() {
+        let Some(now) = new.changed_meanwhile(&path)? else {
             let stamp = self.publish(new, &path).context(what)?;
             return Ok(Written { stamp, tree: new.tree, unguarded: Vec::new() });
-        }
-        let now = Index::read(&path)?;
+        };
         let others = new.staged_by_others(&now);
         let (staging, gone) = others.added_to(new);
         let tree = new.tree.filter(|_| others.changes.is_empty());
@@ -406,7 +433,7 @@ mod tests {
         let take_out = |path: &str| ["update-index", "--force-remove", path].map(str::to_owned).to_vec();
         let announce = ["add", "-N", "n"].map(str::to_owned).to_vec();
         // Whether there was a file; what they do; the versions of objects that nothing leads to then.
-        let cases: [(bool, Vec<String>, &[u8]); 11] = [
+        let cases: [(bool, Vec<String>, &[u8]); 12] = [
             (true, ["update-index", "--force-write-index", "--index-version=4"].map(str::to_owned).to_vec(), &[]),
             (true, stage("a"), &[]),
             (true, stage("b"), &[]),
@@ -418,6 +445,7 @@ mod tests {
             (true, take_out("d/x"), &[3]),
             (true, announce, &[]),
             (false, stage("c"), &[]),
+            (false, stage("d/x/y"), &[]),
         ];
         for (is_there, theirs, left) in cases {
             let (dir, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -486,6 +514,25 @@ mod tests {
         assert_eq!(paths(), ["a", "c"]);
         elsewhere.write(git.git_dir()).unwrap();
         assert_eq!(paths(), ["a"]);
+        // What they make of a file of it is a directory.
+        let here = read();
+        git.run(&["update-index", "--add", "--replace", "--cacheinfo", &format!("100644,{},a/x", "07".repeat(20))]).unwrap();
+        NewIndex::of(&elsewhere).in_place_of(&here).write(git.git_dir()).unwrap();
+        assert_eq!(paths(), ["a/x"]);
+    }
+
+    #[test]
+    fn a_lock_that_is_held_for_a_moment_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = IndexLock::take(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| IndexLock::take(dir.path()));
+            std::thread::sleep(PATIENCE / 10);
+            drop(held);
+            taken.join().unwrap().unwrap();
+        });
+        let _held = IndexLock::take(dir.path()).unwrap();
+        assert_eq!(IndexLock::take(dir.path()).unwrap_err().kind(), Kind::Locked);
     }
 
     #[test]

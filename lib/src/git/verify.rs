@@ -238,13 +238,12 @@ impl<'a> Look<'a> {
             wanted: Mutex::default(),
         };
         let packs = look.list(git)?;
-        for index in packs.iter().filter(|path| path.extension().is_some_and(|ext| ext == "idx")) {
-            if packs.contains(&index.with_extension("pack")) {
-                look.add_pack(index);
-            }
-        }
+        let is_pair =
+            |path: &&PathBuf| path.extension().is_some_and(|ext| ext == "idx") && packs.contains(&path.with_extension("pack"));
+        let mut indexes: Vec<&PathBuf> = packs.iter().filter(is_pair).collect();
         // What many look for is mostly in the largest.
-        look.packs.sort_by_key(|packed| Reverse(packed.pack.index().n_objects()));
+        indexes.sort_by_cached_key(|path| Reverse(durable::look(path).map_or(0, |meta| meta.len())));
+        indexes.into_iter().for_each(|index| look.add_pack(index));
         look.compare();
         Ok(look)
     }

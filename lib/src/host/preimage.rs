@@ -199,12 +199,14 @@ pub(super) fn differing(repo: &Repo, index: &Index, attributes: &Attributes, pro
 /// Returns an index that holds `tree`: the one that is there, which knows the times of files, if that does.
 pub(super) fn index_of(repo: &Repo, tree: Oid) -> Result<Arc<Index>> {
     let here = repo.index()?;
-    if !here.is_doubted() && here.tree() == Some(tree) {
+    // What is only announced is in no tree.
+    let is_plain = !here.is_doubted() && here.iter().all(|entry| !entry.intent_to_add);
+    if is_plain && here.tree() == Some(tree) {
         return Ok(here);
     }
     let wanted = repo.index_of(&tree)?;
     let ids = |index: &Index| index.iter().map(|entry| (entry.path.to_vec(), entry.oid, entry.mode)).collect::<Vec<_>>();
-    Ok(if !here.is_doubted() && ids(&here) == ids(&wanted) { here } else { Arc::new(wanted) })
+    Ok(if is_plain && ids(&here) == ids(&wanted) { here } else { Arc::new(wanted) })
 }
 
 /// What a look at what is to be laid over showed.

@@ -185,12 +185,12 @@ pub(super) fn record_with(
     };
     let references = references.map(Referencing::finish).transpose()?;
     let kept = pack?.publish()?;
-    let mut unguarded = Vec::new();
-    if has_news {
-        unguarded = repo.write_index(&new_index)?.unguarded;
-    }
+    let unguarded = match has_news {
+        true => repo.write_index(&new_index)?.unguarded,
+        false => new_index.unguarded(&repo.places.git_dir)?,
+    };
     // The commit relied on the old index for them, and others have staged something else in their place.
-    let also_kept = kept_anew(repo, &unguarded)?;
+    let also_kept = new_commit.map(|_| kept_anew(repo, &unguarded)).transpose()?.flatten();
     recorded.commit = new_commit;
     if let (Some(commit), Some(info)) = (new_commit, commit) {
         move_line(repo, commit, line, info, kept, lock)?;
@@ -303,9 +303,12 @@ pub fn commit(repo: &Repo, info: &CommitInfo) -> Result<Option<Oid>> {
 pub fn commit_on(repo: &Repo, lock: &Lock, line: &Line, info: &CommitInfo) -> Result<Option<Oid>> {
     let index = repo.index()?;
     let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
-    let (_, Some(commit)) = commit_if_new(repo, &pack, &NewIndex::of(&index), line.tip, info)? else { return Ok(None) };
+    let new_index = NewIndex::of(&index);
+    let (_, Some(commit)) = commit_if_new(repo, &pack, &new_index, line.tip, info)? else { return Ok(None) };
     let kept = pack.finish()?;
+    let also_kept = kept_anew(repo, &new_index.unguarded(&repo.places.git_dir)?)?;
     move_line(repo, commit, line, info, kept, lock)?;
+    also_kept.map_or(Ok(()), Kept::release)?;
     Ok(Some(commit))
 }
 
@@ -454,7 +457,17 @@ mod tests {
                 let tree = repo.objects.commit(&recorded.unwrap().commit.unwrap()).unwrap().tree;
                 let stored = |path: &str| repo.blob_in(&tree, path.as_bytes()).unwrap();
                 assert_eq!([stored("p"), stored("q"), stored("d/f")], [Some(before), None, blob("1")]);
-                // Nothing but the commit leads to what was staged before.
+                // Where the scan finds nothing and writes no index, what is gone is told, too.
+                stage(&repo, "p", "third");
+                crate::repo::status::refresh(&repo, &Progress::default()).unwrap();
+                let (head, is_ours) = (repo.head().unwrap(), !repo.index().unwrap().is_doubted());
+                let recorded = snapshot(&|| {
+                    stage(&repo, "p", "fourth");
+                    repo.git.run(&["prune", "--expire=now"]).unwrap();
+                });
+                assert_eq!((recorded.unwrap_err().kind(), repo.head().unwrap()), (Kind::Conflict, head));
+                assert!(is_ours && repo.index().unwrap().is_doubted(), "nothing was written");
+                // Nothing but the commits leads to what was staged before.
                 repo.git.run(&["prune", "--expire=now"]).unwrap();
             }
             assert_eq!(repo.git.run(&["fsck", "--strict", "--no-dangling"]).unwrap(), b"");

@@ -56,7 +56,17 @@ fn staged(repo: &Repo, index: &Index, head: Option<Oid>) -> Result<Vec<Change>> 
         Some(_) if !durable::is_there(&repo.index_path()) => Ok(Vec::new()),
         Some(head) if index.tree() == Some(repo.objects.commit(&head)?.tree) => Ok(Vec::new()),
         Some(_) => {
-            let raw = repo.git.run(&["diff-index", "--cached", "--raw", "-z", "--no-abbrev", "--no-renames", "HEAD", "--"])?;
+            let raw = repo.git.run(&[
+                "diff-index",
+                "--cached",
+                "--ita-invisible-in-index",
+                "--raw",
+                "-z",
+                "--no-abbrev",
+                "--no-renames",
+                "HEAD",
+                "--",
+            ])?;
             changes(repo, &raw, true)
         }
         None => {
