@@ -41,8 +41,9 @@ const OPERATIONS: &[&str] = &[
     "maintenance",
 ];
 
-/// For so long after it wrote that inodes were freed, ext4 looks for others, one by one, when files are made.
-const FREED: Duration = Duration::from_secs(65);
+/// For so long after inodes were freed, ext4 looks for others, one by one, when files are made: a minute, and five more where it did not write yet, in its
+/// inode table, that they are free (`recently_deleted`).
+const FREED: Duration = Duration::from_secs(365);
 
 /// What an operation cost.
 #[derive(Clone, Copy, Default)]
@@ -52,6 +53,9 @@ struct Cost {
     peak_rss: f64,
     stored: f64,
 }
+
+/// What was measured: for each operation, for each tool; `None` if it cannot do it.
+type Costs = Vec<Vec<Option<Cost>>>;
 
 struct Options {
     gdo: PathBuf,
@@ -114,14 +118,17 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
     );
     for set in sets::all(&options.sizes).iter().filter(|set| is_meant(&options.sets, &set.name)) {
         let source = Source::build(set, &options.sizes, &options.scratch)?;
-        let costs = measure_all(&options, &tools, set, &source).context(|| format!("with {}", set.name))?;
-        let section = format!("{}\n{}", surroundings(&options, &tools)?, table(&tools, &costs));
+        let mut section = String::new();
+        // Written after each round: it takes hours, and who stops it has what was measured.
+        let mut take = |n_rounds, costs: &Costs| {
+            section = format!("{}\n{}", surroundings(&options, n_rounds, &tools)?, table(&tools, costs));
+            let Some(path) = &write else { return Ok(()) };
+            let page = std::fs::read_to_string(path).context(|| format!("cannot read '{}'", path.display()))?;
+            std::fs::write(path, with_section(&page, &set.name, &section)).context(|| "cannot write the page")
+        };
+        measure_all(&options, &tools, set, &source, &mut take).context(|| format!("with {}", set.name))?;
         fixtures::remove(&options.scratch)?;
         println!("## {}\n\n{section}", set.name);
-        if let Some(path) = &write {
-            let page = std::fs::read_to_string(path).context(|| format!("cannot read '{}'", path.display()))?;
-            std::fs::write(path, with_section(&page, &set.name, &section)).context(|| "cannot write the page")?;
-        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -155,8 +162,14 @@ fn is_installed(tool: &Tool) -> bool {
     Command::new("sh").args(["-c", &format!("command -v {program}")]).output().is_ok_and(|output| output.status.success())
 }
 
-/// Returns the medians: for each operation, for each tool that can do it.
-fn measure_all(options: &Options, tools: &[&Tool], set: &Set, source: &Source) -> Result<Vec<Vec<Option<Cost>>>> {
+/// Hands the medians of all rounds so far to `take`, with their number.
+fn measure_all(
+    options: &Options,
+    tools: &[&Tool],
+    set: &Set,
+    source: &Source,
+    take: &mut dyn FnMut(usize, &Costs) -> Result,
+) -> Result {
     let mut all = vec![vec![Vec::new(); tools.len()]; OPERATIONS.len()];
     for round in 0..options.rounds {
         for at in 0..tools.len() {
@@ -168,6 +181,8 @@ fn measure_all(options: &Options, tools: &[&Tool], set: &Set, source: &Source) -
             }
             eprintln!("{}: round {} of {}: {} done", set.name, round + 1, options.rounds, tools[at].name);
         }
+        let medians: Costs = all.iter().map(|tools| tools.iter().map(|costs| median(costs)).collect()).collect();
+        take(round + 1, &medians)?;
         let trash = options.scratch.join(TRASH);
         if trash.exists() {
             fixtures::remove(&trash)?;
@@ -175,7 +190,7 @@ fn measure_all(options: &Options, tools: &[&Tool], set: &Set, source: &Source) -
             std::thread::sleep(FREED);
         }
     }
-    Ok(all.into_iter().map(|tools| tools.into_iter().map(median).collect()).collect())
+    Ok(())
 }
 
 /// Lets one tool do its operations once, as far as it can.
@@ -336,7 +351,7 @@ fn allocated(dir: &Path) -> Result<f64> {
 }
 
 /// Returns the median of each figure on its own.
-fn median(costs: Vec<Cost>) -> Option<Cost> {
+fn median(costs: &[Cost]) -> Option<Cost> {
     let middle = |figure: fn(&Cost) -> f64| {
         let mut figures: Vec<f64> = costs.iter().map(figure).collect();
         figures.sort_by(f64::total_cmp);
@@ -381,7 +396,7 @@ fn table(tools: &[&Tool], costs: &[Vec<Option<Cost>>]) -> String {
 }
 
 /// Returns what a reader must know about where the figures come from.
-fn surroundings(options: &Options, tools: &[&Tool]) -> Result<String> {
+fn surroundings(options: &Options, n_rounds: usize, tools: &[&Tool]) -> Result<String> {
     let first_line = |script: &str| -> Result<String> {
         let outcome = run(Command::new("sh").args(["-c", script]).env("GDO", &options.gdo).current_dir(repository()))?;
         Ok(outcome.text().lines().next().unwrap_or("unknown").trim().to_owned())
@@ -396,7 +411,7 @@ fn surroundings(options: &Options, tools: &[&Tool]) -> Result<String> {
     line("memory", first_line("sed -n 's/^MemTotal: *//p' /proc/meminfo")?);
     line("kernel", first_line("uname -sr")?);
     line("file system", first_line(&format!("stat -f -c %T '{scratch}'"))?);
-    line("rounds, of which the median", options.rounds.to_string());
+    line("rounds, of which the median", n_rounds.to_string());
     for tool in tools {
         line(tool.name, first_line(tool.version)?);
     }
@@ -417,10 +432,10 @@ mod tests {
     #[test]
     fn the_median_is_taken_of_each_figure() {
         let cost = |wall, cpu| Cost { wall, cpu, ..Cost::default() };
-        let middle = median(vec![cost(1.0, 9.0), cost(5.0, 1.0), cost(3.0, 2.0)]);
+        let middle = median(&[cost(1.0, 9.0), cost(5.0, 1.0), cost(3.0, 2.0)]);
         let middle = middle.unwrap();
         assert_eq!((middle.wall, middle.cpu), (3.0, 2.0));
-        assert!(median(Vec::new()).is_none(), "what was never done has no cost");
+        assert!(median(&[]).is_none(), "what was never done has no cost");
     }
 
     #[test]
