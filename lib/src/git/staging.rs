@@ -169,7 +169,7 @@ impl<'a> NewIndex<'a> {
 
     /// Returns the index that stands at `path`, if others put it in the place of the one that was read.
     fn changed_meanwhile(&self, path: &Path) -> Result<Option<Index>> {
-        let now = Index::read_checksum(path)?;
+        let now = Index::read_checksum(path).context(|| format!("cannot read index '{}'", path.display()))?;
         let is_as_read = now.is_none() || now == self.replaced.checksum() || !self.replaced.is_read();
         if is_as_read { Ok(None) } else { Index::read(path).map(Some) }
     }
@@ -514,9 +514,10 @@ mod tests {
         assert_eq!(paths(), ["a", "c"]);
         elsewhere.write(git.git_dir()).unwrap();
         assert_eq!(paths(), ["a"]);
-        // What they make of a file of it is a directory.
+        // What is a file of it is a directory for them, who never had that file.
+        index(&[("b", 2)].into()).write(git.git_dir()).unwrap();
         let here = read();
-        git.run(&["update-index", "--add", "--replace", "--cacheinfo", &format!("100644,{},a/x", "07".repeat(20))]).unwrap();
+        git.run(&["update-index", "--add", "--cacheinfo", &format!("100644,{},a/x", "07".repeat(20))]).unwrap();
         NewIndex::of(&elsewhere).in_place_of(&here).write(git.git_dir()).unwrap();
         assert_eq!(paths(), ["a/x"]);
     }
