@@ -16,6 +16,7 @@ pub mod progress;
 pub mod safepath;
 pub mod durable;
 pub mod child;
+pub mod process;
 pub mod chunk;
 pub mod store;
 pub mod placement;

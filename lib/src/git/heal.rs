@@ -1,32 +1,39 @@
 //! Removing what a killed git or a killed run of ours left in the repository.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::command::Git;
+use super::locks::{Held, LockFile, held};
 use super::pack::KEEP_NOTE;
 use crate::durable::{self, Listed, Lock};
 use crate::error::{Context, Kind, Result};
 use crate::safepath::TEMP_PREFIX;
 
+/// So long a git is given to end that may hold a lock; what it still has then stays.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 impl Git {
     /// Removes lock files of a dead git, and temporary files and pack guards of a dead run of ours; returns how many.
     ///
-    /// The caller holds the lock under which every run of ours starts git and writes packs, so none of them is in use. A `git gc` that somebody else runs
-    /// keeps the locks on refs and their logs, which it expires.
+    /// The caller holds the lock under which every run of ours starts git and writes packs, so none of them is in use by one. Somebody else may have
+    /// started git, too: a lock file that a living process may hold stays, and so do those on refs and their logs while a `git gc` runs.
     pub fn heal_stale_locks(&self, _held: &Lock) -> Result<usize> {
         let gc = self.git_dir().join("gc.pid");
         let is_gc_running = durable::is_file(&gc) && is_held_by_git(&gc);
-        let mut count = 0;
+        let (mut count, mut locks) = (0, Vec::new());
         for (dir, is_deep) in
             [("", false), ("refs", true), ("logs", true), ("objects/pack", false), ("objects/info", true), ("info", false)]
         {
-            count += clear(&self.git_dir().join(dir), is_deep, is_gc_running)?;
+            count += clear(&self.git_dir().join(dir), is_deep, &mut locks)?;
         }
-        Ok(count)
+        locks.retain(|lock| !(is_gc_running && may_be_of_gc(&lock.path)));
+        Ok(count + remove_unheld(&locks, self.git_dir())?)
     }
 }
 
-fn clear(dir: &Path, is_deep: bool, is_gc_running: bool) -> Result<usize> {
+/// Removes what a dead run of ours left in `dir`; adds the lock files in it to `locks`.
+fn clear(dir: &Path, is_deep: bool, locks: &mut Vec<LockFile>) -> Result<usize> {
     let what = || format!("cannot clear stale locks in '{}'", dir.display());
     let entries = match durable::list(dir) {
         Err(error) if error.kind() == Kind::NotFound => return Ok(0),
@@ -35,8 +42,10 @@ fn clear(dir: &Path, is_deep: bool, is_gc_running: bool) -> Result<usize> {
     let mut count = 0;
     for Listed { path, is_dir } in entries {
         if is_dir {
-            count += if is_deep { clear(&path, true, is_gc_running)? } else { 0 };
-        } else if is_leftover(&path) && !(is_gc_running && may_be_of_gc(&path)) {
+            count += if is_deep { clear(&path, true, locks)? } else { 0 };
+        } else if is_lock(&path) {
+            locks.extend(LockFile::at(&path));
+        } else if is_leftover(&path) {
             durable::remove(&path).context(what)?;
             count += 1;
         }
@@ -44,14 +53,38 @@ fn clear(dir: &Path, is_deep: bool, is_gc_running: bool) -> Result<usize> {
     Ok(count)
 }
 
+/// Removes the locks that nobody holds; returns how many.
+fn remove_unheld(locks: &[LockFile], git_dir: &Path) -> Result<usize> {
+    if locks.is_empty() {
+        return Ok(0);
+    }
+    let start = Instant::now();
+    let mut held_now = held(locks, git_dir)?;
+    while held_now.contains(&Held::Perhaps) && start.elapsed() < PATIENCE {
+        std::thread::sleep(PATIENCE / 20);
+        held_now = held(locks, git_dir)?;
+    }
+    let mut count = 0;
+    // What another one made under the same name meanwhile is not what was looked at.
+    for (lock, _) in locks.iter().zip(held_now).filter(|(lock, held)| *held == Held::No && lock.is_unchanged()) {
+        durable::remove(&lock.path).context(|| "cannot clear a stale lock")?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 fn is_leftover(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-    name.ends_with(b".lock")
-        || name == b"packed-refs.new"
-        || name == b"gc.pid" && !is_held_by_git(path)
+    name == b"gc.pid" && !is_held_by_git(path)
         || name.starts_with(TEMP_PREFIX)
         // Someone else's guard says something else, and stays.
         || name.ends_with(b".keep") && durable::read(path).is_ok_and(|note| note == KEEP_NOTE)
+}
+
+/// Says whether the name is one that git gives to what is to take the place of another file, and keeps others from it.
+fn is_lock(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.ends_with(b".lock") || name == b"packed-refs.new"
 }
 
 /// Says whether a `git gc` may have made it: it packs refs and expires logs, and touches neither index nor configuration.
@@ -71,9 +104,13 @@ fn is_held_by_git(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
+    use std::io::{Read, Write};
+    use std::process::{Child, Command, Stdio};
+    use std::time::SystemTime;
 
     use super::*;
+    use crate::git::Identity;
 
     #[test]
     fn what_dead_runs_left_goes_and_the_rest_stays() {
@@ -112,7 +149,7 @@ mod tests {
     fn a_running_git_gc_keeps_its_note() {
         let dir = tempfile::tempdir().unwrap();
         let git = Git::init(dir.path(), "main").unwrap();
-        let mut running = git.command(&["cat-file", "--batch"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut running = git.command(&["cat-file", "--batch"]).stdin(Stdio::piped()).spawn().unwrap();
         fs::write(dir.path().join("gc.pid"), format!("{} host", running.id())).unwrap();
         fs::create_dir_all(dir.path().join("logs/refs/heads")).unwrap();
         let of_gc = [
@@ -138,5 +175,67 @@ mod tests {
         running.wait().unwrap();
         git.heal_stale_locks(&lock).unwrap();
         assert!(!dir.path().join("gc.pid").exists() && of_gc.iter().all(|name| !dir.path().join(name).exists()));
+    }
+
+    #[test]
+    fn what_somebody_holds_who_lives_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = dir.path().join("work");
+        fs::create_dir(&work).unwrap();
+        let identity = Identity { name: "A".into(), email: "a@b".into() };
+        let git = Git::init(&dir.path().join("repo"), "main").unwrap().with_work_tree(&work).with_identity(identity);
+        let instance = Lock::exclusive(&dir.path().join("lock")).unwrap();
+        let heal = || git.heal_stale_locks(&instance).unwrap();
+        let index_lock = git.git_dir().join("index.lock");
+        let begin = |mut command: Command| command.current_dir(dir.path()).stdin(Stdio::piped()).spawn().unwrap();
+        let end = |mut child: Child| {
+            drop(child.stdin.take());
+            child.wait().unwrap()
+        };
+
+        // Who has it open.
+        fs::write(&index_lock, "").unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec 9<\"$0\" && echo && read -r line"]).arg(&index_lock).stdout(Stdio::piped());
+        let mut holder = begin(shell);
+        holder.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        assert_eq!(heal(), 0);
+        end(holder);
+        assert_eq!(heal(), 1);
+
+        // A git that has closed it, and waits for its editor.
+        fs::write(work.join("file"), "content").unwrap();
+        git.run(&["add", "file"]).unwrap();
+        let mut command = git.command(&["commit", "-q", "-a"]);
+        command.env("GIT_EDITOR", "head -n 1 >");
+        let mut commit = begin(command);
+        while !git.git_dir().join("COMMIT_EDITMSG").exists() {
+            assert!(commit.try_wait().unwrap().is_none());
+            std::thread::sleep(PATIENCE / 100);
+        }
+        assert_eq!(heal(), 0);
+        assert!(index_lock.exists());
+        commit.stdin.as_mut().unwrap().write_all(b"message\n").unwrap();
+        assert!(end(commit).success());
+        assert!(!index_lock.exists());
+
+        // A git that only reads takes none, nor does one that works in another repository.
+        let other = Git::init(&dir.path().join("other"), "main").unwrap();
+        let others = [git.command(&["cat-file", "--batch"]), other.command(&["update-ref", "--stdin"])].map(begin);
+        fs::write(&index_lock, "").unwrap();
+        assert_eq!(heal(), 1);
+
+        // One that was begun later has not made it, one that was there before it perhaps has.
+        fs::write(&index_lock, "").unwrap();
+        File::open(&index_lock).unwrap().set_modified(SystemTime::now() - PATIENCE * 10).unwrap();
+        let before = begin(git.command(&["update-ref", "--stdin"]));
+        assert_eq!(heal(), 1);
+        fs::write(&index_lock, "").unwrap();
+        assert_eq!(heal(), 0);
+        end(before);
+        assert_eq!(heal(), 1);
+        for other in others {
+            end(other);
+        }
     }
 }

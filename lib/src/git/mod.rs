@@ -12,6 +12,7 @@ mod heal;
 pub mod index;
 mod inflate;
 mod init;
+mod locks;
 mod loose;
 pub mod merge;
 pub mod mirror;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::process::Process;
 use crate::error::{Error, Kind, Result};
 use crate::git::Oid;
 use crate::journal::{EntryId, Line};
+use crate::process::Process;
 
 /// How a host follows its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,6 @@ mod overlay;
 pub mod plan;
 pub mod preimage;
 pub mod preview;
-pub mod process;
 pub mod promise;
 mod rendered;
 pub mod rendering;
@@ -200,5 +199,5 @@ fn machine(places: &Places) -> Result<String> {
 pub fn fuzz(data: &[u8]) {
     dpkg::fuzz(data);
     let _ = rendered::decode(data);
-    let _ = process::parse(&String::from_utf8_lossy(data));
+    let _ = crate::process::parse(&String::from_utf8_lossy(data));
 }

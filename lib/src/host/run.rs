@@ -13,10 +13,10 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use super::output::Output;
 use super::overlay::{FORBIDDEN, Overlay};
-use super::process::Process;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::metadata::Account;
+use crate::process::Process;
 use crate::repo::Places;
 
 /// What the commands find programs by.
