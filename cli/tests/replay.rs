@@ -575,8 +575,11 @@ fn nobody_else_can_read_a_file_before_it_has_its_owner_and_mode() {
 }
 
 #[test]
-fn a_command_has_huge_pages_as_any_other_process() {
-    Pair::new().origin.ok(&["exec", "--", "grep", "-q", "THP_enabled:.1", "/proc/self/status"]);
+fn a_command_has_huge_pages_and_the_limits_of_any_other_process() {
+    let pair = Pair::new();
+    pair.origin.ok(&["exec", "--", "grep", "-q", "THP_enabled:.1", "/proc/self/status"]);
+    let limit = "test $(ulimit -S -n) = 1024 || test $(ulimit -H -n) -lt 1024";
+    pair.origin.ok(&["exec", "--", "sh", "-c", limit]);
 }
 
 #[test]

@@ -25,7 +25,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const GRACE: Duration = Duration::from_secs(10);
 /// Lets a command wait for its word on standard input; who waits for one that does not come any more is told by the end of the pipe.
 /// The shell leaves nothing of itself in the environment, and the variables up to `--` reach nobody before the last program that it leads to.
-const GATE: &str = "read -r go && cd \"$1\" && shift && unset PWD OLDPWD SHLVL && \
+/// We may have raised our own limit of open files. What select(2) can watch is what programs are given where nobody says otherwise.
+const GATE: &str = "read -r go && { ulimit -S -n 1024 2>/dev/null || :; } && cd \"$1\" && shift && unset PWD OLDPWD SHLVL && \
     while [ \"$1\" != -- ]; do export \"$1\"; shift; done && shift && exec \"$@\" </dev/null";
 /// Goes where a command is to run, from the top of its root, where chroot leads, and does the same with variables.
 const GO_THERE: &str = "cd \"$1\" && shift && unset PWD OLDPWD SHLVL && \
