@@ -110,7 +110,7 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
     packages::install(&[packages::TEST, &needs])?;
     ensure!(packages::is_root(), "the benchmark needs root: it restores owners and devices");
     options.gdo = acceptance::program(gdo)?;
-    let tools: Vec<&Tool> = TOOLS.iter().filter(|tool| is_meant(&options.tools, tool.name) && is_installed(tool)).collect();
+    let tools: Vec<&Tool> = TOOLS.iter().filter(|tool| is_meant_tool(&options.tools, tool) && is_installed(tool)).collect();
     ensure!(
         tools.first().is_some_and(|tool| tool.name == TOOLS[0].name),
         "without '{}' there is nothing to compare",
@@ -155,6 +155,12 @@ fn position(operation: &str) -> Result<usize> {
 /// Says whether one of `words` is in `name`, or there are none.
 fn is_meant(words: &[String], name: &str) -> bool {
     words.is_empty() || words.iter().any(|word| name.contains(word))
+}
+
+/// Says whether `tool` is meant: a word that is the whole name of one means no other.
+fn is_meant_tool(words: &[String], tool: &Tool) -> bool {
+    let is_one = |word: &String| TOOLS.iter().any(|known| known.name == word);
+    words.is_empty() || words.iter().any(|word| if is_one(word) { tool.name == word } else { tool.name.contains(word) })
 }
 
 fn is_installed(tool: &Tool) -> bool {
