@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::command::Git;
-use super::locks::{Held, LockFile, held};
+use super::locks::{LockFile, holders};
 use super::pack::KEEP_NOTE;
 use crate::durable::{self, Listed, Lock};
 use crate::error::{Context, Kind, Result};
 use crate::safepath::TEMP_PREFIX;
 
-/// So long a git is given to end that may hold a lock; what it still has then stays.
+/// So long those are given to end who may hold a lock; what they still have then stays.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Git {
@@ -43,9 +43,9 @@ fn clear(dir: &Path, is_deep: bool, locks: &mut Vec<LockFile>) -> Result<usize> 
     for Listed { path, is_dir } in entries {
         if is_dir {
             count += if is_deep { clear(&path, true, locks)? } else { 0 };
-        } else if is_lock(&path) {
-            locks.extend(LockFile::at(&path));
-        } else if is_leftover(&path) {
+        } else if let Some(lock) = is_lock(&path).then(|| LockFile::at(&path)).flatten() {
+            locks.push(lock);
+        } else if is_lock(&path) || is_leftover(&path) {
             durable::remove(&path).context(what)?;
             count += 1;
         }
@@ -59,14 +59,14 @@ fn remove_unheld(locks: &[LockFile], git_dir: &Path) -> Result<usize> {
         return Ok(0);
     }
     let start = Instant::now();
-    let mut held_now = held(locks, git_dir)?;
-    while held_now.contains(&Held::Perhaps) && start.elapsed() < PATIENCE {
+    let mut held_by = holders(locks, git_dir)?;
+    while held_by.iter().any(Option::is_some) && start.elapsed() < PATIENCE {
         std::thread::sleep(PATIENCE / 20);
-        held_now = held(locks, git_dir)?;
+        held_by = holders(locks, git_dir)?;
     }
     let mut count = 0;
     // What another one made under the same name meanwhile is not what was looked at.
-    for (lock, _) in locks.iter().zip(held_now).filter(|(lock, held)| *held == Held::No && lock.is_unchanged()) {
+    for (lock, _) in locks.iter().zip(held_by).filter(|(lock, holder)| holder.is_none() && lock.is_unchanged()) {
         durable::remove(&lock.path).context(|| "cannot clear a stale lock")?;
         count += 1;
     }
@@ -111,6 +111,7 @@ mod tests {
 
     use super::*;
     use crate::git::Identity;
+    use crate::git::locks::told_holder;
 
     #[test]
     fn what_dead_runs_left_goes_and_the_rest_stays() {
@@ -193,6 +194,10 @@ mod tests {
             child.wait().unwrap()
         };
 
+        // Nobody has one that leads nowhere.
+        std::os::unix::fs::symlink("nowhere", &index_lock).unwrap();
+        assert_eq!(heal(), 1);
+
         // Who has it open.
         fs::write(&index_lock, "").unwrap();
         let mut shell = Command::new("sh");
@@ -215,6 +220,7 @@ mod tests {
         }
         assert_eq!(heal(), 0);
         assert!(index_lock.exists());
+        assert!(told_holder(&index_lock, git.git_dir()).unwrap().starts_with("'git commit' (process "));
         commit.stdin.as_mut().unwrap().write_all(b"message\n").unwrap();
         assert!(end(commit).success());
         assert!(!index_lock.exists());

@@ -1,10 +1,12 @@
 //! Who may hold a lock file of git's, and live: all that git itself has to say of a lock is that the file is there.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::child;
 use crate::durable::{self, FileStamp};
 use crate::error::{Kind, Result};
 use crate::process;
@@ -22,7 +24,7 @@ pub(super) struct LockFile {
 }
 
 impl LockFile {
-    /// Looks at the lock at `path`; `None` if it is gone.
+    /// Looks at the lock at `path`; `None` if it is gone, or no file.
     pub(super) fn at(path: &Path) -> Option<Self> {
         let (stamp, meta, real_path) = (durable::stamp(path), durable::look(path).ok()?, durable::real_path(path).ok()?);
         Some(Self { path: path.to_owned(), real_path, stamp, made: meta.mtime(), owner: meta.uid() })
@@ -39,56 +41,61 @@ impl LockFile {
     }
 }
 
-/// Whether a lock is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Held {
-    /// By nobody who is to be seen.
-    No,
-    /// Perhaps by a git that was there before it.
-    Perhaps,
-    /// By a process that has it open.
-    Yes,
-}
-
-/// Says of each lock whether another process than this one holds it.
+/// Returns for each lock a process other than this one that may hold it.
 ///
-/// Not all who hold a lock have it open: `git commit -a` closes that of the index before its hooks and the editor run, and git does so with those of
-/// refs. So any git that may write may hold the locks that are no older than itself, unless it is seen to work in another repository than `git_dir`. It
-/// is not found where the clock was put forward meanwhile; nothing is known of processes in other containers or on other hosts, and, unless we are root,
-/// of those of other users.
-pub(super) fn held(locks: &[LockFile], git_dir: &Path) -> Result<Vec<Held>> {
+/// That is one which has the file open, but not all who hold a lock do: `git commit -a` closes that of the index before its hooks and the editor run,
+/// and git does so with those of refs. So any git that may write may hold the locks that are no older than itself, unless it was told to work in another
+/// repository than `git_dir`. Such a one is not found where the clock was put forward meanwhile, nor a process that is not to be seen in `/proc`.
+pub(super) fn holders(locks: &[LockFile], git_dir: &Path) -> Result<Vec<Option<u32>>> {
     let ids = match process::all() {
         Err(error) if error.kind() == Kind::NotFound => Vec::new(),
         ids => ids?,
     };
+    let by_path: HashMap<&[u8], usize> =
+        locks.iter().enumerate().map(|(at, lock)| (lock.real_path.as_os_str().as_bytes(), at)).collect();
     let (boot, git_dir) = (process::boot_time(), durable::real_path(git_dir)?);
-    let mut held = vec![Held::No; locks.len()];
+    let mut holders = vec![None; locks.len()];
     for id in ids.into_iter().filter(|id| *id != std::process::id()) {
         // Who ends while it is looked at holds nothing.
-        let open = open_files(id).unwrap_or_default();
-        let is_writer = |name: &str| (name == "git" || name.starts_with("git-")) && is_writer(id);
-        let writer = process::look(id).filter(|found| found.is_alive && is_writer(&found.name) && !is_elsewhere(id, &git_dir));
-        let started = writer.map(|found| boot.map_or(i64::MIN, |boot| found.started_at(boot)));
-        for (lock, held) in locks.iter().zip(&mut held) {
-            let has_it_open = open.iter().any(|path| path == lock.real_path.as_os_str().as_bytes());
-            // Both are rounded, the one down and the other perhaps up.
-            let was_before = started.is_some_and(|started| started <= lock.made.saturating_add(ROUNDED));
-            if *held == Held::Yes || !(has_it_open || was_before) || !process::user(id).is_some_and(|user| lock.may_be_of(user)) {
-                continue;
+        let Some(user) = process::user(id).filter(|user| locks.iter().any(|lock| lock.may_be_of(*user))) else { continue };
+        for_each_open(id, |path| {
+            if let Some(at) = by_path.get(path).filter(|at| locks[**at].may_be_of(user)) {
+                holders[*at] = Some(id);
             }
-            *held = if has_it_open { Held::Yes } else { Held::Perhaps };
+        });
+        let is_git = |name: &str| name == "git" || name.starts_with("git-");
+        let found = process::look(id).filter(|found| found.is_alive && is_git(&found.name));
+        let Some(found) = found.filter(|_| is_writer(id) && !is_elsewhere(id, &git_dir)) else { continue };
+        let started = boot.map_or(i64::MIN, |boot| found.started_at(boot));
+        for (lock, holder) in locks.iter().zip(&mut holders).filter(|(lock, _)| lock.may_be_of(user)) {
+            if started <= lock.made.saturating_add(ROUNDED) {
+                holder.get_or_insert(id);
+            }
         }
     }
-    Ok(held)
+    Ok(holders)
 }
 
-/// So far apart, in seconds, two times can be that are told as the same.
+/// So far apart, in seconds, two times can be that are told as the same: both are rounded.
 const ROUNDED: i64 = 2;
 
-/// Returns what the kernel tells of the files that a process has open: where they are, not what is there, since a server may not answer.
-fn open_files(id: u32) -> Result<Vec<Vec<u8>>> {
-    let open = Dir::open(&Path::new("/proc").join(id.to_string()).join("fd"))?;
-    open.entries()?.iter().map(|entry| open.read_link(&entry.name)).collect()
+/// Says who may hold the lock at `path`, as in a message; `None` if nobody is seen.
+pub(super) fn told_holder(path: &Path, git_dir: &Path) -> Option<String> {
+    let id = holders(&[LockFile::at(path)?], git_dir).ok()?.pop()??;
+    let words = words_of(id, "cmdline");
+    let call = match (words.first()?.as_slice(), command_of(&words)) {
+        (b"git", Some(command)) => [b"git ", command].concat(),
+        _ => words.join(&b' '),
+    };
+    Some(format!("'{}' (process {id})", child::told(String::from_utf8_lossy(&call).trim_end())))
+}
+
+/// Hands over what the kernel tells of each file that a process has open: where it is, not what is there, since a server may not answer.
+fn for_each_open(id: u32, mut take: impl FnMut(&[u8])) {
+    let open = Dir::open(&Path::new("/proc").join(id.to_string()).join("fd"));
+    let Ok((open, entries)) = open.and_then(|open| open.entries().map(|entries| (open, entries))) else { return };
+    // One that was closed meanwhile says nothing of the others.
+    entries.iter().filter_map(|entry| open.read_link(&entry.name).ok()).for_each(|path| take(&path));
 }
 
 /// Returns the words, each of which ends with a NUL byte, of a file that the kernel has of a process.
@@ -97,26 +104,21 @@ fn words_of(id: u32, file: &str) -> Vec<Vec<u8>> {
     words.split(|&b| b == 0).map(<[u8]>::to_vec).collect()
 }
 
-/// Says whether a git may take locks.
+/// Says whether a git may hold locks that it has not open.
 fn is_writer(id: u32) -> bool {
     !command_of(&words_of(id, "cmdline")).is_some_and(|command| READERS.iter().any(|reader| reader.as_bytes() == command))
 }
 
-/// Says whether a git works in another repository than that at `git_dir`: it was told so, or stands in one.
+/// Says whether the environment of a git names another repository than that at `git_dir`, and nothing else does.
 fn is_elsewhere(id: u32, git_dir: &Path) -> bool {
-    let is_other = |dir: PathBuf| durable::real_path(&dir).is_ok_and(|dir| !dir.starts_with(git_dir));
-    let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
-    if let Some(told) = words_of(id, "environ").iter().find_map(|word| word.strip_prefix(b"GIT_DIR=")) {
-        return told.starts_with(b"/") && is_other(path(told));
-    }
-    if words_of(id, "cmdline").iter().any(|word| word.starts_with(b"--git-dir")) {
-        return false;
-    }
-    let process = Dir::open(&Path::new("/proc").join(id.to_string()));
-    let Ok(stands) = process.and_then(|process| process.read_link(b"cwd")).map(|cwd| path(&cwd)) else { return false };
-    // Where that is a file, it names a repository, which may be this one.
-    let near = stands.ancestors().map(|dir| dir.join(".git")).find(|git| durable::is_there(git));
-    near.is_some_and(|git| durable::is_dir(&git) && is_other(git)) && !stands.starts_with(git_dir)
+    let variables = words_of(id, "environ");
+    let value = |name: &[u8]| variables.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix(b"="));
+    let Some(told) = value(b"GIT_DIR").filter(|told| told.starts_with(b"/")) else { return false };
+    let has_option = words_of(id, "cmdline").iter().any(|word| word.starts_with(b"--git-dir"));
+    let told = Path::new(OsStr::from_bytes(told));
+    // A linked work tree, or a file that leads to one, may be of this repository.
+    let is_linked = value(b"GIT_COMMON_DIR").is_some() || !durable::is_dir(told) || durable::is_there(&told.join("commondir"));
+    !has_option && !is_linked && durable::real_path(told).is_ok_and(|told| !told.starts_with(git_dir))
 }
 
 /// Returns the command of a git that was started with these words.
@@ -136,13 +138,17 @@ fn command_of(words: &[Vec<u8>]) -> Option<&[u8]> {
 }
 
 /// Options before the command whose value is a word of its own.
-const WITH_VALUE: &[&str] = &["-C", "-c", "--attr-source", "--config-env", "--git-dir", "--namespace", "--work-tree"];
+const WITH_VALUE: &[&str] =
+    &["-C", "-c", "--attr-source", "--config-env", "--git-dir", "--namespace", "--shallow-file", "--work-tree"];
 
-/// Commands that take no locks, some of which run for long: as long as somebody reads what they say. `devops` starts us.
+/// Commands that hold no locks which they have not open, some of which run for long: as long as somebody reads what they say. `devops` starts us.
 const READERS: &[&str] = &[
     "archive",
     "blame",
     "cat-file",
+    "check-attr",
+    "check-ignore",
+    "credential-cache--daemon",
     "daemon",
     "devops",
     "diff",
@@ -150,11 +156,16 @@ const READERS: &[&str] = &[
     "diff-tree",
     "for-each-ref",
     "fsck",
+    "fsmonitor--daemon",
     "grep",
+    "hash-object",
     "help",
+    "index-pack",
     "log",
     "ls-files",
+    "ls-remote",
     "ls-tree",
+    "merge-tree",
     "pack-objects",
     "rev-list",
     "shortlog",

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use sha1dc::Hasher;
 
 use super::index::{self, CachedStat, Checksum, Index, IndexEntry, IndexStamp};
+use super::locks::told_holder;
 use super::object::GITLINK;
 use super::{Oid, name};
 use crate::durable::Temp;
@@ -312,10 +313,11 @@ impl IndexLock {
             taken = Temp::as_lock(&lock, 0o600);
         }
         match taken {
-            Err(error) if error.kind() == Kind::Locked => Err(Error::new(
-                Kind::Locked,
-                format!("'{}' exists: git is changing the index; try again when it is done", lock.display()),
-            )),
+            Err(error) if error.kind() == Kind::Locked => {
+                let who = told_holder(&lock, git_dir).unwrap_or_else(|| "git".to_owned());
+                let message = format!("'{}' exists: {who} is changing the index; try again when that is done", lock.display());
+                Err(Error::new(Kind::Locked, message))
+            }
             other => other.map(Self),
         }
     }
