@@ -42,13 +42,22 @@ pub struct Sound {
     pub packs: BTreeMap<PackHashes, Vec<Oid>>,
     /// What their objects refer to outside of their own pack, and maybe more, sorted; `None` if it is too much to keep.
     pub needs: Option<Vec<Oid>>,
+    /// Whether whatever their objects refer to is in one of them.
+    pub is_closed: bool,
+}
+
+impl Sound {
+    /// Where nothing is known.
+    const NOTHING: Self = Self { packs: BTreeMap::new(), needs: Some(Vec::new()), is_closed: false };
 }
 
 impl Default for Sound {
     fn default() -> Self {
-        Self { packs: BTreeMap::new(), needs: Some(Vec::new()) }
+        Self::NOTHING
     }
 }
+
+static NOTHING: Sound = Sound::NOTHING;
 
 /// What a look at all objects brought.
 #[derive(Default)]
@@ -112,6 +121,8 @@ struct Look<'a> {
     needs: Mutex<HashMap<Oid, u8>>,
     /// Whether there was more.
     has_more_needs: AtomicBool,
+    /// Whether something that a pack refers to is in none.
+    has_loose_need: AtomicBool,
     /// Whether something was gone before it was read: it may be elsewhere by now.
     has_vanished: AtomicBool,
     damaged: Mutex<Vec<Damaged>>,
@@ -207,7 +218,7 @@ const HANDFUL: usize = 64;
 /// Names that a thread looks for at a time.
 const ARMFUL: usize = 1 << 12;
 
-/// Beyond this it takes no less time to look for what packs need of each other than to ask git to follow all refs.
+/// So many objects that packs need of each other are noted one by one: beyond, looking for each takes as long as verifying them anew.
 const MAX_NEEDS: usize = 1 << 17;
 
 /// Indexes in memory; what is beyond is read when it is needed.
@@ -233,6 +244,7 @@ impl<'a> Look<'a> {
             has_lost_need: AtomicBool::new(false),
             needs: Mutex::default(),
             has_more_needs: AtomicBool::new(false),
+            has_loose_need: AtomicBool::new(false),
             has_vanished: AtomicBool::new(false),
             damaged: Mutex::default(),
             wanted: Mutex::default(),
@@ -245,6 +257,11 @@ impl<'a> Look<'a> {
         indexes.sort_by_cached_key(|path| Reverse(durable::look(path).map_or(0, |meta| meta.len())));
         indexes.into_iter().for_each(|index| look.add_pack(index));
         look.compare();
+        if look.needs_to_follow().is_none() {
+            // Nobody knows what they need: they are verified anew.
+            look.before = &NOTHING;
+            look.compare();
+        }
         Ok(look)
     }
 
@@ -303,6 +320,7 @@ impl<'a> Look<'a> {
             loop {
                 let next = todo.lock().expect(POISONED).next();
                 let Some(packed) = next else { return };
+                (packed.is_same, packed.hash, packed.wanted) = (false, Mutex::default(), Mutex::default());
                 let hashes = indexes
                     .contains(&packed.index_hash)
                     .then(|| hash_file(&packed.path).ok())
@@ -369,7 +387,7 @@ impl<'a> Look<'a> {
     }
 
     fn conclude(self) -> Verified {
-        let sound = Sound { packs: BTreeMap::new(), needs: self.needs_after() };
+        let sound = Sound { packs: BTreeMap::new(), needs: self.needs_after(), is_closed: false };
         let mut verified = Verified { is_whole: self.is_whole(), sound, ..Verified::default() };
         for packed in &self.packs {
             let n_bytes = packed.stamps.iter().flatten().map(FileStamp::size).sum::<u64>();
@@ -386,16 +404,19 @@ impl<'a> Look<'a> {
             return verified;
         }
         let mut all = self.wanted.into_inner().expect(POISONED);
+        let mut is_closed = verified.is_whole && !self.has_loose_need.into_inner();
         for packed in self.packs {
             let stamps = [durable::stamp(&packed.path.with_extension("idx")), durable::stamp(&packed.path)];
             let is_noted = stamps == packed.stamps && !packed.is_open() && !self.has_lost_need.load(Ordering::Relaxed);
             let mut wanted = packed.wanted.into_inner().expect(POISONED);
             wanted.sort_unstable();
             all.extend(&wanted);
-            if let Some(pack) = packed.hash.into_inner().expect(POISONED).filter(|_| is_noted) {
-                verified.sound.packs.insert(PackHashes { pack, index: packed.index_hash }, wanted);
+            match packed.hash.into_inner().expect(POISONED).filter(|_| is_noted) {
+                Some(pack) => _ = verified.sound.packs.insert(PackHashes { pack, index: packed.index_hash }, wanted),
+                None => is_closed = false,
             }
         }
+        verified.sound.is_closed = is_closed;
         // What is loose, too, or in several packs.
         all.sort_unstable();
         all.dedup();
@@ -406,7 +427,7 @@ impl<'a> Look<'a> {
     /// Says whether all is here that the roots and the objects lead to, as far as it is known.
     fn is_whole(&self) -> bool {
         let has_gap = self.has_gap.load(Ordering::Relaxed) || self.packs.iter().any(Packed::is_open);
-        !has_gap && self.needs_before().is_some()
+        !has_gap && self.needs_to_follow().is_some()
     }
 
     /// Returns what the packs need that are the same; `None` if nobody knows.
@@ -415,6 +436,17 @@ impl<'a> Look<'a> {
             true => self.before.needs.as_deref(),
             false => Some(&[]),
         }
+    }
+
+    /// The same, without what is known to be here: nothing, if all packs are that needed nothing but each other.
+    fn needs_to_follow(&self) -> Option<&[Oid]> {
+        let is_here = |hashes: &PackHashes| {
+            let is_it =
+                |packed: &Packed| packed.index_hash == hashes.index && *packed.hash.lock().expect(POISONED) == Some(hashes.pack);
+            self.packs.iter().any(|packed| packed.is_same && is_it(packed))
+        };
+        let is_all_here = self.before.is_closed && self.before.packs.keys().all(is_here);
+        if is_all_here { Some(&[]) } else { self.needs_before() }
     }
 
     /// Returns what all packs need, and maybe more; `None` if it is too much to keep.
@@ -440,7 +472,7 @@ impl<'a> Look<'a> {
         }
         let slices = |n: usize, step: usize| (0..n).step_by(step).map(move |start| start..n.min(start + step));
         jobs.extend(slices(self.loose.len(), HANDFUL).map(Job::Loose));
-        jobs.extend(slices(self.needs_before().map_or(0, <[Oid]>::len), ARMFUL).map(Job::Needs));
+        jobs.extend(slices(self.needs_to_follow().map_or(0, <[Oid]>::len), ARMFUL).map(Job::Needs));
         jobs.extend(slices(self.roots.len(), ARMFUL).map(Job::Roots));
         jobs
     }
@@ -589,7 +621,7 @@ impl<'a> Look<'a> {
         if self.needs.lock().expect(POISONED).get(&oid).is_some_and(|kinds| kinds & bit(kind) != 0) {
             return;
         }
-        if !self.follow(Some(kind), oid, reader) {
+        if !self.follow_need(Some(kind), oid, reader) {
             return packed.is_open.store(true, Ordering::Relaxed);
         }
         let mut needs = self.needs.lock().expect(POISONED);
@@ -601,9 +633,9 @@ impl<'a> Look<'a> {
     }
 
     fn follow_needs(&self, range: Range<usize>, reader: &mut Reader) {
-        for oid in &self.needs_before().unwrap_or_default()[range] {
+        for oid in &self.needs_to_follow().unwrap_or_default()[range] {
             // What they are was looked at when the packs were verified.
-            if !self.follow(None, *oid, reader) {
+            if !self.follow_need(None, *oid, reader) {
                 self.has_lost_need.store(true, Ordering::Relaxed);
                 self.has_gap.store(true, Ordering::Relaxed);
             }
@@ -621,11 +653,25 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Notes what an object is taken for, in the first of the places where it is, or says that it is not here. Git says what ought to be.
-    fn follow(&self, kind: Option<ObjectKind>, oid: Oid, reader: &mut Reader) -> bool {
-        if self.packs.iter().any(|packed| self.is_in(packed, kind, &oid, reader)) {
+    /// Follows what something in a pack refers to that is not in that pack.
+    fn follow_need(&self, kind: Option<ObjectKind>, oid: Oid, reader: &mut Reader) -> bool {
+        if self.is_in_any(kind, &oid, reader) {
             return true;
         }
+        self.has_loose_need.store(true, Ordering::Relaxed);
+        self.is_loose(kind, oid)
+    }
+
+    fn is_in_any(&self, kind: Option<ObjectKind>, oid: &Oid, reader: &mut Reader) -> bool {
+        self.packs.iter().any(|packed| self.is_in(packed, kind, oid, reader))
+    }
+
+    /// Notes what an object is taken for, in the first of the places where it is, or says that it is not here. Git says what ought to be.
+    fn follow(&self, kind: Option<ObjectKind>, oid: Oid, reader: &mut Reader) -> bool {
+        self.is_in_any(kind, &oid, reader) || self.is_loose(kind, oid)
+    }
+
+    fn is_loose(&self, kind: Option<ObjectKind>, oid: Oid) -> bool {
         // The empty tree, too, has to be stored: git reads it without a file, and yet misses it.
         let loose = self.loose.binary_search_by_key(&oid, |single| single.oid);
         loose.map(|at| self.loose[at].known.take_for(kind)).is_ok()
@@ -888,11 +934,12 @@ mod tests {
         let mut needed = [wanted[0], loose];
         needed.sort_unstable();
         assert!(found.is_whole && found.sound.packs.len() == 2 && found.sound.needs.as_ref() == Some(&needed.to_vec()));
+        assert!(!found.sound.is_closed, "one that is loose may go");
         let again = verified_after(&git, &found.sound);
         assert!(again.is_whole && again.n_fresh == 0 && again.sound == found.sound);
         let much = Sound { needs: None, ..found.sound.clone() };
         let unknown = verified_after(&git, &much);
-        assert!(!unknown.is_whole && unknown.wanted.is_some() && unknown.sound == much);
+        assert!(unknown.is_whole && unknown.n_same == 0 && unknown.sound == found.sound, "they are verified anew");
         // It may move.
         git.run_with_input(&["pack-objects", "-q", &pack.to_string_lossy()], format!("{loose}\n").as_bytes()).unwrap();
         git.run(&["prune-packed"]).unwrap();
@@ -916,6 +963,63 @@ mod tests {
             fs::rename(&aside, index).unwrap();
             fs::rename(index.with_extension("more"), index.with_extension("pack")).unwrap();
         }
+    }
+
+    #[test]
+    fn packs_that_need_nothing_but_each_other_are_whole_as_long_as_all_are_here() {
+        let (dir, git, wanted) = repository();
+        let pack_only = |oids: &[Oid]| {
+            let names: String = oids.iter().map(|oid| format!("{oid}\n")).collect();
+            let pack = git.git_dir().join("objects/pack/pack");
+            let name = git.run_with_input(&["pack-objects", "-q", &pack.to_string_lossy()], names.as_bytes()).unwrap();
+            git.run(&["prune-packed", "-q"]).unwrap();
+            PathBuf::from(format!("{}-{}.pack", pack.display(), String::from_utf8(name).unwrap().trim()))
+        };
+        let last = only(dir.path(), "pack");
+        let one = pack_only(&[put(&git, "tree", &entry("100644", "a", &wanted[0]))]);
+        let first = verified(&git);
+        assert!(first.is_whole && first.sound.is_closed);
+        // Nothing of what they need is known one by one.
+        let much = |sound: &Sound| Sound { needs: None, ..sound.clone() };
+        let again = verified_after(&git, &much(&first.sound));
+        assert!(again.is_whole && again.n_fresh == 0 && again.sound.is_closed && again.sound == much(&first.sound));
+        // One that may be another file by now is not noted, and so not closed.
+        let touch = |content: &[u8]| {
+            let changed = std::time::SystemTime::UNIX_EPOCH;
+            content.starts_with(b"wanted") && fs::File::open(&last).unwrap().set_modified(changed).is_ok()
+        };
+        let touched = git.check_files(&touch, &Sound::default(), &[]).unwrap();
+        assert!(touched.is_whole && touched.sound.packs.len() == 1 && !touched.sound.is_closed);
+        // What is new may need them, and is looked at.
+        let two = pack_only(&[put(&git, "tree", &entry("100644", "b", &wanted[1]))]);
+        let second = verified_after(&git, &much(&first.sound));
+        assert!(second.is_whole && second.sound.is_closed && second.sound.packs.len() == 3 && second.sound.needs.is_none());
+        let missing = put(&git, "blob", b"missing");
+        let three = pack_only(&[put(&git, "tree", &entry("100644", "c", &missing))]);
+        let object = format!("{missing}");
+        fs::remove_file(git.git_dir().join("objects").join(&object[..2]).join(&object[2..])).unwrap();
+        let third = verified_after(&git, &much(&second.sound));
+        assert!(!third.is_whole && !third.sound.is_closed);
+        for path in [&three, &three.with_extension("idx")] {
+            fs::remove_file(path).unwrap();
+        }
+        // One of them goes: whether it was needed is looked for anew.
+        for (gone, is_needed) in [(two, false), (one, false), (last, true)] {
+            let aside = [gone.clone(), gone.with_extension("idx")].map(|path| {
+                let aside = path.with_file_name(format!("aside-{}", path.extension().unwrap().display()));
+                fs::rename(&path, &aside).unwrap();
+                (aside, path)
+            });
+            let without = git.check_files(&|_| false, &much(&second.sound), &[]).unwrap();
+            assert_eq!(
+                (without.is_whole, without.sound.is_closed, without.n_same),
+                (!is_needed, !is_needed, 0),
+                "{}",
+                gone.display()
+            );
+            aside.into_iter().for_each(|(aside, path)| fs::rename(aside, path).unwrap());
+        }
+        assert!(verified_after(&git, &much(&second.sound)).n_fresh == 0);
     }
 
     #[test]

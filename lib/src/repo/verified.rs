@@ -20,6 +20,9 @@ const BY: u32 = 3;
 /// Stands for what the packs need where that is too much to keep.
 const NEEDS_MUCH: &str = "needs much\n";
 
+/// Says that what the packs need is in these packs.
+const CLOSED: &str = "closed yes\n";
+
 /// A longer note is neither read nor written.
 const MAX_LEN: u64 = 64 << 20;
 
@@ -64,6 +67,9 @@ impl VerifiedNote {
             Some(needs) => needs.iter().for_each(|oid| text += &format!("needs {oid}\n")),
             None => text += NEEDS_MUCH,
         }
+        if self.git_packs.is_closed {
+            text += CLOSED;
+        }
         let end = blake3::hash(text.as_bytes()).to_hex();
         (text + &format!("end {end}\n")).into_bytes()
     }
@@ -76,7 +82,7 @@ impl VerifiedNote {
         let lines = std::str::from_utf8(body).ok()?.strip_prefix(HEAD_LINE)?.strip_prefix(&format!("by {BY}\n"))?;
         let oid = |hex: &str| Oid::from_hex(hex.as_bytes()).ok();
         let (mut note, mut last) = (Self::default(), None);
-        let Sound { packs, needs } = &mut note.git_packs;
+        let Sound { packs, needs, is_closed } = &mut note.git_packs;
         for line in lines.split_inclusive('\n') {
             match line.trim_end_matches('\n').split_once(' ')? {
                 ("chunks", id) => _ = note.chunk_packs.insert(id.parse().ok()?),
@@ -89,6 +95,7 @@ impl VerifiedNote {
                 ("index", hex) => packs.get_mut(last.as_ref()?)?.push(oid(hex)?),
                 _ if line == NEEDS_MUCH => *needs = None,
                 ("needs", hex) => needs.as_mut()?.push(oid(hex)?),
+                _ if line == CLOSED => *is_closed = true,
                 _ => return None,
             }
         }
@@ -110,6 +117,7 @@ mod tests {
             git_packs: Sound {
                 packs: [(hashes(b"one"), vec![oid("1"), oid("2")]), (hashes(b"two"), Vec::new())].into(),
                 needs: Some(vec![oid("3"), oid("4")]),
+                is_closed: true,
             },
         }
     }
@@ -163,6 +171,9 @@ mod tests {
             format!("{pack}needs {}\nneeds {oid}\n", "2".repeat(40)),
             format!("{pack}needs much\nneeds {oid}\n"),
             format!("{pack}needs {oid}\nneeds much\n"),
+            format!("{pack}closed yes\nneeds {oid}\n"),
+            format!("{pack}closed yes\nclosed yes\n"),
+            format!("{pack}closed no\n"),
             format!("{pack}needs {oid}\nindex {oid}\n"),
             format!("chunks {id}"),
             "other\n".to_owned(),
