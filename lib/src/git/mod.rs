@@ -65,3 +65,29 @@ pub fn fuzz(data: &[u8]) {
         }
     }
 }
+
+/// Reads and verifies what a pack and its index hold, as the only ones below `git_dir`, which is a directory to write to.
+#[cfg(fuzzing)]
+#[allow(clippy::disallowed_methods)]
+pub fn fuzz_pack(git_dir: &std::path::Path, pack: &[u8], index: &[u8]) {
+    let path = git_dir.join("objects/pack/pack-1.idx");
+    for (path, bytes) in [(&path, index), (&path.with_extension("pack"), pack)] {
+        std::fs::write(path, bytes).expect("the directory can be written to");
+    }
+    let verify = |before| Git::at(git_dir).verify_objects(&|_| true, before, &[]);
+    let verified = verify(&verify::Sound::default());
+    let is_sound = verified.as_ref().is_ok_and(|verified| verified.wanted.is_some() && verified.damaged.is_empty());
+    if let Ok(verified) = verified {
+        let again = verify(&verified.sound).expect("it was read before");
+        assert_eq!((again.wanted, again.damaged, again.sound), (verified.wanted, verified.damaged, verified.sound));
+    }
+    let files = inflate::OpenFiles::default();
+    let Ok(names) = packindex::PackIndex::open(&path, 1 << 20) else { return assert!(!is_sound) };
+    let objects = Objects::open(git_dir).expect("the directory can be read");
+    for rank in 0..names.n_objects().min(100) as u32 {
+        let Ok(oid) = names.name(rank, &files).map(object::oid_from) else { break };
+        let (found, _) = (objects.find(&oid), objects.blob_size(&oid));
+        let is_found = found.is_ok_and(|found| found.is_some());
+        assert!(is_found || !is_sound, "{oid} is in order and cannot be read");
+    }
+}
