@@ -10,6 +10,7 @@ mod start;
 mod tools;
 mod topologies;
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -116,7 +117,9 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
         "without '{}' there is nothing to compare",
         TOOLS[0].name
     );
-    for set in sets::all(&options.sizes).iter().filter(|set| is_meant(&options.sets, &set.name)) {
+    let mut sets: VecDeque<Set> =
+        sets::all(&options.sizes).into_iter().filter(|set| is_meant(&options.sets, &set.name)).collect();
+    while let Some(set) = &sets.pop_front() {
         let source = Source::build(set, &options.sizes, &options.scratch)?;
         let mut section = String::new();
         // Written after each round: it takes hours, and who stops it has what was measured.
@@ -129,6 +132,9 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
         measure_all(&options, &tools, set, &source, &mut take).context(|| format!("with {}", set.name))?;
         fixtures::remove(&options.scratch)?;
         println!("## {}\n\n{section}", set.name);
+        if set.has_many_files && !sets.is_empty() {
+            wait_for_inodes()?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -177,6 +183,7 @@ fn measure_all(
     take: &mut dyn FnMut(usize, &Costs) -> Result,
 ) -> Result {
     let mut all = vec![vec![Vec::new(); tools.len()]; OPERATIONS.len()];
+    let mut n_kept = 0_u32;
     for round in 0..options.rounds {
         for at in 0..tools.len() {
             // Each round another tool begins.
@@ -190,12 +197,21 @@ fn measure_all(
         let medians: Costs = all.iter().map(|tools| tools.iter().map(|costs| median(costs)).collect()).collect();
         take(round + 1, &medians)?;
         let trash = options.scratch.join(TRASH);
-        if trash.exists() {
+        n_kept += 1;
+        // It takes long, and so does the wait: done only where there may be no room for what the next round leaves.
+        if round + 1 < options.rounds && trash.exists() && free(&trash)? < 1.2 * allocated(&trash)? / f64::from(n_kept) {
+            n_kept = 0;
             fixtures::remove(&trash)?;
-            succeed(&mut Command::new("sync"))?;
-            std::thread::sleep(FREED);
+            wait_for_inodes()?;
         }
     }
+    Ok(())
+}
+
+/// Waits until files are made as ever, after many were removed.
+fn wait_for_inodes() -> Result {
+    succeed(&mut Command::new("sync"))?;
+    std::thread::sleep(FREED);
     Ok(())
 }
 
@@ -306,12 +322,15 @@ impl Bench<'_> {
         shell
     }
 
-    /// Measures with an empty page cache, and fills it again: what comes next reads nothing from the disk.
+    /// Measures with an empty page cache, and fills it again: what comes next reads nothing from the disk, and little of the program.
     fn with_cold_cache(&self, measure: impl FnOnce() -> Result<Option<Cost>>) -> Result<Option<Cost>> {
         succeed(&mut Command::new("sync"))?;
         std::fs::write("/proc/sys/vm/drop_caches", "3").context(|| "cannot empty the page cache")?;
         let cost = measure()?;
-        succeed(&mut self.shell("find $SRC $REPO -type f -print0 | xargs -0 -r cat >/dev/null"))?;
+        let version = self.tool.version;
+        succeed(
+            &mut self.shell(&format!("( {version} ) >/dev/null; find $SRC $REPO -type f -print0 | xargs -0 -r cat >/dev/null")),
+        )?;
         Ok(cost)
     }
 
@@ -347,8 +366,14 @@ impl Bench<'_> {
     }
 }
 
-/// Where in the scratch directory lies what is removed after the round.
+/// Where in the scratch directory lies what is removed after a round, or after the last one.
 const TRASH: &str = "trash";
+
+/// Returns the bytes that are free on the disk of a directory.
+fn free(dir: &Path) -> Result<f64> {
+    let df = succeed(Command::new("df").args(["--output=avail", "--block-size=1"]).arg(dir))?.text();
+    df.lines().nth(1).and_then(|line| line.trim().parse().ok()).ok_or_else(|| format!("cannot read '{df}'").into())
+}
 
 /// Returns the bytes that a directory takes on the disk.
 fn allocated(dir: &Path) -> Result<f64> {
