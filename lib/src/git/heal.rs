@@ -8,6 +8,7 @@ use super::locks::{LockFile, holders};
 use super::pack::KEEP_NOTE;
 use crate::durable::{self, Listed, Lock};
 use crate::error::{Context, Kind, Result};
+use crate::process;
 use crate::safepath::TEMP_PREFIX;
 
 /// So long those are given to end who may hold a lock; what they still have then stays.
@@ -95,11 +96,9 @@ fn may_be_of_gc(path: &Path) -> bool {
 
 /// Says whether the process that a `gc.pid` names may be a git: git itself takes any process with that number for one, even a dead one.
 fn is_held_by_git(path: &Path) -> bool {
-    let text = |path: &Path| durable::read(path).ok().and_then(|note| String::from_utf8(note).ok());
-    let Some(note) = text(path) else { return true };
-    let Some(status) = note.split(' ').next().map(|number| Path::new("/proc").join(number).join("stat")) else { return true };
-    // As in '42 (git) S 1': dead is Z.
-    text(&status).is_some_and(|status| status.contains(" (git) ") && !status.contains(") Z "))
+    let Some(note) = durable::read(path).ok().and_then(|note| String::from_utf8(note).ok()) else { return true };
+    let id = note.split(' ').next().and_then(|number| number.parse().ok());
+    id.and_then(process::look).is_some_and(|found| found.is_alive && found.name == "git")
 }
 
 #[cfg(test)]
