@@ -51,6 +51,20 @@ fn what_is_named_is_taken_whatever_info_exclude_says() {
 }
 
 #[test]
+fn a_new_file_above_the_limit_is_left_out_and_one_that_is_excluded_is_not_even_opened() {
+    let world = World::new();
+    for (path, content) in [("small", "12345"), ("large", "123456"), ("secret.key", "1")] {
+        world.write(path, content);
+    }
+    world.sh("strace -f -o ../trace -e trace=openat2,openat gdo snapshot -q --exclude-larger-than 5 --exclude '*.key'");
+    assert_eq!(world.stored(), ["small"]);
+    world.sh("strace -f -o ../trace -e trace=openat2,openat gdo snapshot -q --exclude '*.key'");
+    assert_eq!(world.stored(), ["large", "small"]);
+    let trace = world.read("../trace");
+    assert!(trace.contains("\"large\"") && !trace.contains("secret.key"), "{trace}");
+}
+
+#[test]
 fn a_number_of_a_removed_file_makes_no_link() {
     let world = World::new();
     // Until a filesystem gives the number of the removed file away again; some never do.

@@ -314,12 +314,17 @@ impl Dir {
     ///
     /// The access time stays as it is where the kernel lets us.
     pub fn open_file(&self, name: &[u8]) -> Result<File> {
+        self.open_regular(name, OFlags::RDONLY).map(|(file, _)| file)
+    }
+
+    /// Does what [`Self::open_file`] does; also returns what the file looked like just then.
+    pub fn open_file_with_stat(&self, name: &[u8]) -> Result<(File, Stat)> {
         self.open_regular(name, OFlags::RDONLY)
     }
 
     /// Opens an existing regular file for reading and writing in place: only for files that nobody else can see.
     pub fn open_file_rw(&self, name: &[u8]) -> Result<File> {
-        self.open_regular(name, OFlags::RDWR)
+        self.open_regular(name, OFlags::RDWR).map(|(file, _)| file)
     }
 
     /// Takes the lock on the file `name` that other programs take by `fcntl`, and holds it until the file is closed; `None` if there is no such file.
@@ -338,17 +343,18 @@ impl Dir {
         }
     }
 
-    fn open_regular(&self, name: &[u8], access: OFlags) -> Result<File> {
+    fn open_regular(&self, name: &[u8], access: OFlags) -> Result<(File, Stat)> {
         check_name(name)?;
         let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = match self.openat(name, flags | OFlags::NOATIME) {
             Err(Errno::PERM) => self.openat(name, flags)?,
             other => other?,
         };
-        if stat_fd(&fd)?.kind != FileKind::File {
+        let stat = stat_fd(&fd)?;
+        if stat.kind != FileKind::File {
             return Err(Error::new(Kind::Refused, "not a regular file (it changed while it was looked at)"));
         }
-        Ok(fd.into())
+        Ok((fd.into(), stat))
     }
 
     /// Opens the entry `name` itself, whatever it is, without any access to its content: a handle for metadata.

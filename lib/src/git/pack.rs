@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
@@ -19,7 +20,7 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// Takes objects from any number of threads and appends the new ones to a pack on the disk.
 ///
-/// Memory: about 40 bytes per object and one write buffer. Dropped unfinished, it leaves nothing.
+/// Memory: about 40 bytes per object, one buffer that is filled, and one for each thread that writes. Dropped unfinished, it leaves nothing.
 pub struct PackWriter<'a> {
     objects: &'a Objects,
     /// The index whose blobs nobody removes; with the names of those, once they are needed.
@@ -28,6 +29,9 @@ pub struct PackWriter<'a> {
     git_dir: PathBuf,
     dir: PathBuf,
     level: i32,
+    /// Made with the first object, so that a run without news touches nothing.
+    temp: OnceLock<Temp>,
+    writeback: Writeback,
     pack: Mutex<Pack>,
 }
 
@@ -51,8 +55,17 @@ impl<'a> PackWriter<'a> {
         let dir = git_dir.join("objects/pack");
         durable::look(&dir).context(|| format!("cannot write packs into '{}'", dir.display()))?;
         objects.refresh();
-        let (index, in_index) = (None, OnceLock::new());
-        Ok(Self { objects, index, in_index, git_dir: git_dir.to_owned(), dir, level: 1, pack: Mutex::new(Pack::default()) })
+        Ok(Self {
+            objects,
+            index: None,
+            in_index: OnceLock::new(),
+            git_dir: git_dir.to_owned(),
+            dir,
+            level: 1,
+            temp: OnceLock::new(),
+            writeback: Writeback::default(),
+            pack: Mutex::new(Pack::default()),
+        })
     }
 
     /// Sets how hard objects are compressed: from 1, as without it, to 12; what is beyond is taken for the nearer of both.
@@ -129,8 +142,33 @@ impl<'a> PackWriter<'a> {
     }
 
     fn append(&self, kind: ObjectKind, data: &[u8], name: Name) -> Result<()> {
-        // Hashing and deflating happen outside the lock; only the append is serial.
-        with_encoded(kind, data, self.level, |encoded, crc| self.lock().append(&self.dir, name, encoded, crc))
+        // Hashing, deflating and writing happen outside the lock; only where an object comes to lie is found in turn.
+        let full = with_encoded(kind, data, self.level, |encoded, crc| self.lock().append(name, encoded, crc))?;
+        full.map_or(Ok(()), |block| self.write(block))
+    }
+
+    fn write(&self, block: Block) -> Result<()> {
+        let written = self.write_unlocked(&block);
+        let mut pack = self.lock();
+        pack.is_broken |= written.is_err();
+        pack.keep_spare(block.bytes);
+        written
+    }
+
+    fn write_unlocked(&self, block: &Block) -> Result<()> {
+        let file = &self.temp()?.file;
+        let written = file.write_all_at(&block.bytes, block.offset);
+        written.and_then(|()| self.writeback.wrote(file, block.bytes.len() as u64)).context(|| "cannot write a pack")
+    }
+
+    /// Returns the pack's file, made now if this is the first block.
+    fn temp(&self) -> Result<&Temp> {
+        if let Some(temp) = self.temp.get() {
+            return Ok(temp);
+        }
+        // Of two that are made at once the later is removed with what follows.
+        let new = Temp::beside(&self.dir.join("new.pack"), 0o444)?;
+        Ok(self.temp.get_or_init(|| new))
     }
 
     fn is_in_index(&self, name: &Name) -> bool {
@@ -157,9 +195,11 @@ impl<'a> PackWriter<'a> {
 
     /// Completes the pack and its index under temporary names.
     pub fn complete(self) -> Result<CompletePack> {
-        let mut pack = self.pack.into_inner().expect("BUG: a thread panicked while it held the pack");
-        let stored = std::mem::take(&mut pack.stored);
-        Ok(CompletePack { files: pack.complete(&self.dir)?, stored, git_dir: self.git_dir })
+        let last = self.lock().last()?;
+        last.map_or(Ok(()), |block| self.write(block))?;
+        let Pack { records, stored, .. } = self.pack.into_inner().expect("BUG: a thread panicked while it held the pack");
+        let files = self.temp.into_inner().map(|temp| PackFiles::complete(temp, records, &self.dir)).transpose()?;
+        Ok(CompletePack { files, stored, git_dir: self.git_dir })
     }
 
     fn lock(&self) -> MutexGuard<'_, Pack> {
@@ -233,10 +273,10 @@ const BUFFER: usize = 256 * 1024;
 /// The pack being written: everything that is behind the lock.
 #[derive(Default)]
 struct Pack {
-    /// Made with the first object, so that a run without news touches nothing.
-    temp: Option<Temp>,
-    writeback: Writeback,
+    /// The end of the pack, which is not handed out to be written yet.
     buffer: Vec<u8>,
+    /// Buffers that were written.
+    spare: Vec<Vec<u8>>,
     /// Length of the pack so far, with what is still in the buffer.
     length: u64,
     records: Vec<Record>,
@@ -246,6 +286,12 @@ struct Pack {
     /// the top they are positions in `stored`. Four bytes each instead of the twenty of a name.
     slots: Vec<u32>,
     is_broken: bool,
+}
+
+/// A part of the pack to be written, in whatever order.
+struct Block {
+    offset: u64,
+    bytes: Vec<u8>,
 }
 
 type Name = [u8; 20];
@@ -307,19 +353,19 @@ impl Pack {
         }
     }
 
-    fn append(&mut self, dir: &Path, name: Name, encoded: &[u8], crc: u32) -> Result<()> {
+    /// Appends an object; returns what is to be written, once there is enough of it.
+    fn append(&mut self, name: Name, encoded: &[u8], crc: u32) -> Result<Option<Block>> {
         if self.is_broken {
             return Err(Error::new(Kind::Io, "cannot go on with a pack after a failed write"));
         }
         // Another thread may have added the same object while we deflated it.
         if self.has(&name) {
-            return Ok(());
+            return Ok(None);
         }
         if self.records.len() + self.stored.len() >= MAX_OBJECTS {
             return Err(Error::new(Kind::Unsupported, "more than 2000000000 objects at once; commit in parts"));
         }
-        if self.temp.is_none() {
-            self.temp = Some(Temp::beside(&dir.join("new.pack"), 0o444)?);
+        if self.length == 0 {
             self.buffer.extend_from_slice(&header(0));
             self.length = HEADER_LEN;
         }
@@ -327,34 +373,29 @@ impl Pack {
         self.remember(&name, self.records.len() as u32);
         self.buffer.extend_from_slice(encoded);
         self.length += encoded.len() as u64;
-        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+        Ok((self.buffer.len() >= BUFFER).then(|| self.take_buffer()))
     }
 
-    fn flush(&mut self) -> Result<()> {
-        let temp = self.temp.as_mut().expect("BUG: a pack with content has a file");
-        let written = temp.file.write_all(&self.buffer);
-        let written = written.and_then(|()| self.writeback.wrote(&temp.file, self.buffer.len() as u64));
-        self.is_broken = written.is_err();
-        self.buffer.clear();
-        written.context(|| "cannot write a pack")
+    fn take_buffer(&mut self) -> Block {
+        let next = self.spare.pop().unwrap_or_default();
+        let bytes = std::mem::replace(&mut self.buffer, next);
+        Block { offset: self.length - bytes.len() as u64, bytes }
     }
 
-    fn complete(mut self, dir: &Path) -> Result<Option<PackFiles>> {
+    /// Takes back the memory of a block that was written.
+    fn keep_spare(&mut self, mut bytes: Vec<u8>) {
+        bytes.clear();
+        // What a large object made of it is given back.
+        bytes.shrink_to(2 * BUFFER);
+        self.spare.push(bytes);
+    }
+
+    /// Returns what is still to be written; nothing is appended after it.
+    fn last(&mut self) -> Result<Option<Block>> {
         if self.is_broken {
             return Err(Error::new(Kind::Io, "cannot finish a pack after a failed write"));
         }
-        if self.temp.is_none() {
-            return Ok(None);
-        }
-        self.flush()?;
-        let mut pack = self.temp.take().expect("BUG: a pack with content has a file");
-        let n_objects = self.records.len() as u32;
-        self.records.sort_unstable_by_key(|record| record.name);
-        let trailer = seal(&mut pack.file, n_objects).context(|| "cannot finish a pack")?;
-        let path = dir.join(format!("pack-{}.pack", oid_from(trailer)));
-        let mut index = Temp::beside(&path, 0o444)?;
-        write_index(&mut index.file, &self.records, trailer).context(|| "cannot write a pack index")?;
-        Ok(Some(PackFiles { pack, index, path, n_objects }))
+        Ok((!self.buffer.is_empty()).then(|| self.take_buffer()))
     }
 }
 
@@ -367,6 +408,17 @@ struct PackFiles {
 }
 
 impl PackFiles {
+    /// Completes the pack in `pack`, which is all written, and writes the index of its `records`.
+    fn complete(mut pack: Temp, mut records: Vec<Record>, dir: &Path) -> Result<Self> {
+        let n_objects = records.len() as u32;
+        records.sort_unstable_by_key(|record| record.name);
+        let trailer = seal(&mut pack.file, n_objects).context(|| "cannot finish a pack")?;
+        let path = dir.join(format!("pack-{}.pack", oid_from(trailer)));
+        let mut index = Temp::beside(&path, 0o444)?;
+        write_index(&mut index.file, &records, trailer).context(|| "cannot write a pack index")?;
+        Ok(Self { pack, index, path, n_objects })
+    }
+
     fn publish(self) -> Result<Kept> {
         let Self { pack, index, path, n_objects } = self;
         let kept = Kept { pack: path.clone(), n_objects, is_released: false };
@@ -583,20 +635,20 @@ mod tests {
     fn a_pack_from_many_threads_satisfies_git() {
         let (_dir, git, objects) = repo();
         let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
-        // Every thread writes the same names, so that they race for each; sizes go from nothing to past the buffer.
-        let content = |at: usize| format!("{at} ").into_bytes().repeat(at * at % 3000);
+        // Every thread writes the same names, so that they race for each; sizes go from nothing to past the buffer, and the buffer is full many times.
         let noise = noise(700_000);
+        let content = |at: usize| &noise[at * 1000..][..at * at % 30_000];
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for at in 0..500 {
-                        writer.blob(&content(at)).unwrap();
+                        writer.blob(content(at)).unwrap();
                     }
                     writer.blob(&noise).unwrap();
                 });
             }
         });
-        let mut blobs: Vec<_> = (0..500).map(|at| writer.blob(&content(at)).unwrap()).collect();
+        let mut blobs: Vec<_> = (0..500).map(|at| writer.blob(content(at)).unwrap()).collect();
         blobs.push(writer.blob(&noise).unwrap());
         let tree = writer.tree(&tree_of(&blobs)).unwrap();
         let commit = writer.commit(&commit_of(tree)).unwrap();
@@ -671,7 +723,7 @@ mod tests {
         assert_eq!(pack_files(&git), ["idx", "pack"]);
 
         let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
-        writer.blob(b"two").unwrap();
+        writer.blob(&noise(2 * BUFFER)).unwrap();
         assert_eq!(pack_files(&git).len(), 3);
         drop(writer);
         assert_eq!(pack_files(&git), ["idx", "pack"]);
@@ -746,9 +798,10 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_as_such_and_leaves_nothing() {
         let (_dir, git, objects) = repo();
-        let writer = PackWriter::new(git.git_dir(), &objects).unwrap();
+        let mut writer = PackWriter::new(git.git_dir(), &objects).unwrap();
         writer.blob(b"small").unwrap();
-        writer.lock().temp.as_mut().unwrap().file = fs::File::options().write(true).open("/dev/full").unwrap();
+        writer.temp().unwrap();
+        writer.temp.get_mut().unwrap().file = fs::File::options().write(true).open("/dev/full").unwrap();
         let error = writer.blob(&noise(2 * BUFFER)).unwrap_err();
         assert_eq!(error.kind(), Kind::NoSpace, "{error:#}");
         writer.blob(b"another").unwrap_err();

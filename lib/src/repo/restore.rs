@@ -501,9 +501,9 @@ impl Run<'_> {
 fn clear_flags(dir: &Dir, name: &[u8]) -> Result<()> {
     match dir.stat(name)? {
         Some(stat) if stat.kind == FileKind::File => {
-            let file = dir.open_file(name)?;
+            let (file, stat) = dir.open_file_with_stat(name)?;
             // Where others can change names, one of its names may be that of a file which is none of theirs.
-            match safepath::stat_fd(&file)?.nlink == 1 || dir.is_ours_alone()? {
+            match stat.nlink == 1 || dir.is_ours_alone()? {
                 true => metadata::clear_flags(&file).map(drop),
                 false => Ok(()),
             }

@@ -442,7 +442,7 @@ impl Walker<'_> {
                 {
                     continue;
                 }
-                self.entry(&dir, &job, entry.name, &mut draft)?;
+                self.entry(&dir, &job, entry, &mut draft)?;
             }
         }
         draft.has_dropped |= draft.only.iter().flatten().any(|name| !draft.was_met(name));
@@ -463,14 +463,9 @@ impl Walker<'_> {
         self.options.excludes.marks().filter(is_there).map(<[u8]>::to_vec).collect()
     }
 
-    fn entry(&self, dir: &Arc<Dir>, job: &Job, entry_name: Vec<u8>, draft: &mut Draft) -> Result<()> {
+    fn entry(&self, dir: &Arc<Dir>, job: &Job, entry: safepath::Entry, draft: &mut Draft) -> Result<()> {
+        let entry_name = entry.name;
         let path = join(&job.path, &entry_name);
-        let stat = match dir.stat(&entry_name) {
-            Ok(Some(stat)) => stat,
-            Ok(None) => return self.keep_entry(path, entry_name, draft, vanished()),
-            Err(error) => return self.keep_entry(path, entry_name, draft, error),
-        };
-        let is_dir = stat.kind == FileKind::Dir;
         let stored = name::stored_path(&path);
         let from = match &stored {
             // Names come in the order of the index.
@@ -481,6 +476,17 @@ impl Walker<'_> {
             Cow::Owned(stored) => self.index.position_from(0, stored),
         };
         let position = self.index.is_at(from, &stored).then_some(from);
+        // What is new will be opened, which tells the same.
+        let is_told_later = entry.kind == Some(FileKind::File) && position.is_none() && !self.options.excludes.asks_for_size();
+        let stat = match is_told_later {
+            true => None,
+            false => match dir.stat(&entry_name) {
+                Ok(Some(stat)) => Some(stat),
+                Ok(None) => return self.keep_entry(path, entry_name, draft, vanished()),
+                Err(error) => return self.keep_entry(path, entry_name, draft, error),
+            },
+        };
+        let (is_dir, size) = stat.as_ref().map_or((false, 0), |stat| (stat.kind == FileKind::Dir, stat.size));
         let is_known = if is_dir { is_known_dir(self.index, draft.from, &path) } else { position.is_some() };
         let policy = self.policy(&path, is_dir);
         if self.is_left_to_host(job, &entry_name, &path, &policy, position)? {
@@ -488,7 +494,7 @@ impl Walker<'_> {
             draft.kept.push(entry_name);
             return Ok(());
         }
-        if self.options.excludes.is_explicit(&path, is_dir, stat.size) {
+        if self.options.excludes.is_explicit(&path, is_dir, size) {
             draft.has_dropped |= is_known;
             return Ok(());
         }
@@ -496,6 +502,9 @@ impl Walker<'_> {
             return Ok(());
         }
         let is_wanted = (job.only.is_some() || job.is_whole) && !self.is_given_up(&path);
+        let Some(stat) = stat else {
+            return if is_wanted { self.changed(dir, path, entry_name, (None, &policy), None, draft) } else { Ok(()) };
+        };
         match stat.kind {
             FileKind::Dir => {
                 let is_on_the_way = job.only.is_some() && !self.is_in_scope(&path);
@@ -527,7 +536,7 @@ impl Walker<'_> {
                     Ok(())
                 }
                 None if !is_wanted => Ok(()),
-                _ => self.changed(dir, path, entry_name, (stat, &policy), position, draft),
+                _ => self.changed(dir, path, entry_name, (Some(stat), &policy), position, draft),
             },
             FileKind::Fifo | FileKind::Socket | FileKind::Char | FileKind::Block => {
                 if !is_wanted && !self.is_recorded_node(&job.path, &entry_name)? {
@@ -596,13 +605,13 @@ impl Walker<'_> {
         recorded_below(self.index, dir)[0].clone().any(|position| self.need_not_be_there(position))
     }
 
-    /// Reads a file or symlink that is new or not as recorded.
+    /// Reads a file or symlink that is new or not as recorded; without its `stat` it is a file, listed as one.
     fn changed(
         &self,
         dir: &Dir,
         path: Vec<u8>,
         entry_name: Vec<u8>,
-        (stat, policy): (Stat, &Policy),
+        (stat, policy): (Option<Stat>, &Policy),
         position: Option<usize>,
         draft: &mut Draft,
     ) -> Result<()> {
@@ -640,8 +649,15 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn read_entry(&self, dir: &Dir, path: &[u8], entry_name: &[u8], stat: Stat, laid: Option<&Laid>) -> Result<ReadEntry> {
-        if stat.kind == FileKind::Symlink {
+    fn read_entry(
+        &self,
+        dir: &Dir,
+        path: &[u8],
+        entry_name: &[u8],
+        stat: Option<Stat>,
+        laid: Option<&Laid>,
+    ) -> Result<ReadEntry> {
+        if let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Symlink) {
             let is_racy = is_racy(&stat, clock());
             let target = dir.read_link(entry_name)?;
             let metadata = metadata::of_entry(dir, entry_name, &stat, &self.names)?;
@@ -649,8 +665,7 @@ impl Walker<'_> {
         }
         for _ in 0..ATTEMPTS {
             let began = clock();
-            let file = dir.open_file(entry_name)?;
-            let before = safepath::stat_fd(&file)?;
+            let (file, before) = dir.open_file_with_stat(entry_name)?;
             let read = self.read_content(&file, path, &before, laid);
             let after = safepath::stat_fd(&file)?;
             let is_stable = (before.mtime, before.ctime, before.size) == (after.mtime, after.ctime, after.size);
@@ -673,13 +688,14 @@ impl Walker<'_> {
 
     fn read_content(&self, file: &File, path: &[u8], stat: &Stat, laid: Option<&Laid>) -> Result<(Oid, Metadata)> {
         let mut found = metadata::of_file(file, stat, &self.names)?;
-        let holes = if stat.blocks.saturating_mul(512) < stat.size { metadata::holes(file, stat.size)? } else { Vec::new() };
+        let mut holes = Vec::new();
+        if stat.blocks.saturating_mul(512) < stat.size {
+            holes = metadata::holes(file, stat.size)?;
+            (&*file).rewind()?;
+        }
         let threshold = self.repo.settings.threshold;
         if stat.size < threshold {
-            let mut content = Vec::with_capacity(stat.size as usize + 1);
-            let mut file = file;
-            file.rewind()?; // looking for holes moved it
-            file.take(threshold).read_to_end(&mut content)?;
+            let content = read_whole(file, stat.size, threshold)?;
             self.progress.add(0, content.len() as u64);
             if content.len() as u64 == threshold {
                 return Err(Error::new(Kind::Conflict, "changed while it was read"));
@@ -1026,6 +1042,15 @@ impl Draft {
     }
 }
 
+/// Reads from the start of a file of `size` bytes, which are fewer than `max`: all of it if it has as many, or fewer.
+///
+/// One that says that it has none is read up to `max` bytes, since those of the kernel's own filesystems say so whatever they hold.
+fn read_whole(file: &File, size: u64, max: u64) -> Result<Vec<u8>> {
+    let mut content = Vec::with_capacity(size as usize);
+    file.take(if size == 0 { max } else { size }).read_to_end(&mut content)?;
+    Ok(content)
+}
+
 /// What is said of an entry that was listed and is not there any more; what is recorded of it goes with the next snapshot.
 fn vanished() -> Error {
     Error::new(Kind::NotFound, "vanished before it could be read")
@@ -1128,6 +1153,19 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_says_it_is_empty_is_read_and_another_as_far_as_it_says() {
+        let of_kernel = File::open("/proc/self/status").unwrap();
+        let (size, most) = (safepath::stat_fd(&of_kernel).unwrap().size, 64);
+        assert_eq!(size, 0);
+        assert_eq!(read_whole(&of_kernel, size, most).unwrap().len(), 64);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"twelve bytes").unwrap();
+        for (size, want) in [(12, &b"twelve bytes"[..]), (6, b"twelve"), (20, b"twelve bytes"), (0, b"twelve bytes")] {
+            assert_eq!(read_whole(&File::open(file.path()).unwrap(), size, most).unwrap(), want);
+        }
+    }
 
     #[test]
     fn a_file_is_believed_once_a_change_would_show() {
