@@ -29,7 +29,7 @@ pub struct PackWriter<'a> {
     git_dir: PathBuf,
     dir: PathBuf,
     level: i32,
-    /// Made with the first object, so that a run without news touches nothing.
+    /// Made with the first block, so that a run without news touches nothing.
     temp: OnceLock<Temp>,
     writeback: Writeback,
     pack: Mutex<Pack>,
@@ -150,7 +150,10 @@ impl<'a> PackWriter<'a> {
     fn write(&self, block: Block) -> Result<()> {
         let written = self.write_unlocked(&block);
         let mut pack = self.lock();
-        pack.is_broken |= written.is_err();
+        match &written {
+            Ok(()) => pack.written += block.bytes.len() as u64,
+            Err(_) => pack.is_broken = true,
+        }
         pack.keep_spare(block.bytes);
         written
     }
@@ -197,7 +200,11 @@ impl<'a> PackWriter<'a> {
     pub fn complete(self) -> Result<CompletePack> {
         let last = self.lock().last()?;
         last.map_or(Ok(()), |block| self.write(block))?;
-        let Pack { records, stored, .. } = self.pack.into_inner().expect("BUG: a thread panicked while it held the pack");
+        let Pack { records, stored, length, written, .. } =
+            self.pack.into_inner().expect("BUG: a thread panicked while it held the pack");
+        if written != length {
+            return Err(Error::new(Kind::Bug, "BUG: a part of a pack was not written"));
+        }
         let files = self.temp.into_inner().map(|temp| PackFiles::complete(temp, records, &self.dir)).transpose()?;
         Ok(CompletePack { files, stored, git_dir: self.git_dir })
     }
@@ -279,6 +286,8 @@ struct Pack {
     spare: Vec<Vec<u8>>,
     /// Length of the pack so far, with what is still in the buffer.
     length: u64,
+    /// How many bytes of it are in the file.
+    written: u64,
     records: Vec<Record>,
     /// Objects that were already in the repository, to be looked for again at the end.
     stored: Vec<Name>,

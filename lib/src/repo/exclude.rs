@@ -51,11 +51,6 @@ impl Excludes {
         Ok(Self { explicit, standing, options })
     }
 
-    /// Says whether [`Self::is_explicit`] has to know the size of a file.
-    pub fn asks_for_size(&self) -> bool {
-        self.options.larger_than.is_some()
-    }
-
     /// Says whether the command line leaves out the entry at `path`.
     pub fn is_explicit(&self, path: &[u8], is_dir: bool, size: u64) -> bool {
         !is_dir && self.options.larger_than.is_some_and(|limit| size > limit) || matches(&self.explicit, path, is_dir)

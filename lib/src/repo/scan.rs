@@ -442,7 +442,7 @@ impl Walker<'_> {
                 {
                     continue;
                 }
-                self.entry(&dir, &job, entry, &mut draft)?;
+                self.entry(&dir, &job, entry.name, &mut draft)?;
             }
         }
         draft.has_dropped |= draft.only.iter().flatten().any(|name| !draft.was_met(name));
@@ -463,9 +463,14 @@ impl Walker<'_> {
         self.options.excludes.marks().filter(is_there).map(<[u8]>::to_vec).collect()
     }
 
-    fn entry(&self, dir: &Arc<Dir>, job: &Job, entry: safepath::Entry, draft: &mut Draft) -> Result<()> {
-        let entry_name = entry.name;
+    fn entry(&self, dir: &Arc<Dir>, job: &Job, entry_name: Vec<u8>, draft: &mut Draft) -> Result<()> {
         let path = join(&job.path, &entry_name);
+        let stat = match dir.stat(&entry_name) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return self.keep_entry(path, entry_name, draft, vanished()),
+            Err(error) => return self.keep_entry(path, entry_name, draft, error),
+        };
+        let is_dir = stat.kind == FileKind::Dir;
         let stored = name::stored_path(&path);
         let from = match &stored {
             // Names come in the order of the index.
@@ -476,17 +481,6 @@ impl Walker<'_> {
             Cow::Owned(stored) => self.index.position_from(0, stored),
         };
         let position = self.index.is_at(from, &stored).then_some(from);
-        // What is new will be opened, which tells the same.
-        let is_told_later = entry.kind == Some(FileKind::File) && position.is_none() && !self.options.excludes.asks_for_size();
-        let stat = match is_told_later {
-            true => None,
-            false => match dir.stat(&entry_name) {
-                Ok(Some(stat)) => Some(stat),
-                Ok(None) => return self.keep_entry(path, entry_name, draft, vanished()),
-                Err(error) => return self.keep_entry(path, entry_name, draft, error),
-            },
-        };
-        let (is_dir, size) = stat.as_ref().map_or((false, 0), |stat| (stat.kind == FileKind::Dir, stat.size));
         let is_known = if is_dir { is_known_dir(self.index, draft.from, &path) } else { position.is_some() };
         let policy = self.policy(&path, is_dir);
         if self.is_left_to_host(job, &entry_name, &path, &policy, position)? {
@@ -494,7 +488,7 @@ impl Walker<'_> {
             draft.kept.push(entry_name);
             return Ok(());
         }
-        if self.options.excludes.is_explicit(&path, is_dir, size) {
+        if self.options.excludes.is_explicit(&path, is_dir, stat.size) {
             draft.has_dropped |= is_known;
             return Ok(());
         }
@@ -502,9 +496,6 @@ impl Walker<'_> {
             return Ok(());
         }
         let is_wanted = (job.only.is_some() || job.is_whole) && !self.is_given_up(&path);
-        let Some(stat) = stat else {
-            return if is_wanted { self.changed(dir, path, entry_name, (None, &policy), None, draft) } else { Ok(()) };
-        };
         match stat.kind {
             FileKind::Dir => {
                 let is_on_the_way = job.only.is_some() && !self.is_in_scope(&path);
@@ -536,7 +527,7 @@ impl Walker<'_> {
                     Ok(())
                 }
                 None if !is_wanted => Ok(()),
-                _ => self.changed(dir, path, entry_name, (Some(stat), &policy), position, draft),
+                _ => self.changed(dir, path, entry_name, (stat, &policy), position, draft),
             },
             FileKind::Fifo | FileKind::Socket | FileKind::Char | FileKind::Block => {
                 if !is_wanted && !self.is_recorded_node(&job.path, &entry_name)? {
@@ -605,13 +596,13 @@ impl Walker<'_> {
         recorded_below(self.index, dir)[0].clone().any(|position| self.need_not_be_there(position))
     }
 
-    /// Reads a file or symlink that is new or not as recorded; without its `stat` it is a file, listed as one.
+    /// Reads a file or symlink that is new or not as recorded.
     fn changed(
         &self,
         dir: &Dir,
         path: Vec<u8>,
         entry_name: Vec<u8>,
-        (stat, policy): (Option<Stat>, &Policy),
+        (stat, policy): (Stat, &Policy),
         position: Option<usize>,
         draft: &mut Draft,
     ) -> Result<()> {
@@ -649,15 +640,8 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn read_entry(
-        &self,
-        dir: &Dir,
-        path: &[u8],
-        entry_name: &[u8],
-        stat: Option<Stat>,
-        laid: Option<&Laid>,
-    ) -> Result<ReadEntry> {
-        if let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Symlink) {
+    fn read_entry(&self, dir: &Dir, path: &[u8], entry_name: &[u8], stat: Stat, laid: Option<&Laid>) -> Result<ReadEntry> {
+        if stat.kind == FileKind::Symlink {
             let is_racy = is_racy(&stat, clock());
             let target = dir.read_link(entry_name)?;
             let metadata = metadata::of_entry(dir, entry_name, &stat, &self.names)?;
@@ -695,7 +679,7 @@ impl Walker<'_> {
         }
         let threshold = self.repo.settings.threshold;
         if stat.size < threshold {
-            let content = read_whole(file, stat.size, threshold)?;
+            let content = read_whole(file, stat, threshold)?;
             self.progress.add(0, content.len() as u64);
             if content.len() as u64 == threshold {
                 return Err(Error::new(Kind::Conflict, "changed while it was read"));
@@ -1042,12 +1026,18 @@ impl Draft {
     }
 }
 
-/// Reads from the start of a file of `size` bytes, which are fewer than `max`: all of it if it has as many, or fewer.
+/// Reads an open file from its start: as far as its `stat` says, or up to `max` bytes where that cannot be believed.
 ///
-/// One that says that it has none is read up to `max` bytes, since those of the kernel's own filesystems say so whatever they hold.
-fn read_whole(file: &File, size: u64, max: u64) -> Result<Vec<u8>> {
-    let mut content = Vec::with_capacity(size as usize);
-    file.take(if size == 0 { max } else { size }).read_to_end(&mut content)?;
+/// Filesystems that make content as it is read may give any size; they have no blocks.
+fn read_whole(mut file: &File, stat: &Stat, max: u64) -> Result<Vec<u8>> {
+    let mut content = Vec::with_capacity(stat.size as usize + 1);
+    if stat.blocks > 0 {
+        file.take(stat.size).read_to_end(&mut content)?;
+    } else {
+        // What is not to be read twice, like a pipe of the kernel's, is not read once.
+        file.rewind()?;
+        file.take(max).read_to_end(&mut content)?;
+    }
     Ok(content)
 }
 
@@ -1155,16 +1145,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_says_it_is_empty_is_read_and_another_as_far_as_it_says() {
+    fn a_file_is_read_as_far_as_it_says_if_that_can_be_believed() {
+        let read = |file: &File, max| {
+            let stat = safepath::stat_fd(file).unwrap();
+            read_whole(file, &stat, max).unwrap()
+        };
         let of_kernel = File::open("/proc/self/status").unwrap();
-        let (size, most) = (safepath::stat_fd(&of_kernel).unwrap().size, 64);
-        assert_eq!(size, 0);
-        assert_eq!(read_whole(&of_kernel, size, most).unwrap().len(), 64);
+        assert_eq!(safepath::stat_fd(&of_kernel).unwrap().size, 0);
+        assert_eq!(read(&of_kernel, 64).len(), 64);
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"twelve bytes").unwrap();
-        for (size, want) in [(12, &b"twelve bytes"[..]), (6, b"twelve"), (20, b"twelve bytes"), (0, b"twelve bytes")] {
-            assert_eq!(read_whole(&File::open(file.path()).unwrap(), size, most).unwrap(), want);
+        let open = || File::open(file.path()).unwrap();
+        assert_eq!(read(&open(), 64), b"twelve bytes");
+        let stat = safepath::stat_fd(&open()).unwrap();
+        for (size, blocks, want) in [(6, 8, &b"twelve"[..]), (20, 8, b"twelve bytes"), (6, 0, b"twelve bytes")] {
+            assert_eq!(read_whole(&open(), &Stat { size, blocks, ..stat }, 64).unwrap(), want);
         }
+        read_whole(&pipe(), &Stat { size: 0, blocks: 0, ..stat }, 64).unwrap_err();
+    }
+
+    /// Returns the end of a pipe with something in it.
+    fn pipe() -> File {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, b"once").unwrap();
+        File::from(std::os::fd::OwnedFd::from(reader))
     }
 
     #[test]
