@@ -65,6 +65,15 @@ fn a_new_file_above_the_limit_is_left_out_and_one_that_is_excluded_is_not_even_o
 }
 
 #[test]
+fn what_is_mounted_over_a_file_is_taken_for_what_it_is_whatever_the_directory_lists() {
+    let world = World::new();
+    world.write("file", "1");
+    world.sh("unshare -m sh -c 'mount --bind /dev/null file && gdo snapshot -q'");
+    assert_eq!(world.stored(), [""; 0]);
+    world.sh("rm file && gdo restore && test -c file");
+}
+
+#[test]
 fn a_number_of_a_removed_file_makes_no_link() {
     let world = World::new();
     // Until a filesystem gives the number of the removed file away again; some never do.

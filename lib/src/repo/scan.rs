@@ -1157,7 +1157,7 @@ mod tests {
         std::fs::write(file.path(), b"twelve bytes").unwrap();
         let open = || File::open(file.path()).unwrap();
         assert_eq!(read(&open(), 64), b"twelve bytes");
-        let stat = safepath::stat_fd(&open()).unwrap();
+        let stat = safepath::stat_fd(open()).unwrap();
         for (size, blocks, want) in [(6, 8, &b"twelve"[..]), (20, 8, b"twelve bytes"), (6, 0, b"twelve bytes")] {
             assert_eq!(read_whole(&open(), &Stat { size, blocks, ..stat }, 64).unwrap(), want);
         }
