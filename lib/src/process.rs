@@ -22,7 +22,7 @@ impl Process {
         Ok(Self { id, started: found.started })
     }
 
-    /// Returns the processes that live of all that it began: itself, and those of its group and session.
+    /// Returns the processes that live of all that it began: itself, which is the first, and those of its group and session.
     pub fn living(self) -> Result<Vec<u32>> {
         let leader = look(self.id);
         // The number of a group or session is given to nobody else while somebody is in it.
@@ -31,7 +31,10 @@ impl Process {
         }
         let is_one =
             |id: &u32| look(*id).is_some_and(|found| found.is_alive && (found.groups.contains(&self.id) || *id == self.id));
-        Ok(all()?.into_iter().filter(is_one).collect())
+        let mut living: Vec<u32> = all()?.into_iter().filter(is_one).collect();
+        // Numbers begin anew some time: one of its children may have a lower one.
+        living.sort_by_key(|id| *id != self.id);
+        Ok(living)
     }
 }
 
@@ -122,6 +125,22 @@ mod tests {
         child.wait().unwrap();
         assert!((before - 1..=before + 2).contains(&started), "{started}, and the clock said {before}");
         assert_eq!(user, Some(rustix::process::geteuid().as_raw()));
+    }
+
+    #[test]
+    fn who_began_it_is_the_first_of_those_that_live() {
+        use std::io::{BufRead as _, BufReader};
+        // The child leads the group, and its parent, whose number is lower, is in it.
+        let script = "import os, time\nchild = os.fork()\nos.setpgid(child, child)\nif child:\n    os.setpgid(0, child)\n    print(child, flush=True)\ntime.sleep(100)";
+        let mut parent =
+            std::process::Command::new("python3").args(["-c", script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(parent.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let leader = Process::of(line.trim().parse().unwrap()).unwrap();
+        let living = leader.living();
+        std::process::Command::new("kill").args(["-KILL", "--", &format!("-{}", leader.id)]).status().unwrap();
+        parent.wait().unwrap();
+        assert_eq!(living.unwrap(), [leader.id, parent.id()]);
     }
 
     #[test]
