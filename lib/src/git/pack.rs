@@ -169,7 +169,7 @@ impl<'a> PackWriter<'a> {
         if let Some(temp) = self.temp.get() {
             return Ok(temp);
         }
-        // Of two that are made at once the later is removed with what follows.
+        // Where two threads come here at once, the file of one of them is removed again.
         let new = Temp::beside(&self.dir.join("new.pack"), 0o444)?;
         Ok(self.temp.get_or_init(|| new))
     }
