@@ -22,6 +22,7 @@ pub mod object;
 pub mod objects;
 pub mod pack;
 mod packed;
+pub mod packhash;
 mod packindex;
 mod plain;
 pub mod quarantine;

@@ -19,21 +19,13 @@ use super::inflate::{Reader, Source};
 use super::loose::Loose;
 use super::object::{object_id, oid_from};
 use super::packed::{Pack, Shared};
+use super::packhash::{PackHashes, hash_files, in_threads, n_threads};
 use super::plain::links;
 use super::roots::Root;
 use super::{Git, ObjectKind, Oid};
 use crate::durable::{self, FileStamp, hash_file};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::FileHash;
-
-/// A pack and its index, by their bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PackHashes {
-    /// That of the pack.
-    pub pack: FileHash,
-    /// That of its index.
-    pub index: FileHash,
-}
 
 /// Packs that are in order, and what is known of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -315,23 +307,25 @@ impl<'a> Look<'a> {
     fn compare(&mut self) {
         let indexes: BTreeSet<FileHash> = self.before.packs.keys().map(|hashes| hashes.index).collect();
         let mut packs = std::mem::take(&mut self.packs);
-        let (todo, look) = (Mutex::new(packs.iter_mut()), &*self);
+        let mut known = Vec::new();
+        for packed in &mut packs {
+            (packed.is_same, packed.hash, packed.wanted) = (false, Mutex::default(), Mutex::default());
+            known.extend(indexes.contains(&packed.index_hash).then_some(packed));
+        }
+        let hashes = hash_files(&known.iter().map(|packed| &*packed.path).collect::<Vec<_>>());
+        for (packed, pack) in known.into_iter().zip(hashes) {
+            let Some(pack) = pack else { continue };
+            if let Some(wanted) = self.before.packs.get(&PackHashes { pack, index: packed.index_hash }) {
+                packed.is_same = true;
+                packed.hash = Mutex::new(Some(pack));
+                packed.wanted = Mutex::new(wanted.clone());
+            }
+        }
+        let (todo, look) = (Mutex::new(packs.iter_mut().filter(|packed| !packed.is_same)), &*self);
         in_threads(&|| {
             loop {
                 let next = todo.lock().expect(POISONED).next();
                 let Some(packed) = next else { return };
-                (packed.is_same, packed.hash, packed.wanted) = (false, Mutex::default(), Mutex::default());
-                let hashes = indexes
-                    .contains(&packed.index_hash)
-                    .then(|| hash_file(&packed.path).ok())
-                    .flatten()
-                    .map(|pack| PackHashes { pack, index: packed.index_hash });
-                if let Some((hashes, wanted)) = hashes.and_then(|hashes| Some((hashes, look.before.packs.get(&hashes)?))) {
-                    packed.is_same = true;
-                    packed.hash = Mutex::new(Some(hashes.pack));
-                    packed.wanted = Mutex::new(wanted.clone());
-                    continue;
-                }
                 if let Err(error) = packed.list(&look.shared) {
                     look.note_unread(&error);
                 }
@@ -778,19 +772,6 @@ struct Sums {
     is_pack: bool,
     /// Where an object starts whose bytes are not those that the index was made of.
     bad_crc: Option<u64>,
-}
-
-/// Calls `work` in as many threads as there are processors, or as can be started: this one works in any case.
-fn in_threads(work: &(dyn Fn() + Sync)) {
-    std::thread::scope(|scope| {
-        let start = || std::thread::Builder::new().spawn_scoped(scope, work);
-        (1..n_threads()).map_while(|_| start().ok()).for_each(drop);
-        work();
-    });
-}
-
-fn n_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Bytes read at once.

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use crate::durable;
 use crate::git::Oid;
-use crate::git::verify::{PackHashes, Sound};
+use crate::git::packhash::PackHashes;
+use crate::git::verify::Sound;
 use crate::id::PackId;
 
 const FILE: &str = "verified";
