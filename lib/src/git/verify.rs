@@ -5,7 +5,7 @@
 //! `docs/formats/verified.md` tells why that is enough.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -34,13 +34,13 @@ pub struct Sound {
     pub packs: BTreeMap<PackHashes, Vec<Oid>>,
     /// What their objects refer to outside of their own pack, and maybe more, sorted; `None` if it is too much to keep.
     pub needs: Option<Vec<Oid>>,
-    /// Whether whatever their objects refer to is in one of them.
-    pub is_closed: bool,
+    /// Those of them that are in none of the packs: as long as all packs are here, nothing else has to be looked for. Sorted; `None` if nobody knows.
+    pub outside: Option<Vec<Oid>>,
 }
 
 impl Sound {
     /// Where nothing is known.
-    const NOTHING: Self = Self { packs: BTreeMap::new(), needs: Some(Vec::new()), is_closed: false };
+    const NOTHING: Self = Self { packs: BTreeMap::new(), needs: Some(Vec::new()), outside: None };
 }
 
 impl Default for Sound {
@@ -113,8 +113,8 @@ struct Look<'a> {
     needs: Mutex<HashMap<Oid, u8>>,
     /// Whether there was more.
     has_more_needs: AtomicBool,
-    /// Whether something that a pack refers to is in none.
-    has_loose_need: AtomicBool,
+    /// What objects of packs refer to and that is in none, whether it is here or not; one more than [`MAX_NEEDS`] at most.
+    loose_needs: Mutex<HashSet<Oid>>,
     /// Whether something was gone before it was read: it may be elsewhere by now.
     has_vanished: AtomicBool,
     damaged: Mutex<Vec<Damaged>>,
@@ -211,7 +211,7 @@ const HANDFUL: usize = 64;
 const ARMFUL: usize = 1 << 12;
 
 /// So many objects that packs need of each other are noted one by one: beyond, looking for each takes as long as verifying them anew.
-const MAX_NEEDS: usize = 1 << 17;
+const MAX_NEEDS: usize = if cfg!(test) { 16 } else { 1 << 17 };
 
 /// Indexes in memory; what is beyond is read when it is needed.
 const MAX_INDEX_BYTES: u64 = 32 << 20;
@@ -236,7 +236,7 @@ impl<'a> Look<'a> {
             has_lost_need: AtomicBool::new(false),
             needs: Mutex::default(),
             has_more_needs: AtomicBool::new(false),
-            has_loose_need: AtomicBool::new(false),
+            loose_needs: Mutex::default(),
             has_vanished: AtomicBool::new(false),
             damaged: Mutex::default(),
             wanted: Mutex::default(),
@@ -381,7 +381,7 @@ impl<'a> Look<'a> {
     }
 
     fn conclude(self) -> Verified {
-        let sound = Sound { packs: BTreeMap::new(), needs: self.needs_after(), is_closed: false };
+        let sound = Sound { packs: BTreeMap::new(), needs: self.needs_after(), outside: None };
         let mut verified = Verified { is_whole: self.is_whole(), sound, ..Verified::default() };
         for packed in &self.packs {
             let n_bytes = packed.stamps.iter().flatten().map(FileStamp::size).sum::<u64>();
@@ -398,7 +398,7 @@ impl<'a> Look<'a> {
             return verified;
         }
         let mut all = self.wanted.into_inner().expect(POISONED);
-        let mut is_closed = verified.is_whole && !self.has_loose_need.into_inner();
+        let mut has_all_packs = !self.has_lost_need.load(Ordering::Relaxed);
         for packed in self.packs {
             let stamps = [durable::stamp(&packed.path.with_extension("idx")), durable::stamp(&packed.path)];
             let is_noted = stamps == packed.stamps && !packed.is_open() && !self.has_lost_need.load(Ordering::Relaxed);
@@ -407,10 +407,12 @@ impl<'a> Look<'a> {
             all.extend(&wanted);
             match packed.hash.into_inner().expect(POISONED).filter(|_| is_noted) {
                 Some(pack) => _ = verified.sound.packs.insert(PackHashes { pack, index: packed.index_hash }, wanted),
-                None => is_closed = false,
+                None => has_all_packs = false,
             }
         }
-        verified.sound.is_closed = is_closed;
+        let mut outside: Vec<Oid> = self.loose_needs.into_inner().expect(POISONED).into_iter().collect();
+        outside.sort_unstable();
+        verified.sound.outside = Some(outside).filter(|outside| has_all_packs && outside.len() <= MAX_NEEDS);
         // What is loose, too, or in several packs.
         all.sort_unstable();
         all.dedup();
@@ -432,15 +434,15 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The same, without what is known to be here: nothing, if all packs are that needed nothing but each other.
+    /// The same, without what is known to be here: what no pack had, if all packs are here.
     fn needs_to_follow(&self) -> Option<&[Oid]> {
         let is_here = |hashes: &PackHashes| {
             let is_it =
                 |packed: &Packed| packed.index_hash == hashes.index && *packed.hash.lock().expect(POISONED) == Some(hashes.pack);
             self.packs.iter().any(|packed| packed.is_same && is_it(packed))
         };
-        let is_all_here = self.before.is_closed && self.before.packs.keys().all(is_here);
-        if is_all_here { Some(&[]) } else { self.needs_before() }
+        let outside = self.before.outside.as_deref().filter(|_| self.before.packs.keys().all(is_here));
+        outside.or_else(|| self.needs_before())
     }
 
     /// Returns what all packs need, and maybe more; `None` if it is too much to keep.
@@ -652,7 +654,11 @@ impl<'a> Look<'a> {
         if self.is_in_any(kind, &oid, reader) {
             return true;
         }
-        self.has_loose_need.store(true, Ordering::Relaxed);
+        let mut loose_needs = self.loose_needs.lock().expect(POISONED);
+        if loose_needs.len() <= MAX_NEEDS {
+            loose_needs.insert(oid);
+        }
+        drop(loose_needs);
         self.is_loose(kind, oid)
     }
 
@@ -915,16 +921,21 @@ mod tests {
         let mut needed = [wanted[0], loose];
         needed.sort_unstable();
         assert!(found.is_whole && found.sound.packs.len() == 2 && found.sound.needs.as_ref() == Some(&needed.to_vec()));
-        assert!(!found.sound.is_closed, "one that is loose may go");
+        assert_eq!(found.sound.outside, Some(vec![loose]), "it may go");
         let again = verified_after(&git, &found.sound);
         assert!(again.is_whole && again.n_fresh == 0 && again.sound == found.sound);
         let much = Sound { needs: None, ..found.sound.clone() };
-        let unknown = verified_after(&git, &much);
+        let again = verified_after(&git, &much);
+        assert!(again.is_whole && again.n_fresh == 0 && again.sound == much);
+        let unknown = verified_after(&git, &Sound { outside: None, ..much.clone() });
         assert!(unknown.is_whole && unknown.n_same == 0 && unknown.sound == found.sound, "they are verified anew");
+        let learnt = verified_after(&git, &Sound { outside: None, ..found.sound.clone() });
+        assert!(learnt.is_whole && learnt.n_fresh == 0 && learnt.sound == found.sound, "each need was looked for");
         // It may move.
         git.run_with_input(&["pack-objects", "-q", &pack.to_string_lossy()], format!("{loose}\n").as_bytes()).unwrap();
         git.run(&["prune-packed"]).unwrap();
-        assert!(verified_after(&git, &found.sound).is_whole);
+        let moved = verified_after(&git, &much);
+        assert!(moved.is_whole && moved.n_same > 0 && moved.sound.outside == Some(Vec::new()));
         // But not go, neither the one nor the other.
         let has = |path: &Path, oid: &Oid| {
             let name = oid.as_slice().try_into().unwrap();
@@ -933,7 +944,7 @@ mod tests {
         let indexes = list(&dir.path().join("objects/pack")).unwrap().into_iter();
         let indexes: Vec<PathBuf> = indexes.filter(|path| path.extension().is_some_and(|ext| ext == "idx")).collect();
         let with = |oid: &Oid| indexes.iter().find(|path| has(path, oid)).unwrap();
-        for index in [with(&loose), with(&wanted[0])] {
+        for (index, is_known) in [(with(&loose), true), (with(&wanted[0]), false)] {
             let aside = index.with_extension("aside");
             fs::rename(index, &aside).unwrap();
             fs::rename(index.with_extension("pack"), index.with_extension("more")).unwrap();
@@ -941,9 +952,39 @@ mod tests {
             assert!(!found.is_whole && found.damaged.is_empty() && found.wanted.is_some() && found.n_same > 0);
             // So that the next look begins afresh, and does not miss for ever what was of use to something that is gone.
             assert!(found.sound.packs.is_empty());
+            let found = git.check_files(&|_| false, &much, &[]).unwrap();
+            assert!(!found.is_whole && found.sound.outside.is_none());
+            assert_eq!(found.n_same > 0, is_known, "nobody knows what a pack that is gone was needed for");
             fs::rename(&aside, index).unwrap();
             fs::rename(index.with_extension("more"), index.with_extension("pack")).unwrap();
         }
+    }
+
+    #[test]
+    fn more_than_can_be_kept_is_as_if_nobody_knew() {
+        for (n_loose, is_known) in [(MAX_NEEDS, true), (MAX_NEEDS + 1, false)] {
+            let (_dir, git, _) = repository();
+            let mut entries = Vec::new();
+            for at in 0..n_loose {
+                entries.extend(entry("100644", &format!("{at:03}"), &put(&git, "blob", format!("loose {at}").as_bytes())));
+            }
+            let tree = put(&git, "tree", &entries);
+            let pack = git.git_dir().join("objects/pack/pack");
+            git.run_with_input(&["pack-objects", "-q", &pack.to_string_lossy()], format!("{tree}\n").as_bytes()).unwrap();
+            let found = verified(&git);
+            assert!(found.is_whole && found.sound.packs.len() == 2);
+            let known = [found.sound.outside, found.sound.needs].map(|oids| oids.map(|oids| oids.len()));
+            assert_eq!(known, [is_known.then_some(n_loose); 2]);
+        }
+    }
+
+    #[test]
+    fn a_gap_that_is_none_of_the_packs_changes_nothing_that_is_known_of_them() {
+        let (_dir, git, _) = repository();
+        put(&git, "tree", &entry("100644", "f", &oid_from([9; 20])));
+        let found = verified(&git);
+        assert!(!found.is_whole && found.sound.packs.len() == 1);
+        assert_eq!(found.sound.outside, Some(Vec::new()));
     }
 
     #[test]
@@ -959,28 +1000,29 @@ mod tests {
         let last = only(dir.path(), "pack");
         let one = pack_only(&[put(&git, "tree", &entry("100644", "a", &wanted[0]))]);
         let first = verified(&git);
-        assert!(first.is_whole && first.sound.is_closed);
+        let is_closed = |sound: &Sound| sound.outside == Some(Vec::new());
+        assert!(first.is_whole && is_closed(&first.sound));
         // Nothing of what they need is known one by one.
         let much = |sound: &Sound| Sound { needs: None, ..sound.clone() };
         let again = verified_after(&git, &much(&first.sound));
-        assert!(again.is_whole && again.n_fresh == 0 && again.sound.is_closed && again.sound == much(&first.sound));
-        // One that may be another file by now is not noted, and so not closed.
+        assert!(again.is_whole && again.n_fresh == 0 && is_closed(&again.sound) && again.sound == much(&first.sound));
+        // One that may be another file by now is not noted, and nobody knows what is in it.
         let touch = |content: &[u8]| {
             let changed = std::time::SystemTime::UNIX_EPOCH;
             content.starts_with(b"wanted") && fs::File::open(&last).unwrap().set_modified(changed).is_ok()
         };
         let touched = git.check_files(&touch, &Sound::default(), &[]).unwrap();
-        assert!(touched.is_whole && touched.sound.packs.len() == 1 && !touched.sound.is_closed);
+        assert!(touched.is_whole && touched.sound.packs.len() == 1 && touched.sound.outside.is_none());
         // What is new may need them, and is looked at.
         let two = pack_only(&[put(&git, "tree", &entry("100644", "b", &wanted[1]))]);
         let second = verified_after(&git, &much(&first.sound));
-        assert!(second.is_whole && second.sound.is_closed && second.sound.packs.len() == 3 && second.sound.needs.is_none());
+        assert!(second.is_whole && is_closed(&second.sound) && second.sound.packs.len() == 3 && second.sound.needs.is_none());
         let missing = put(&git, "blob", b"missing");
         let three = pack_only(&[put(&git, "tree", &entry("100644", "c", &missing))]);
         let object = format!("{missing}");
         fs::remove_file(git.git_dir().join("objects").join(&object[..2]).join(&object[2..])).unwrap();
         let third = verified_after(&git, &much(&second.sound));
-        assert!(!third.is_whole && !third.sound.is_closed);
+        assert!(!third.is_whole && third.sound.outside.is_none());
         for path in [&three, &three.with_extension("idx")] {
             fs::remove_file(path).unwrap();
         }
@@ -993,7 +1035,7 @@ mod tests {
             });
             let without = git.check_files(&|_| false, &much(&second.sound), &[]).unwrap();
             assert_eq!(
-                (without.is_whole, without.sound.is_closed, without.n_same),
+                (without.is_whole, is_closed(&without.sound), without.n_same),
                 (!is_needed, !is_needed, 0),
                 "{}",
                 gone.display()

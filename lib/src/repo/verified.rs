@@ -15,14 +15,14 @@ const FILE: &str = "verified";
 const HEAD_LINE: &str = "git-devops verified 1\n";
 const END_LEN: usize = "end ".len() + 64 + 1;
 
-/// Which check it was: to be raised with every change that lets one find more in the same bytes.
-const BY: u32 = 3;
+/// Which check it was: to be raised with every change that lets one find more in the same bytes, or that changes what the lines say.
+const BY: u32 = 4;
 
 /// Stands for what the packs need where that is too much to keep.
 const NEEDS_MUCH: &str = "needs much\n";
 
-/// Says that what the packs need is in these packs.
-const CLOSED: &str = "closed yes\n";
+/// Stands for what the packs need and none of them has where nobody knows that.
+const OUTSIDE_UNKNOWN: &str = "outside unknown\n";
 
 /// A longer note is neither read nor written.
 const MAX_LEN: u64 = 64 << 20;
@@ -32,7 +32,7 @@ const MAX_LEN: u64 = 64 << 20;
 pub(super) struct VerifiedNote {
     /// Packs of chunks.
     pub chunk_packs: BTreeSet<PackId>,
-    /// Packs of git's, with the chunk indexes in each, and what they need of each other.
+    /// Packs of git's, with the chunk indexes in each, and what they need of each other and from elsewhere.
     pub git_packs: Sound,
 }
 
@@ -68,8 +68,9 @@ impl VerifiedNote {
             Some(needs) => needs.iter().for_each(|oid| text += &format!("needs {oid}\n")),
             None => text += NEEDS_MUCH,
         }
-        if self.git_packs.is_closed {
-            text += CLOSED;
+        match &self.git_packs.outside {
+            Some(outside) => outside.iter().for_each(|oid| text += &format!("outside {oid}\n")),
+            None => text += OUTSIDE_UNKNOWN,
         }
         let end = blake3::hash(text.as_bytes()).to_hex();
         (text + &format!("end {end}\n")).into_bytes()
@@ -83,7 +84,8 @@ impl VerifiedNote {
         let lines = std::str::from_utf8(body).ok()?.strip_prefix(HEAD_LINE)?.strip_prefix(&format!("by {BY}\n"))?;
         let oid = |hex: &str| Oid::from_hex(hex.as_bytes()).ok();
         let (mut note, mut last) = (Self::default(), None);
-        let Sound { packs, needs, is_closed } = &mut note.git_packs;
+        let Sound { packs, needs, outside } = &mut note.git_packs;
+        *outside = Some(Vec::new());
         for line in lines.split_inclusive('\n') {
             match line.trim_end_matches('\n').split_once(' ')? {
                 ("chunks", id) => _ = note.chunk_packs.insert(id.parse().ok()?),
@@ -96,11 +98,12 @@ impl VerifiedNote {
                 ("index", hex) => packs.get_mut(last.as_ref()?)?.push(oid(hex)?),
                 _ if line == NEEDS_MUCH => *needs = None,
                 ("needs", hex) => needs.as_mut()?.push(oid(hex)?),
-                _ if line == CLOSED => *is_closed = true,
+                _ if line == OUTSIDE_UNKNOWN => *outside = None,
+                ("outside", hex) => outside.as_mut()?.push(oid(hex)?),
                 _ => return None,
             }
         }
-        let is_sorted = packs.values().chain(&*needs).all(|oids| oids.is_sorted());
+        let is_sorted = packs.values().chain(&*needs).chain(&*outside).all(|oids| oids.is_sorted());
         (is_sorted && note.encode() == bytes).then_some(note)
     }
 }
@@ -118,7 +121,7 @@ mod tests {
             git_packs: Sound {
                 packs: [(hashes(b"one"), vec![oid("1"), oid("2")]), (hashes(b"two"), Vec::new())].into(),
                 needs: Some(vec![oid("3"), oid("4")]),
-                is_closed: true,
+                outside: Some(vec![oid("3")]),
             },
         }
     }
@@ -131,8 +134,15 @@ mod tests {
         assert_eq!(VerifiedNote::read(dir.path()), note());
         // Where it cannot be written, nothing happens.
         note().write(&dir.path().join("nowhere"));
-        let much = VerifiedNote { git_packs: Sound { needs: None, ..note().git_packs }, ..note() };
-        assert_eq!(VerifiedNote::decode(&much.encode()), Some(much));
+        let sound = note().git_packs;
+        for git_packs in [
+            Sound { needs: None, ..sound.clone() },
+            Sound { outside: None, ..sound.clone() },
+            Sound { outside: Some(Vec::new()), ..sound },
+        ] {
+            let other = VerifiedNote { git_packs, ..note() };
+            assert_eq!(VerifiedNote::decode(&other.encode()), Some(other));
+        }
         let good = note().encode();
         for at in 0..good.len() {
             let mut bad = good.clone();
@@ -172,9 +182,12 @@ mod tests {
             format!("{pack}needs {}\nneeds {oid}\n", "2".repeat(40)),
             format!("{pack}needs much\nneeds {oid}\n"),
             format!("{pack}needs {oid}\nneeds much\n"),
-            format!("{pack}closed yes\nneeds {oid}\n"),
-            format!("{pack}closed yes\nclosed yes\n"),
-            format!("{pack}closed no\n"),
+            format!("{pack}outside {oid}\nneeds {oid}\n"),
+            format!("{pack}outside {}\noutside {oid}\n", "2".repeat(40)),
+            format!("{pack}outside {oid}\noutside unknown\n"),
+            format!("{pack}outside unknown\noutside {oid}\n"),
+            format!("{pack}outside unknown\noutside unknown\n"),
+            format!("{pack}outside nowhere\n"),
             format!("{pack}needs {oid}\nindex {oid}\n"),
             format!("chunks {id}"),
             "other\n".to_owned(),
