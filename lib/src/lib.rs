@@ -13,6 +13,7 @@ pub mod error;
 pub mod id;
 pub mod strings;
 pub mod progress;
+pub mod threads;
 pub mod safepath;
 pub mod durable;
 pub mod child;

@@ -19,13 +19,14 @@ use super::inflate::{Reader, Source};
 use super::loose::Loose;
 use super::object::{object_id, oid_from};
 use super::packed::{Pack, Shared};
-use super::packhash::{PackHashes, hash_files, in_threads, n_threads};
+use super::packhash::{PackHashes, hash_files};
 use super::plain::links;
 use super::roots::Root;
 use super::{Git, ObjectKind, Oid};
 use crate::durable::{self, FileStamp, hash_file};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::FileHash;
+use crate::threads;
 
 /// Packs that are in order, and what is known of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,7 +230,7 @@ impl<'a> Look<'a> {
             roots,
             is_wanted,
             shared: Shared::default(),
-            memory: Memory::for_threads(n_threads()),
+            memory: Memory::for_threads(threads::n_processors()),
             // Git verifies what alternates have, too.
             is_odd: AtomicBool::new(durable::is_there(&dir.join("info/alternates"))),
             has_gap: AtomicBool::new(false),
@@ -322,7 +323,7 @@ impl<'a> Look<'a> {
             }
         }
         let (todo, look) = (Mutex::new(packs.iter_mut().filter(|packed| !packed.is_same)), &*self);
-        in_threads(&|| {
+        threads::in_all(&|| {
             loop {
                 let next = todo.lock().expect(POISONED).next();
                 let Some(packed) = next else { return };
@@ -375,7 +376,7 @@ impl<'a> Look<'a> {
                 }
             }
         };
-        in_threads(&work);
+        threads::in_all(&work);
         let has_seen_all = !self.has_vanished.load(Ordering::Relaxed);
         (self.conclude(), has_seen_all)
     }

@@ -60,6 +60,7 @@ use crate::git::{
 use crate::metadata::DirMetadata;
 use crate::safepath::{self, Dir, FileKind};
 use crate::store::{Local, MIN_QUOTA, Referenced, Store, WriteOptions};
+use crate::threads;
 
 pub use attributes::Attributes;
 use restore::{AsStored, Laying};
@@ -246,7 +247,7 @@ impl Settings {
             Some(spec) => spec.parse().context(|| "setting 'devops.chunker' is wrong")?,
             None => ChunkerSpec::default(),
         };
-        let n_cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let n_cores = threads::n_processors() as u64;
         Ok(Self {
             threshold: number("devops.threshold", DEFAULT_THRESHOLD, MIN_THRESHOLD..=MAX_THRESHOLD)?,
             chunker,

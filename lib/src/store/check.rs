@@ -13,6 +13,7 @@ use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
 use crate::progress::Progress;
+use crate::threads;
 
 /// Something that is wrong in a store, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,7 +134,7 @@ impl Store {
             }
             Ok(())
         };
-        let n_threads = CHECKERS.min(std::thread::available_parallelism().map_or(1, |n| n.get()));
+        let n_threads = CHECKERS.min(threads::n_processors());
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..n_threads).map(|_| scope.spawn(work)).collect();
             threads.into_iter().try_for_each(|thread| thread.join().expect("BUG: a thread that checks packs panicked"))

@@ -18,6 +18,7 @@ use crate::durable;
 use crate::error::{Context, Kind, Result};
 use crate::id::{ChunkId, PackId};
 use crate::progress::Progress;
+use crate::threads;
 
 /// Packs are replaced when so many bytes were read: as much the disk must have free.
 const BATCH: u64 = 64 << 20;
@@ -188,7 +189,7 @@ impl Store {
             }
             Ok(())
         };
-        let n_threads = COMPRESSORS.min(std::thread::available_parallelism().map_or(1, |n| n.get()));
+        let n_threads = COMPRESSORS.min(threads::n_processors());
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..n_threads).map(|_| scope.spawn(work)).collect();
             threads.into_iter().try_for_each(|thread| thread.join().expect("BUG: a thread that compresses panicked"))
