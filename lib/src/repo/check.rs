@@ -2,6 +2,8 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::verified::VerifiedNote;
 use super::{Policy, Repo, enrolled, holders, remotes};
@@ -16,6 +18,7 @@ use crate::id::{ChunkId, PackId};
 use crate::journal::{HostLog, LOG_REMEDY};
 use crate::progress::Progress;
 use crate::store;
+use crate::threads;
 
 const CHUNK_REMEDY: &str =
     "'gdo check --repair --from SOURCE' takes the chunk from another store, or from the file itself if it is still there";
@@ -309,7 +312,7 @@ fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>
     repo.objects.refresh();
     // What somebody's gc removed since it was seen is of no use to anybody.
     let known = known.map(|known| known.into_iter().filter(|oid| repo.objects.contains(oid)).collect());
-    let blobs = match known.map_or_else(|| repo.git.all_blobs(), Ok) {
+    let blobs = match known.map_or_else(|| perhaps_indexes(repo), Ok) {
         Ok(blobs) => blobs,
         Err(error) => {
             // Git itself stops at some damage, which was named above.
@@ -404,7 +407,7 @@ impl<'a> OthersFiles<'a> {
 
 /// Hands every chunk index that the repository has to `take`: those of all commits, also of what nothing refers to (any more, or yet).
 pub(super) fn for_each_index(repo: &Repo, take: &mut dyn FnMut(Oid, Result<ChunkIndex>) -> Result<()>) -> Result<()> {
-    for_each_index_of(repo, repo.git.all_blobs()?, take)
+    for_each_index_of(repo, perhaps_indexes(repo)?, take)
 }
 
 /// Does so with those among `blobs`.
@@ -423,9 +426,68 @@ fn for_each_index_of(repo: &Repo, blobs: Vec<Oid>, take: &mut dyn FnMut(Oid, Res
     Ok(())
 }
 
+/// Returns all blobs of the repository but those that were read, by all threads, and are no chunk indexes.
+fn perhaps_indexes(repo: &Repo) -> Result<Vec<Oid>> {
+    let blobs = repo.git.all_blobs()?;
+    // Of what is long there is one in memory at a time, later.
+    let is_short = |oid: &Oid| matches!(repo.objects.blob_size(oid), Ok(Some(size)) if size <= MAX_AT_ONCE);
+    let is_other = |oid: &Oid| is_short(oid) && repo.objects.blob(oid).is_ok_and(|blob| !ChunkIndex::is_index(&blob));
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    threads::in_all(&|| {
+        loop {
+            let start = next.fetch_add(HANDFUL, Ordering::Relaxed).min(blobs.len());
+            let end = blobs.len().min(start + HANDFUL);
+            if start == end {
+                return;
+            }
+            let perhaps: Vec<Oid> = blobs[start..end].iter().filter(|oid| !is_other(oid)).copied().collect();
+            found.lock().expect("BUG: a thread panicked while it read blobs").extend(perhaps);
+        }
+    });
+    Ok(found.into_inner().expect("BUG: a thread panicked while it read blobs"))
+}
+
+/// Bytes of a blob that a thread reads beside others. Git takes no base for a delta that is more than 32 times as long.
+const MAX_AT_ONCE: u64 = 256 << 10;
+
+/// Blobs that a thread takes at a time; they mostly lie side by side.
+const HANDFUL: usize = 256;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::index::MAGIC;
+    use crate::git::pack::PackWriter;
+    use crate::repo::Places;
+
+    #[test]
+    fn of_many_blobs_those_are_left_out_that_are_certainly_no_chunk_indexes() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of_directory(dir.path());
+        Repo::init(&places, "main").unwrap();
+        let repo = Repo::open(places).unwrap();
+        let pack = PackWriter::new(&repo.places.git_dir, &repo.objects).unwrap();
+        let mut expected = BTreeSet::new();
+        for at in 0..5 * HANDFUL + 1 {
+            let (content, is_perhaps) = match at % 100 {
+                7 => ([MAGIC, at.to_string().as_bytes()].concat(), true),
+                8 => (vec![at as u8; MAX_AT_ONCE as usize + at % 300], at % 300 > 0),
+                _ => (format!("{at}\n").into_bytes(), false),
+            };
+            let oid = pack.blob(&content).unwrap();
+            expected.extend(is_perhaps.then_some(oid));
+        }
+        pack.finish().unwrap().unwrap().release().unwrap();
+        // One that is another than its name says.
+        let loose = |hex: &str| repo.places.git_dir.join("objects").join(&hex[..2]).join(&hex[2..]);
+        let sound = String::from_utf8(repo.git.run_with_input(&["hash-object", "-w", "--stdin"], b"sound").unwrap()).unwrap();
+        let damaged = "11".repeat(20);
+        std::fs::create_dir_all(loose(&damaged).parent().unwrap()).unwrap();
+        std::fs::copy(loose(sound.trim()), loose(&damaged)).unwrap();
+        expected.insert(Oid::from_hex(damaged.as_bytes()).unwrap());
+        assert!(expected.len() > 20);
+        assert_eq!(perhaps_indexes(&repo).unwrap().into_iter().collect::<BTreeSet<_>>(), expected);
+    }
 
     #[test]
     fn what_git_says_of_objects_that_it_misses_is_told_from_damage() {
