@@ -86,6 +86,52 @@ fn an_index_of_git_that_names_what_is_no_file_is_told_of() {
 }
 
 #[test]
+fn a_commit_graph_of_another_history_is_told_of() {
+    let [world, other] = ["x\n", "y\n"].map(|content| {
+        let world = World::new();
+        world.write("small", content);
+        world.snapshot();
+        world.sh("git commit-graph write --reachable");
+        world.ok(&["check", "--data"]);
+        world
+    });
+    const GRAPH: &str = ".git/objects/info/commit-graph";
+    std::fs::copy(other.path(GRAPH), world.path("graph")).unwrap();
+    world.sh(&format!("mv -f graph {GRAPH}"));
+    let told = world.gdo(&["check", "--data"]);
+    assert!(told.code == 8 && told.out.contains("git commit-graph verify: "), "{}{}", told.out, told.err);
+    world.ok(&["check", "--repair"]);
+    world.ok(&["check", "--data"]);
+    assert!(!world.exists(GRAPH));
+}
+
+#[test]
+fn a_commit_graph_that_leads_away_from_commits_takes_nothing_from_them() {
+    let world = World::new();
+    for content in ["1\n", "2\n", "3\n"] {
+        world.write("small", content);
+        world.snapshot();
+    }
+    world.sh("git commit-graph write --reachable; git reflog expire --expire=now --all");
+    // The newest commit, of the three in it, is said to have no parents. Its entry: two trees before, then the tree, and from byte 20 on two parents.
+    world.sh(r#"f=.git/objects/info/commit-graph; chmod 644 $f; python3 -c "
+import struct, subprocess
+graph = open('$f', 'rb').read()
+tree = bytes.fromhex(subprocess.check_output(['git', 'rev-parse', 'HEAD^{tree}'], text=True))
+at = graph.index(tree) + 20
+assert struct.unpack_from('>I', graph, at)[0] < 3
+open('$f', 'wb').write(graph[:at] + struct.pack('>I', 0x70000000) + graph[at + 4:])
+""#);
+    assert_eq!(world.sh("git rev-list --count HEAD"), "1\n", "stock git believes it");
+    assert_eq!(world.ok(&["git", "rev-list", "--count", "HEAD"]), "3\n");
+    assert!(world.gdo(&["check"]).out.contains("commit-graph"));
+    world.ok(&["gc", "--prune", "now"]);
+    assert_eq!(world.sh("git rev-list --count HEAD"), "3\n");
+    world.ok(&["check", "--data"]);
+    assert_eq!(world.ok(&["cat", "HEAD~2:small"]), "1\n");
+}
+
+#[test]
 fn what_was_verified_is_read_and_hashed_and_not_unpacked_again() {
     let world = World::new();
     world.sh("seq 100000 >large; seq 10 >small");

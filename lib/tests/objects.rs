@@ -84,7 +84,7 @@ fn every_object_is_what_git_says_however_git_stores_it() {
         &["-c", "repack.useDeltaBaseOffset=false", "repack", "-adfq"],
         &["-c", "pack.packSizeLimit=1m", "repack", "-adFq", "--depth=250"],
         &["multi-pack-index", "write", "--bitmap"],
-        &["commit-graph", "write", "--reachable"],
+        &["-c", "core.commitGraph=true", "commit-graph", "write", "--reachable"],
     ];
     for way in ways {
         git.run(way).unwrap();

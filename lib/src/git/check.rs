@@ -60,6 +60,12 @@ impl Role {
     }
 }
 
+/// What git copies out of commits to find its way faster, below `objects/info`.
+const GRAPH: &str = "commit-graph";
+
+/// The list of its parts, where it is in parts.
+const CHAIN: &str = "commit-graphs/commit-graph-chain";
+
 /// An object that was read from a pack, or why it could not be.
 type Found = Result<(ObjectKind, Vec<u8>)>;
 
@@ -76,18 +82,53 @@ impl Git {
         for path in list(&dir.join("pack"))? {
             self.check_pack_file(&path, found)?;
         }
-        let graphs = dir.join("info/commit-graphs");
-        for path in [dir.join("info/commit-graph")].into_iter().chain(list(&graphs)?) {
-            if path.extension().is_none_or(|ext| ext == "graph") {
-                check_sum(&path, Role::Derived, found)?;
-            }
-        }
+        self.check_graph(found)?;
         found.sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
         if !found.is_empty() {
             verified.wanted = None;
             verified.sound = Sound::default();
         }
         Ok(verified)
+    }
+
+    /// Verifies git's copy of what the commits say, which may be in parts: the checksums, and, by git, that it is right.
+    fn check_graph(&self, found: &mut Vec<Damaged>) -> Result<()> {
+        let n_before = found.len();
+        let files = self.graph_files()?;
+        files.iter().filter(|path| !path.ends_with(CHAIN)).try_for_each(|path| check_sum(path, Role::Derived, found))?;
+        let heads = files.into_iter().filter(|path| path.ends_with(CHAIN) || path.ends_with(GRAPH));
+        let heads: Vec<PathBuf> = heads.filter(|path| durable::is_there(path)).collect();
+        if heads.is_empty() || found.len() > n_before {
+            return Ok(());
+        }
+        let verify = || -> Result<Option<String>> {
+            let output = self.output(&["commit-graph", "verify", "--no-progress"], b"")?;
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said).lines().next().map(str::to_owned);
+            Ok(said.or((!output.status.success()).then(|| "failed without a word".to_owned())))
+        };
+        // Others may write it anew meanwhile: what counts is said again.
+        if verify()?.is_some()
+            && let Some(said) = verify()?
+        {
+            let problem = format!("git commit-graph verify: {said}");
+            let damaged = |path| Damaged { path, offset: None, problem: problem.clone(), role: Role::Derived };
+            found.extend(heads.into_iter().map(damaged));
+        }
+        Ok(())
+    }
+
+    /// Removes git's copy of what the commits say; `git gc` makes it anew.
+    pub fn remove_graph(&self) -> Result<()> {
+        self.graph_files()?.iter().try_for_each(|path| durable::remove(path))
+    }
+
+    /// Returns the files in which that copy is, the list of its parts before these, and the one that may not be there.
+    fn graph_files(&self) -> Result<Vec<PathBuf>> {
+        let dir = self.git_dir().join("objects/info");
+        let parts =
+            list(&dir.join("commit-graphs"))?.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "graph"));
+        Ok([dir.join(CHAIN), dir.join(GRAPH)].into_iter().chain(parts).collect())
     }
 
     fn check_pack_file(&self, path: &Path, found: &mut Vec<Damaged>) -> Result<()> {
@@ -424,6 +465,44 @@ mod tests {
         fs::remove_file(&rev).unwrap();
         fs::write(&rev, bytes).unwrap();
         assert_eq!(damaged(&git), [(rev, Role::Derived)]);
+    }
+
+    #[test]
+    fn a_commit_graph_is_looked_at_whether_it_is_in_parts_or_not() {
+        for (more, head) in [(&[][..], GRAPH), (&["--split"], CHAIN)] {
+            let (dir, git, _) = repository();
+            let write = |git: &Git| {
+                let args = ["-c", "core.commitGraph=true", "commit-graph", "write", "--reachable"];
+                git.run(&[&args, more].concat()).unwrap();
+            };
+            let info = dir.path().join("objects/info");
+            write(&git);
+            assert!(info.join(head).is_file() && damaged(&git).is_empty());
+            // One that git did not finish.
+            fs::create_dir_all(info.join("commit-graphs")).unwrap();
+            fs::write(info.join("commit-graphs/tmp_graph_x"), "x").unwrap();
+            assert_eq!(damaged(&git), []);
+            let path = git.graph_files().unwrap().into_iter().rfind(|path| path.is_file()).unwrap();
+            let good = fs::read(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, [&good[..good.len() - 1], &[!good[good.len() - 1]]].concat()).unwrap();
+            assert_eq!(damaged(&git), [(path.clone(), Role::Derived)]);
+            // That of another history.
+            fs::write(&path, &good).unwrap();
+            let tip = String::from_utf8(git.run(&["rev-parse", "main"]).unwrap()).unwrap();
+            let text = git.run(&["cat-file", "commit", "main"]).unwrap();
+            let again =
+                git.run_with_input(&["hash-object", "-w", "-t", "commit", "--stdin"], &[&text[..], b"y\n"].concat()).unwrap();
+            git.run(&["update-ref", "refs/heads/main", String::from_utf8(again).unwrap().trim()]).unwrap();
+            assert_eq!(damaged(&git), []);
+            git.run(&["reflog", "expire", "--expire=now", "--all"]).unwrap();
+            git.run(&["repack", "-adq"]).unwrap();
+            git.run(&["prune", "--expire=now"]).unwrap();
+            assert!(git.run(&["cat-file", "-e", tip.trim()]).is_err());
+            assert_eq!(damaged(&git), [(info.join(head), Role::Derived)]);
+            git.remove_graph().unwrap();
+            assert_eq!(damaged(&git), []);
+        }
     }
 
     #[test]
