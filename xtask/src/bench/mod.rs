@@ -322,15 +322,16 @@ impl Bench<'_> {
         shell
     }
 
-    /// Measures with an empty page cache, and fills it again: what comes next reads nothing from the disk, and little of the program.
+    /// Measures with an empty page cache, and fills it again: what comes next reads nothing from the disk, nor the programs, of which ours begins git.
     fn with_cold_cache(&self, measure: impl FnOnce() -> Result<Option<Cost>>) -> Result<Option<Cost>> {
         succeed(&mut Command::new("sync"))?;
         std::fs::write("/proc/sys/vm/drop_caches", "3").context(|| "cannot empty the page cache")?;
         let cost = measure()?;
-        let version = self.tool.version;
-        succeed(
-            &mut self.shell(&format!("( {version} ) >/dev/null; find $SRC $REPO -type f -print0 | xargs -0 -r cat >/dev/null")),
-        )?;
+        let (version, program) = (self.tool.version, self.tool.need.map_or("git", |(program, _)| program));
+        succeed(&mut self.shell(&format!(
+            "( {version} ) >/dev/null; cat $GDO $(command -v git {program}) >/dev/null; \
+             find $SRC $REPO -type f -print0 | xargs -0 -r cat >/dev/null"
+        )))?;
         Ok(cost)
     }
 
