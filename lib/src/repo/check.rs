@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -67,6 +68,7 @@ pub fn check(repo: &Repo, depth: Depth, progress: &Progress) -> Result<Checked> 
     let mut findings = Vec::new();
     check_places(repo, &mut findings)?;
     let roots = roots(repo);
+    repo.forget_index();
     progress.stage("checking git objects", 0, 0);
     let verified = repo.git.check_files(&ChunkIndex::is_index, &before.git_packs, roots.as_deref().unwrap_or_default())?;
     let chunks = check_chunks(repo, depth, &before.chunk_packs, progress)?;
@@ -103,9 +105,7 @@ pub fn check(repo: &Repo, depth: Depth, progress: &Progress) -> Result<Checked> 
 /// Returns the objects that have to be here: what HEAD, refs, their logs and git's index lead to; `None` if only git can say which these are.
 fn roots(repo: &Repo) -> Option<Vec<Root>> {
     let mut roots = repo.git.roots()?;
-    let of_index = repo.with_index(|index| Ok(index.roots()));
-    repo.forget_index();
-    roots.extend(of_index.ok()??);
+    roots.extend(repo.with_index(|index| Ok(index.roots())).ok()??);
     Some(roots)
 }
 
@@ -168,14 +168,10 @@ fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
         findings.push(Finding { what: path.display().to_string(), offset, problem, remedy });
     }
     let path = repo.index_path();
-    let problem = match Index::read(&path) {
-        Err(error) if error.kind() == Kind::Corrupt => Some(format!("{error:#}")),
-        Err(error) => return Err(error),
-        Ok(index) if repo.is_index_stale(&index) => {
-            Some("this is not the index that was written last, as 'index-checksum' has it, and nobody wrote it".to_owned())
-        }
-        Ok(_) if repo.is_index_lost() => Some("it is missing, though it was written once".to_owned()),
-        Ok(_) => None,
+    let problem = match repo.index() {
+        // It is kept for who asks what it leads to.
+        Ok(_) if durable::is_there(&path) => None,
+        _ => index_problem(repo, &path)?,
     };
     findings.extend(problem.map(|problem| Finding {
         what: path.display().to_string(),
@@ -223,6 +219,19 @@ fn check_places(repo: &Repo, findings: &mut Vec<Finding>) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// Returns what is wrong with git's index at `path`.
+fn index_problem(repo: &Repo, path: &Path) -> Result<Option<String>> {
+    Ok(match Index::read(path) {
+        Err(error) if error.kind() == Kind::Corrupt => Some(format!("{error:#}")),
+        Err(error) => return Err(error),
+        Ok(index) if repo.is_index_stale(&index) => {
+            Some("this is not the index that was written last, as 'index-checksum' has it, and nobody wrote it".to_owned())
+        }
+        Ok(_) if repo.is_index_lost() => Some("it is missing, though it was written once".to_owned()),
+        Ok(_) => None,
+    })
 }
 
 /// So often git is asked again when it complains.
