@@ -103,6 +103,9 @@ fn a_commit_graph_of_another_history_is_told_of() {
     world.ok(&["check", "--repair"]);
     world.ok(&["check", "--data"]);
     assert!(!world.exists(GRAPH));
+    world.sh("git commit-graph write --reachable");
+    world.ok(&["git", "gc", "--quiet"]);
+    assert!(!world.exists(GRAPH), "it may have commits that are gone");
 }
 
 #[test]

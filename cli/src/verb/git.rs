@@ -129,6 +129,10 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GitArgs) -> Result<()> {
         };
         return Err(Error::new(Kind::Refused, message));
     }
+    if ["gc", "prune", "repack"].contains(&verb.as_ref()) {
+        // There would be commits in it that are gone: git, which does not read it here, does not write it anew either.
+        repo.git.remove_graph()?;
+    }
     hand_over(ui, &repo, &args.command)
 }
 

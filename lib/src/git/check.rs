@@ -118,7 +118,7 @@ impl Git {
         Ok(())
     }
 
-    /// Removes git's copy of what the commits say; `git gc` makes it anew.
+    /// Removes git's copy of what the commits say; a `git gc` that we did not begin makes it anew.
     pub fn remove_graph(&self) -> Result<()> {
         self.graph_files()?.iter().try_for_each(|path| durable::remove(path))
     }
