@@ -135,6 +135,36 @@ open('$f', 'wb').write(graph[:at] + struct.pack('>I', 0x70000000) + graph[at + 4
 }
 
 #[test]
+fn an_index_of_several_packs_that_leads_to_another_object_is_not_followed() {
+    let world = World::new();
+    world.write("a", "1\n");
+    world.write("b", "2\n");
+    world.snapshot();
+    world.sh("git multi-pack-index write");
+    // The first of the two blobs is said to lie where the second does. The chunks' table begins at byte 12: a name of four bytes, and where it starts.
+    world.sh(r#"f=.git/objects/pack/multi-pack-index; chmod 644 $f; python3 -c "
+import struct, subprocess
+index = bytearray(open('$f', 'rb').read())
+chunks = {bytes(index[at:at + 4]): struct.unpack_from('>Q', index, at + 4)[0] for at in range(12, 12 + 12 * index[6], 12)}
+def entry(path):
+    name = bytes.fromhex(subprocess.check_output(['git', 'rev-parse', 'HEAD:' + path], text=True))
+    return chunks[b'OOFF'] + 8 * ((index.index(name, chunks[b'OIDL']) - chunks[b'OIDL']) // 20)
+a, b = entry('a'), entry('b')
+index[a:a + 8] = index[b:b + 8]
+open('$f', 'wb').write(index)
+""#);
+    assert_eq!(world.sh("git cat-file blob HEAD:a"), "2\n", "stock git believes it");
+    assert_eq!(world.ok(&["git", "cat-file", "blob", "HEAD:a"]), "1\n");
+    assert!(world.gdo(&["check"]).out.contains("multi-pack-index"));
+    world.write("c", "3\n");
+    world.snapshot();
+    world.ok(&["gc", "--prune", "now"]);
+    world.ok(&["check", "--repair"]);
+    world.ok(&["check", "--data"]);
+    assert_eq!(world.ok(&["cat", "HEAD:a"]), "1\n");
+}
+
+#[test]
 fn what_was_verified_is_read_and_hashed_and_not_unpacked_again() {
     let world = World::new();
     world.sh("seq 100000 >large; seq 10 >small");

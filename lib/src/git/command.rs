@@ -171,9 +171,10 @@ const SETTINGS: &[&str] = &[
     // Whole packs need not fit into the memory that we may use.
     "core.packedGitWindowSize=16m",
     "core.packedGitLimit=64m",
-    // A copy of what the commits say, and no git looks at its checksum before it relies on it.
+    // Copies of what the commits and the indexes of packs say, and no git looks at their checksums before it relies on them.
     "core.commitGraph=false",
     "gc.writeCommitGraph=false",
+    "core.multiPackIndex=false",
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.fsync=all",
