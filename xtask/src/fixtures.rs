@@ -2,6 +2,7 @@
 //!
 //! All of it is made the same way each time: what looks random comes from a seeded generator.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
@@ -199,10 +200,19 @@ pub fn edit_4k(path: &Path, offset: u64) -> Result {
 ///
 /// The packages are fetched once per checkout, from where this machine gets its own.
 pub fn debian_root(dir: &Path) -> Result {
-    unpack(
-        &debian_archive("", "python3-minimal,python3,iputils-ping,git,acl,e2fsprogs,sudo,openssh-client,perl,xz-utils")?,
-        dir,
-    )?;
+    debian(dir, &debian_archive("", PACKAGES)?)
+}
+
+/// The same with the packages as they were released; [`debian_upgrade`] says what came after that.
+pub fn debian_as_released(dir: &Path) -> Result {
+    debian(dir, &debian_released()?)
+}
+
+/// What a Debian has in it, with all that they need.
+const PACKAGES: &str = "python3-minimal,python3,iputils-ping,git,acl,e2fsprogs,sudo,openssh-client,perl,xz-utils";
+
+fn debian(dir: &Path, archive: &Path) -> Result {
+    unpack(archive, dir)?;
     let at = |path: &str| dir.join(path);
     device(&at("dev/fixture-disk"), FileType::BlockDevice, 7, 0)?;
     device(&at("dev/fixture-null"), FileType::CharacterDevice, 1, 3)?;
@@ -253,8 +263,62 @@ fn expect_debian(dir: &Path) -> Result {
     Ok(())
 }
 
-/// Returns a tar archive of a Debian with these packages; `name` tells it from others.
+/// Writes to `dir` what `apt-get dist-upgrade` changes in [`debian_as_released`], and returns what it removes.
+pub fn debian_upgrade(dir: &Path) -> Result<Vec<PathBuf>> {
+    let (released, upgraded) = (debian_released()?, debian_upgraded()?);
+    let (before, after) = (listed(&released)?, listed(&upgraded)?);
+    let is_new = |(name, told): &(&String, &String)| before.get(*name) != Some(*told);
+    let changed: Vec<&str> = after.iter().filter(is_new).map(|(name, _)| name.as_str()).collect();
+    ensure!(!changed.is_empty(), "this Debian has no upgrades; nothing can be measured of it");
+    let list = dir.with_extension("list");
+    std::fs::write(&list, changed.join("\n"))?;
+    let mut tar = Command::new("tar");
+    tar.args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "--no-unquote", "--verbatim-files-from", "-xpf"]);
+    succeed(tar.arg(&upgraded).arg("-C").arg(dir).arg("-T").arg(&list))?;
+    std::fs::remove_file(&list)?;
+    Ok(before.keys().filter(|name| !after.contains_key(*name)).map(PathBuf::from).collect())
+}
+
+/// Lists what is in an archive and no directory, each with what tar tells of it.
+fn listed(archive: &Path) -> Result<BTreeMap<String, String>> {
+    let told =
+        succeed(Command::new("tar").args(["--full-time", "--numeric-owner", "--quoting-style=literal", "-tvf"]).arg(archive))?;
+    let mut listed = BTreeMap::new();
+    for line in told.text().lines().filter(|line| !line.starts_with('d')) {
+        let at = line.find(" ./").ok_or_else(|| format!("cannot read '{line}', which tar tells"))?;
+        let name = &line[at + 1..];
+        let name = name.split_once(" -> ").or_else(|| name.split_once(" link to ")).map_or(name, |(name, _)| name);
+        listed.insert(name.to_owned(), line.to_owned());
+    }
+    Ok(listed)
+}
+
+/// Returns a tar archive of a Debian with the newest of these packages; `name` tells it from others.
 fn debian_archive(name: &str, include: &str) -> Result<PathBuf> {
+    mmdebstrap(name, &["--variant=minbase", &format!("--include={include}")])
+}
+
+/// Returns one with the packages of the release, without what was mended in them since.
+fn debian_released() -> Result<PathBuf> {
+    let suite = packages::debian_suite()?;
+    let pins = ["security", "updates"]
+        .map(|part| format!("Package: *\\nPin: release n={suite}-{part}\\nPin-Priority: -1\\n\\n"))
+        .concat();
+    let pin =
+        format!("--setup-hook=mkdir -p \"$1/etc/apt/preferences.d\"; printf '{pins}' >\"$1/etc/apt/preferences.d/fixture\"");
+    let unpin = "--customize-hook=rm \"$1/etc/apt/preferences.d/fixture\"";
+    mmdebstrap("-released", &["--variant=minbase", &format!("--include={PACKAGES}"), &pin, unpin])
+}
+
+/// Returns one in which these were upgraded.
+fn debian_upgraded() -> Result<PathBuf> {
+    let unpack = format!("--setup-hook=tar --xattrs '--xattrs-include=*' -C \"$1\" -xpf '{}'", debian_released()?.display());
+    let upgrade = "--customize-hook=APT_CONFIG=\"$MMDEBSTRAP_APT_CONFIG\" apt-get -qq -o DPkg::Chroot-Directory=\"$1\" dist-upgrade >/dev/null";
+    mmdebstrap("-upgraded", &["--variant=custom", &unpack, upgrade])
+}
+
+/// Returns a tar archive that mmdebstrap makes, made once.
+fn mmdebstrap(name: &str, args: &[&str]) -> Result<PathBuf> {
     let cache = target_dir().join("fixtures");
     let suite = packages::debian_suite()?;
     let archive = cache.join(format!("debian-{suite}{name}.tar"));
@@ -264,8 +328,7 @@ fn debian_archive(name: &str, include: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(&cache)?;
     let unfinished = cache.join("unfinished.tar");
     let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--variant=minbase", &format!("--include={include}")]).args(apt_options()?);
-    command.arg(&suite).arg(&unfinished).args(apt_sources()?);
+    command.arg("--quiet").args(args).args(apt_options()?).arg(&suite).arg(&unfinished).args(apt_sources()?);
     succeed(&mut command).context(|| "cannot make the Debian tree")?;
     std::fs::rename(&unfinished, &archive)?;
     Ok(archive)

@@ -111,14 +111,17 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
     packages::install(&[packages::TEST, &needs])?;
     ensure!(packages::is_root(), "the benchmark needs root: it restores owners and devices");
     options.gdo = acceptance::program(gdo)?;
-    let tools: Vec<&Tool> = TOOLS.iter().filter(|tool| is_meant_tool(&options.tools, tool) && is_installed(tool)).collect();
+    let is_meant_tool = |tool: &&Tool| is_meant_of(TOOLS.iter().map(|tool| tool.name), &options.tools, tool.name);
+    let tools: Vec<&Tool> = TOOLS.iter().filter(is_meant_tool).filter(|tool| is_installed(tool)).collect();
     ensure!(
         tools.first().is_some_and(|tool| tool.name == TOOLS[0].name),
         "without '{}' there is nothing to compare",
         TOOLS[0].name
     );
+    let all = sets::all(&options.sizes);
+    let names: Vec<String> = all.iter().map(|set| set.name.clone()).collect();
     let mut sets: VecDeque<Set> =
-        sets::all(&options.sizes).into_iter().filter(|set| is_meant(&options.sets, &set.name)).collect();
+        all.into_iter().filter(|set| is_meant_of(names.iter().map(String::as_str), &options.sets, &set.name)).collect();
     while let Some(set) = &sets.pop_front() {
         let source = Source::build(set, &options.sizes, &options.scratch)?;
         let mut section = String::new();
@@ -163,10 +166,10 @@ fn is_meant(words: &[String], name: &str) -> bool {
     words.is_empty() || words.iter().any(|word| name.contains(word))
 }
 
-/// Says whether `tool` is meant: a word that is the whole name of one means no other.
-fn is_meant_tool(words: &[String], tool: &Tool) -> bool {
-    let is_one = |word: &String| TOOLS.iter().any(|known| known.name == word);
-    words.is_empty() || words.iter().any(|word| if is_one(word) { tool.name == word } else { tool.name.contains(word) })
+/// The same where a word that is the whole name of one means no other.
+fn is_meant_of<'a>(names: impl Iterator<Item = &'a str> + Clone, words: &[String], name: &str) -> bool {
+    let is_one = |word: &str| names.clone().any(|known| known == word);
+    words.is_empty() || words.iter().any(|word| if is_one(word) { name == word } else { name.contains(word) })
 }
 
 fn is_installed(tool: &Tool) -> bool {
@@ -313,7 +316,7 @@ impl Bench<'_> {
         let mut shell = Command::new("bash");
         shell.args(["-c", &format!("set -euo pipefail; {script}")]).current_dir(&self.options.scratch);
         shell.env("SRC", &self.source.tree).env("REPO", self.at("repository")).env("OUT", self.at("out"));
-        shell.env("FILE", self.set.one_file).env("GDO", &self.options.gdo).env("HOME", self.at("home"));
+        shell.env("FILE", &self.source.one_file).env("GDO", &self.options.gdo).env("HOME", self.at("home"));
         shell.env("RESTIC_PASSWORD", "bench").env("RUSTIC_PASSWORD", "bench");
         shell.env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");
         for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_DEVOPS_STORE", "XDG_CACHE_HOME"] {
@@ -415,7 +418,8 @@ fn table(tools: &[&Tool], costs: &[Vec<Option<Cost>>]) -> String {
                 format!("{shown} | {ratio}")
             };
             let cells = [
-                pair(|cost| cost.wall, 1.0, 2),
+                // Some of what is wanted is milliseconds.
+                pair(|cost| cost.wall, 1.0, if theirs.wall < 0.1 { 3 } else { 2 }),
                 pair(|cost| cost.cpu, 1.0, 2),
                 pair(|cost| cost.peak_rss, MIB, 0),
                 pair(|cost| cost.stored, MIB, 1),
@@ -444,6 +448,7 @@ fn surroundings(options: &Options, n_rounds: usize, tools: &[&Tool]) -> Result<S
     line("kernel", first_line("uname -sr")?);
     line("file system", first_line(&format!("stat -f -c %T '{scratch}'"))?);
     line("rounds, of which the median", n_rounds.to_string());
+    line("peak", "of the largest process".to_owned());
     for tool in tools {
         line(tool.name, first_line(tool.version)?);
     }

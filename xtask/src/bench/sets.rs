@@ -1,13 +1,12 @@
 //! The trees that are stored: each in two versions, between which the same files on the disk go back and forth.
 
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::{Context, Result, succeed};
-use crate::ensure;
+use crate::command::{Result, succeed};
 use crate::fixtures::{self, Seeded};
 
 /// How large the trees are.
@@ -24,27 +23,26 @@ pub struct Sizes {
 pub struct Set {
     /// Its name in the page.
     pub name: String,
-    /// A regular file of it, for restoring just that.
-    pub one_file: &'static str,
     /// Whether it is thousands of files.
     pub has_many_files: bool,
     build: fn(&Path, &Sizes) -> Result,
-    change: fn(&Path, &Path) -> Result,
+    change: Change,
 }
+
+/// Writes to another directory what the second version of a tree has anew, and returns what it has no more.
+type Change = fn(&Path, &Path) -> Result<Vec<PathBuf>>;
 
 /// Returns all trees.
 pub fn all(sizes: &Sizes) -> Vec<Set> {
     vec![
         Set {
             name: "Debian root".into(),
-            one_file: "etc/debian_version",
             has_many_files: true,
-            build: |dir, _| fixtures::debian_root(dir),
+            build: |dir, _| fixtures::debian_as_released(dir),
             change: upgrade,
         },
         Set {
             name: format!("media, {} MiB that nothing compresses", sizes.media >> 20),
-            one_file: "note.txt",
             has_many_files: false,
             build: |dir, sizes| {
                 fs::write(dir.join("note.txt"), [b'x'; 1024])?;
@@ -54,14 +52,12 @@ pub fn all(sizes: &Sizes) -> Vec<Set> {
         },
         Set {
             name: format!("disk image, {} MiB with a Debian root in it", sizes.image >> 20),
-            one_file: "disk.json",
             has_many_files: false,
             build: image,
             change: change_inside,
         },
         Set {
             name: format!("{} small files", sizes.small_files),
-            one_file: "group-00/dir-000/file-000000.conf",
             has_many_files: true,
             build: |dir, sizes| fixtures::many_files(dir, sizes.small_files),
             change: rewrite_one_percent,
@@ -73,49 +69,51 @@ pub fn all(sizes: &Sizes) -> Vec<Set> {
 pub struct Source {
     /// Where it is.
     pub tree: PathBuf,
+    /// A regular file of it of about 1 KiB, for restoring just that.
+    pub one_file: PathBuf,
     first: PathBuf,
     second: PathBuf,
     added: Vec<PathBuf>,
+    removed: Vec<PathBuf>,
 }
 
 impl Source {
     /// Builds the first version of `set` below `scratch`, and keeps aside what the second changes.
     pub fn build(set: &Set, sizes: &Sizes, scratch: &Path) -> Result<Source> {
         let at = |name: &str| scratch.join(name);
-        let mut source = Source { tree: at("source"), first: at("first"), second: at("second"), added: Vec::new() };
-        for dir in [&source.tree, &source.first, &source.second] {
+        let [tree, first, second] = ["source", "first", "second"].map(at);
+        for dir in [&tree, &first, &second] {
             fixtures::remove(dir)?;
             fs::create_dir_all(dir)?;
         }
-        (set.build)(&source.tree, sizes)?;
-        ensure!(source.tree.join(set.one_file).is_file(), "'{}' is not in the tree", set.one_file);
-        (set.change)(&source.tree, &source.second)?;
-        for path in files(&source.second)? {
-            if source.tree.join(&path).exists() {
-                let mut copy = Command::new("cp");
-                copy.args(["-a", "--sparse=always", "--parents", "--"]).arg(&path).arg(&source.first).current_dir(&source.tree);
-                succeed(&mut copy)?;
-            } else {
-                source.added.push(path);
-            }
-        }
-        Ok(source)
+        (set.build)(&tree, sizes)?;
+        let one_file = about_a_kibibyte(&tree)?;
+        let removed = (set.change)(&tree, &second)?;
+        let is_there = |path: &PathBuf| tree.join(path).symlink_metadata().is_ok();
+        let (mut replaced, added): (Vec<PathBuf>, Vec<PathBuf>) = leaves(&second)?.into_iter().partition(is_there);
+        replaced.extend_from_slice(&removed);
+        // All at once, so that hard links stay links.
+        let mut copy = Command::new("cp");
+        copy.args(["-a", "--sparse=always", "--parents", "--"]).args(&replaced).arg(&first).current_dir(&tree);
+        succeed(&mut copy)?;
+        Ok(Source { tree, one_file, first, second, added, removed })
     }
 
     /// Makes the tree what it was first.
     pub fn to_first(&self) -> Result {
-        for path in &self.added {
-            let path = self.tree.join(path);
-            if path.exists() {
-                fs::remove_file(path)?;
-            }
-        }
+        self.remove(&self.added)?;
         overlay(&self.first, &self.tree)
     }
 
     /// Changes the tree.
     pub fn to_second(&self) -> Result {
+        self.remove(&self.removed)?;
         overlay(&self.second, &self.tree)
+    }
+
+    fn remove(&self, paths: &[PathBuf]) -> Result {
+        let mut remove = Command::new("rm");
+        succeed(remove.args(["-f", "--"]).args(paths).current_dir(&self.tree)).map(drop)
     }
 }
 
@@ -126,10 +124,27 @@ fn overlay(from: &Path, to: &Path) -> Result {
 
 /// Lists the regular files below `dir`, sorted, relative to it.
 fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let listed = succeed(Command::new("find").arg(".").args(["-type", "f", "-printf", "%P\\n"]).current_dir(dir))?;
-    let mut files: Vec<PathBuf> = listed.text().lines().map(PathBuf::from).collect();
-    files.sort();
-    Ok(files)
+    found(dir, &["-type", "f"])
+}
+
+/// The same with all that is no directory.
+fn leaves(dir: &Path) -> Result<Vec<PathBuf>> {
+    found(dir, &["-not", "-type", "d"])
+}
+
+fn found(dir: &Path, tests: &[&str]) -> Result<Vec<PathBuf>> {
+    let listed = succeed(Command::new("find").arg(".").args(tests).args(["-printf", "%P\\n"]).current_dir(dir))?;
+    let mut found: Vec<PathBuf> = listed.text().lines().map(PathBuf::from).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Returns the file whose length comes nearest to 1 KiB, of those with a name that no tool takes for anything else.
+fn about_a_kibibyte(tree: &Path) -> Result<PathBuf> {
+    let is_plain = |path: &PathBuf| path.to_string_lossy().chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+    let distance = |path: &PathBuf| tree.join(path).metadata().map_or(u64::MAX, |meta| meta.len().abs_diff(1024));
+    let nearest = files(tree)?.into_iter().filter(is_plain).min_by_key(distance);
+    nearest.ok_or_else(|| "the tree has no file".into())
 }
 
 /// Returns where the changed version of `path` is to be written.
@@ -139,45 +154,39 @@ fn place(changed: &Path, path: &Path) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// One file in twelve is a new version, a hundred are new: like an upgrade of some packages and a few edits.
-fn upgrade(tree: &Path, changed: &Path) -> Result {
-    let is_in_a_package = |path: &PathBuf| ["usr/", "etc/", "var/lib/dpkg/"].iter().any(|dir| path.starts_with(dir));
-    let all: Vec<PathBuf> = files(tree)?.into_iter().filter(is_in_a_package).collect();
-    for (at, path) in all.iter().enumerate().step_by(12) {
-        let mut content = fs::read(tree.join(path)).context(|| format!("cannot read '{}'", path.display()))?;
-        let third = content.len() / 3;
-        let word = Seeded::new(at as u64).text(16);
-        if let Some(four) = content.get_mut(2 * third..2 * third + 4) {
-            four.copy_from_slice(&word[..4]);
+/// The packages are upgraded, and of the files in `/etc`, one in twenty gets a line more.
+fn upgrade(tree: &Path, changed: &Path) -> Result<Vec<PathBuf>> {
+    let removed = fixtures::debian_upgrade(changed)?;
+    for path in files(&tree.join("etc"))?.iter().step_by(20) {
+        let path = Path::new("etc").join(path);
+        let place = place(changed, &path)?;
+        if !place.exists() {
+            fs::copy(tree.join(&path), &place)?;
         }
-        content.splice(third..third, word);
-        fs::write(place(changed, path)?, content)?;
+        writeln!(File::options().append(true).open(&place)?, "# edited")?;
     }
-    for at in 0..100 {
-        fs::write(place(changed, Path::new(&format!("usr/share/bench/new-{at:03}.conf")))?, Seeded::new(at).text(3000))?;
-    }
-    Ok(())
+    Ok(removed)
 }
 
 /// One file gets 1 MiB more in its middle.
-fn insert_a_mebibyte(tree: &Path, changed: &Path) -> Result {
+fn insert_a_mebibyte(tree: &Path, changed: &Path) -> Result<Vec<PathBuf>> {
     let name = Path::new("clip-000.bin");
     let (mut from, mut to) = (File::open(tree.join(name))?, File::create(place(changed, name)?)?);
     let half = from.metadata()?.len() / 2;
-    std::io::copy(&mut std::io::Read::take(&mut from, half), &mut to)?;
-    std::io::Write::write_all(&mut to, &Seeded::new(4).bytes(1 << 20))?;
+    std::io::copy(&mut (&from).take(half), &mut to)?;
+    to.write_all(&Seeded::new(4).bytes(1 << 20))?;
     std::io::copy(&mut from, &mut to)?;
-    Ok(())
+    Ok(Vec::new())
 }
 
 /// One file in a hundred has other content of the same kind.
-fn rewrite_one_percent(tree: &Path, changed: &Path) -> Result {
+fn rewrite_one_percent(tree: &Path, changed: &Path) -> Result<Vec<PathBuf>> {
     for (at, path) in files(tree)?.iter().enumerate().step_by(100) {
         let mut content = fs::read(tree.join(path))?;
         content.extend(Seeded::new(at as u64).text(100));
         fs::write(place(changed, path)?, content)?;
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
 /// A disk with ext4 on it, and a Debian root in that.
@@ -194,7 +203,7 @@ fn image(dir: &Path, sizes: &Sizes) -> Result {
 }
 
 /// Some sixty files are changed in the filesystem of the disk: overwritten, longer, new.
-fn change_inside(tree: &Path, changed: &Path) -> Result {
+fn change_inside(tree: &Path, changed: &Path) -> Result<Vec<PathBuf>> {
     let (disk, at) = (place(changed, Path::new("disk.img"))?, changed.with_extension("mounted"));
     succeed(Command::new("cp").arg("--sparse=always").arg(tree.join("disk.img")).arg(&disk))?;
     fs::create_dir_all(&at)?;
@@ -202,7 +211,7 @@ fn change_inside(tree: &Path, changed: &Path) -> Result {
     let edited = edit_mounted(&at);
     succeed(Command::new("umount").arg(&at))?;
     fs::remove_dir(&at)?;
-    edited
+    edited.map(|()| Vec::new())
 }
 
 fn edit_mounted(root: &Path) -> Result {
@@ -211,7 +220,7 @@ fn edit_mounted(root: &Path) -> Result {
         let mut file = File::options().write(true).open(root.join("usr/lib").join(path))?;
         file.write_all_at(&Seeded::new(at as u64).bytes(512), 0)?;
         file.seek(SeekFrom::End(0))?;
-        std::io::Write::write_all(&mut file, &Seeded::new(at as u64).text(2000))?;
+        file.write_all(&Seeded::new(at as u64).text(2000))?;
     }
     fs::create_dir_all(root.join("var/log/bench"))?;
     for at in 0..20 {
@@ -230,7 +239,7 @@ mod tests {
     fn a_tree_goes_to_its_second_version_and_back() {
         let scratch = target_dir().join("xtask-tests/bench-set");
         let sizes = Sizes { media: 3 << 20, small_files: 150, image: 0 };
-        for set in all(&sizes).iter().filter(|set| set.one_file == "note.txt" || set.one_file.starts_with("group")) {
+        for set in all(&sizes).iter().filter(|set| set.name.contains("media") || set.name.contains("small files")) {
             fixtures::remove(&scratch).unwrap();
             fs::create_dir_all(&scratch).unwrap();
             let source = Source::build(set, &sizes, &scratch).unwrap();
