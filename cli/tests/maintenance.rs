@@ -30,6 +30,7 @@ fn what_is_stored_gets_smaller_and_stays_all_there() {
         versions.push([world.read("large"), world.read("small7")]);
     }
     let lost = world.sh("echo 'nothing refers to this' | git hash-object -w --stdin");
+    world.sh("echo 'staged alone' >staged; git --git-dir .git --work-tree . add staged");
     let before = [size(&world, CHUNKS, ".pack"), size(&world, OBJECTS, ".pack")];
     let told = maintain(&world, &["-n"]);
     assert_eq!((told["repacked"].as_bool(), told["left_packs"].as_u64(), told["packs"].as_u64()), (Some(true), Some(4), Some(0)));
@@ -45,6 +46,7 @@ fn what_is_stored_gets_smaller_and_stays_all_there() {
         assert_eq!(world.ok(&["cat", &format!("HEAD~{back}:small7")]), *small);
     }
     assert_eq!(world.sh(&format!("git cat-file -p {lost}")), "nothing refers to this\n");
+    assert_eq!(world.sh("git cat-file -p :staged"), "staged alone\n");
     world.ok(&["check", "--data"]);
     world.sh("git fsck --strict");
     // Once more there is nothing to do, until there is something new.

@@ -30,26 +30,42 @@ fn peak(world: &World, args: &[&str]) -> usize {
     command.args(["-c", &one_processor(), "/usr/bin/time", "-f", "%M", "-o"]).arg(&report);
     command.arg(env!("CARGO_BIN_EXE_gdo")).args(args);
     let run = world.run(command);
-    assert_eq!(run.code, 0, "{args:?}: {}{}", run.out, run.err);
+    assert!(matches!(run.code, 0 | 2), "{args:?}: {}{}", run.out, run.err);
     fs::read_to_string(report).unwrap().trim().parse().unwrap()
 }
 
-/// Returns what the first snapshot of so many files needs, and one after a change of one file out of a hundred.
-fn peaks(n: usize) -> [usize; 2] {
+/// What is done one after the other, each in a tree of which one file out of a hundred was changed just before, and what it may need for a million files, in
+/// MiB, if the growth between two sizes goes on. That of restores and checks ends before that: measured, they take 256 at most.
+const VERBS: &[(&[&str], usize)] = &[
+    (&["snapshot", "-q"], 256),
+    (&["status"], 256),
+    (&["snapshot", "-q"], 256),
+    (&["restore", "-q", "--target", "../out"], 288),
+    (&["check", "--data"], 320),
+    // These are what git needs for objects and, when it collects, for its index.
+    (&["gc"], 640),
+    (&["maintain"], 400),
+];
+
+/// Returns what each verb needs with so many files, in KiB.
+fn peaks(n: usize) -> Vec<usize> {
     let world = World::new();
     write_files(&world, n);
-    let first = peak(&world, &["snapshot", "-q"]);
-    world.sh("for file in group-*/dir-*/file-????50.conf; do echo changed >$file; done");
-    [first, peak(&world, &["snapshot", "-q"])]
+    let peak_of = |(verb, _): &(&[&str], usize)| {
+        let peak = peak(&world, verb);
+        world.sh("for file in group-*/dir-*/file-????50.conf; do echo changed >$file; done");
+        peak
+    };
+    VERBS.iter().map(peak_of).collect()
 }
 
 #[test]
-fn snapshots_of_a_million_files_need_less_than_256_mib() {
+fn a_million_files_need_no_more_than_a_small_machine_has() {
     const FEW: usize = 20_000;
     const MANY: usize = 80_000;
     let (few, many) = (peaks(FEW), peaks(MANY));
-    for (verb, (few, many)) in ["first", "changed"].iter().zip(few.into_iter().zip(many)) {
+    for ((verb, limit), (few, many)) in VERBS.iter().zip(few.into_iter().zip(many)) {
         let million = many + many.saturating_sub(few) * (1_000_000 - MANY) / (MANY - FEW);
-        assert!(million < 256 << 10, "{verb}: {few} KiB for {FEW} files, {many} for {MANY}, so {million} for a million");
+        assert!(million < limit << 10, "{verb:?}: {few} KiB for {FEW} files, {many} for {MANY}, so {million} for a million");
     }
 }

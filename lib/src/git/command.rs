@@ -20,6 +20,7 @@ pub struct Git {
     work_tree: Option<PathBuf>,
     identity: Option<Identity>,
     program: Option<PathBuf>,
+    has_index: bool,
 }
 
 /// Who makes a commit or moves a ref.
@@ -41,14 +42,14 @@ impl Git {
                 format!("'{}' is not a repository; make one with 'gdo init'", git_dir.display()),
             ));
         }
-        let git = Self { git_dir, work_tree: None, identity: None, program: None };
+        let git = Self { git_dir, work_tree: None, identity: None, program: None, has_index: true };
         let config = Config::read(&git)?;
         Ok((git, config))
     }
 
     /// Takes a repository whose configuration we wrote a moment ago, or that is about to be checked.
     pub(crate) fn at(git_dir: &Path) -> Self {
-        Self { git_dir: git_dir.to_owned(), work_tree: None, identity: None, program: None }
+        Self { git_dir: git_dir.to_owned(), work_tree: None, identity: None, program: None, has_index: true }
     }
 
     /// Sets where this program is, for merges: git starts it to merge metadata. Else it must be in the search path.
@@ -67,6 +68,12 @@ impl Git {
     #[must_use]
     pub fn without_work_tree(self) -> Self {
         Self { work_tree: None, ..self }
+    }
+
+    /// Takes git's index away, for commands that read it and do not need it.
+    #[must_use]
+    pub fn without_index(self) -> Self {
+        Self { has_index: false, ..self }
     }
 
     /// Sets who is named in the reflog and in commits that git itself makes.
@@ -109,6 +116,9 @@ impl Git {
         command.env("GIT_DIR", &self.git_dir);
         if let Some(work_tree) = &self.work_tree {
             command.env("GIT_WORK_TREE", work_tree);
+        }
+        if !self.has_index {
+            command.env("GIT_INDEX_FILE", "/nonexistent");
         }
         if let Some(Identity { name, email }) = &self.identity {
             command.env("GIT_AUTHOR_NAME", name).env("GIT_AUTHOR_EMAIL", email);
@@ -168,9 +178,9 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 const SETTINGS: &[&str] = &[
     // Git takes a file for clean whose content is: it must not note the times of one whose owner or mode we have yet to see.
     "diff.autoRefreshIndex=false",
-    // Whole packs need not fit into the memory that we may use.
-    "core.packedGitWindowSize=16m",
-    "core.packedGitLimit=64m",
+    // Whole packs need not fit into the memory that we may use, and smaller windows cost no time.
+    "core.packedGitWindowSize=4m",
+    "core.packedGitLimit=16m",
     // Copies of what the commits and the indexes of packs say, and no git looks at their checksums before it relies on them.
     "core.commitGraph=false",
     "gc.writeCommitGraph=false",

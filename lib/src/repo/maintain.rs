@@ -54,7 +54,8 @@ pub fn maintain(repo: &Repo, how: &Recompress, progress: &Progress) -> Result<Ma
 fn repack(repo: &Repo) -> Result<()> {
     let args =
         ["repack", "-a", "-d", "-F", "--keep-unreachable", "-n", "--quiet", "--window=50", "--depth=50", "--window-memory=64m"];
-    repo.git.run(&args).context(|| "cannot pack git's objects anew; nothing of them is lost")?;
+    // Git would hold its index, which is a third of all that it has in memory, to know what is referred to: but all is kept here.
+    repo.git.clone().without_index().run(&args).context(|| "cannot pack git's objects anew; nothing of them is lost")?;
     repo.objects.refresh();
     Ok(())
 }
