@@ -1,7 +1,8 @@
 //! `cargo xtask instructions`: what the hot paths cost in instructions, which no busy machine changes.
 //!
-//! Callgrind runs each benchmark of `lib/benches/hot.rs` once and counts what happens inside its function of `work`. The counts are compared
-//! with those in `lib/benches/instructions.txt`, which `--write` replaces. They are of AVX2 at most: callgrind knows no AVX-512.
+//! Callgrind runs each benchmark of `lib/benches/hot.rs` once, with each of its arguments by itself (`cut::rabin`), and counts what happens inside
+//! its function of `work`. The counts are compared with those in `lib/benches/instructions.txt`, which `--write` replaces. They are of AVX2 at
+//! most, and of SHA-1 by software: callgrind knows neither AVX-512 nor the instructions for SHA.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -31,7 +32,7 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
     let known = known_counts()?;
     let mut counts = BTreeMap::new();
     let mut is_worse = false;
-    for name in benchmarks(&program)?.into_iter().filter(|name| names.is_empty() || names.contains(name)) {
+    for name in benchmarks(&program)?.into_iter().filter(|name| is_wanted(name, &names)) {
         let count = count(&program, &name)?;
         let verdict = verdict(known.get(&name).copied(), count);
         is_worse |= verdict.starts_with("WORSE");
@@ -65,17 +66,37 @@ fn build() -> Result<PathBuf> {
     program.ok_or_else(|| "cargo did not say where the benchmarks are".into())
 }
 
-/// Lists the benchmarks, out of the tree in which they are printed.
+/// Lists the benchmarks, once for each argument of those that have some.
 fn benchmarks(program: &Path) -> Result<Vec<String>> {
-    let listed = succeed(Command::new(program).arg("--list"))?.text();
-    Ok(listed.lines().skip(1).filter_map(|line| line.split_once("─ ")).map(|(_, name)| name.trim().to_owned()).collect())
+    let mut valgrind = Command::new("valgrind");
+    // Some arguments are what the processor can do, which under valgrind is less. Divan lists arguments for nextest only.
+    valgrind.args(["--tool=none", "-q"]).arg(program).args(["--list", "--format", "terse"]).env("NEXTEST", "1");
+    Ok(names_in(&succeed(&mut valgrind)?.text()))
 }
 
-/// Counts the instructions of one benchmark's work, with all its arguments together.
+fn names_in(listed: &str) -> Vec<String> {
+    let name = |line: &str| Some(line.strip_prefix("hot::")?.strip_suffix(": benchmark")?.to_owned());
+    let mut names: Vec<String> = listed.lines().filter_map(name).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Says whether `wanted` has the benchmark, with its argument or without; it has all where it is empty.
+fn is_wanted(name: &str, wanted: &[String]) -> bool {
+    wanted.is_empty() || wanted.iter().any(|wanted| name == wanted || function(name) == wanted)
+}
+
+/// Returns the benchmark without its argument.
+fn function(name: &str) -> &str {
+    name.split_once("::").map_or(name, |(function, _)| function)
+}
+
+/// Counts the instructions of one benchmark's work.
 fn count(program: &Path, name: &str) -> Result<u64> {
     let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", &format!("--toggle-collect=*::work::{name}")]);
-    valgrind.arg(program).args(["--test", &format!("^hot::{name}(::|$)")]);
+    let toggle = format!("--toggle-collect=*::work::{}", function(name));
+    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", &toggle]);
+    valgrind.arg(program).args(["--test", "--exact", &format!("hot::{name}")]);
     let said = succeed(&mut valgrind)?.said();
     let count = said.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
     count.filter(|count| *count > 0).ok_or_else(|| format!("callgrind counted nothing in '{name}'").into())
@@ -103,6 +124,21 @@ fn verdict(known: Option<u64>, count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_argument_is_a_benchmark_by_itself() {
+        let names = names_in(
+            "hot::look_up::present: benchmark\nhot::cut::rabin: benchmark\nhot::cut::fixed: benchmark\nhot::cut_all: benchmark\n",
+        );
+        assert_eq!(names, ["cut::fixed", "cut::rabin", "cut_all", "look_up::present"]);
+        for (wanted, expected) in
+            [(&[][..], &names[..]), (&["cut"], &names[..2]), (&["cut::rabin", "cut_all"], &names[1..3]), (&["look"], &[])]
+        {
+            let wanted: Vec<String> = wanted.iter().map(|name| name.to_string()).collect();
+            let found: Vec<_> = names.iter().filter(|name| is_wanted(name, &wanted)).collect();
+            assert_eq!(found, expected.iter().collect::<Vec<_>>(), "{wanted:?}");
+        }
+    }
 
     #[test]
     fn only_a_count_that_grew_by_more_than_compilers_do_is_worse() {

@@ -43,6 +43,13 @@ impl Chunker {
         Self { algorithm }
     }
 
+    /// Returns a gear chunker for each scan that this processor can run, by its name: for benchmarks, as all of them cut alike.
+    #[doc(hidden)]
+    pub fn of_each_scan(min: u32, avg: u32, max: u32) -> Vec<(&'static str, Self)> {
+        let with_scan = |(name, scan)| (name, Self { algorithm: Algorithm::Gear(Gear::with_scan(min, avg, max, scan)) });
+        simd::all().into_iter().map(with_scan).collect()
+    }
+
     /// Returns the length of the next chunk of the stream, which starts where `data` starts.
     ///
     /// The caller hands in at least [`ChunkerSpec::max_len`] bytes, or all that is left of the stream: with fewer, the cut is

@@ -21,8 +21,7 @@ pub(super) fn best() -> Scan {
     gear::scan_scalar
 }
 
-/// Returns all scans that this processor can run, by name.
-#[cfg(test)]
+/// Returns all scans that this processor can run, by name; the scalar one is the first.
 pub(super) fn all() -> Vec<(&'static str, Scan)> {
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
     let mut scans: Vec<(&'static str, Scan)> = vec![("scalar", gear::scan_scalar)];

@@ -170,10 +170,7 @@ impl Reader {
         }
         // No usual writer makes more of it than stored blocks are. What is longer comes by the stream.
         let input = pick(&mut self.blocks, source, at).bytes(source, at, (size + size / 256 + 64) as usize)?;
-        let mut content = Vec::new();
-        reserve(&mut content, size)?;
-        content.resize(size as usize, 0);
-        Ok(self.whole.zlib_decompress(input, &mut content).is_ok_and(|length| length == content.len()).then_some(content))
+        inflate_whole(&mut self.whole, input, size)
     }
 
     /// Inflates until the content ends, which the second value says, or there are `limit` bytes or a few more.
@@ -205,6 +202,14 @@ impl Reader {
     fn block(&mut self, source: &Source, at: u64) -> &mut Block {
         pick(&mut self.blocks, source, at)
     }
+}
+
+/// Inflates what `input` begins with and what gives exactly `size` bytes; says nothing of what is damaged.
+pub(super) fn inflate_whole(whole: &mut Decompressor, input: &[u8], size: u64) -> Result<Option<Vec<u8>>> {
+    let mut content = Vec::new();
+    reserve(&mut content, size)?;
+    content.resize(size as usize, 0);
+    Ok(whole.zlib_decompress(input, &mut content).is_ok_and(|length| length == content.len()).then_some(content))
 }
 
 /// Appends room for exactly `more` bytes, or fails where the process would be ended.

@@ -4,6 +4,8 @@
 //! started from [`command`] only. Nothing in this module writes a managed work tree.
 
 pub mod check;
+#[doc(hidden)]
+pub mod codec;
 pub mod command;
 mod config;
 mod delta;

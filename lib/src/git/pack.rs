@@ -552,7 +552,7 @@ impl Deflate {
 }
 
 /// Hands `take` an object as it stands in a pack (header, deflated content) and its CRC.
-fn with_encoded<T>(kind: ObjectKind, data: &[u8], level: i32, take: impl FnOnce(&[u8], u32) -> T) -> T {
+pub(super) fn with_encoded<T>(kind: ObjectKind, data: &[u8], level: i32, take: impl FnOnce(&[u8], u32) -> T) -> T {
     thread_local! {
         static DEFLATE: RefCell<Option<Deflate>> = const { RefCell::new(None) };
     }

@@ -45,7 +45,7 @@ impl<J: Send> Jobs<J> {
         }
     }
 
-    /// Does all jobs by `n_threads` threads, and returns the first error.
+    /// Does all jobs by `n_threads` threads, of which this one is one, and returns the first error.
     pub fn run(&self, n_threads: usize, work: impl Fn(J) -> Result<()> + Sync) -> Result<()> {
         self.run_with(n_threads, || (), |job, ()| work(job), |(), _| Ok(()))
     }
@@ -60,25 +60,25 @@ impl<J: Send> Jobs<J> {
         work: impl Fn(J, &mut T) -> Result<()> + Sync,
         end: impl Fn(T, End) -> Result<()> + Sync,
     ) -> Result<()> {
-        std::thread::scope(|scope| {
-            for _ in 0..n_threads {
-                scope.spawn(|| {
-                    let mut own = begin();
-                    let how = loop {
-                        match self.next() {
-                            Ok(job) => {
-                                // Who waits for the others must not wait for one that is no more.
-                                let done = catch_unwind(AssertUnwindSafe(|| work(job, &mut own)));
-                                self.done(done.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "BUG: a worker panicked"))));
-                            }
-                            Err(how) => break how,
-                        }
-                    };
-                    if let Err(error) = end(own, how) {
-                        self.state().failure.get_or_insert(error);
+        let one = || {
+            let mut own = begin();
+            let how = loop {
+                match self.next() {
+                    Ok(job) => {
+                        // Who waits for the others must not wait for one that is no more.
+                        let done = catch_unwind(AssertUnwindSafe(|| work(job, &mut own)));
+                        self.done(done.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "BUG: a worker panicked"))));
                     }
-                });
+                    Err(how) => break how,
+                }
+            };
+            if let Err(error) = end(own, how) {
+                self.state().failure.get_or_insert(error);
             }
+        };
+        std::thread::scope(|scope| {
+            (1..n_threads).for_each(|_| _ = scope.spawn(one));
+            one();
         });
         self.state().failure.take().map_or(Ok(()), Err)
     }

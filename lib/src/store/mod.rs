@@ -8,6 +8,8 @@
 
 mod cache;
 mod check;
+#[doc(hidden)]
+pub mod codec;
 pub mod decode;
 mod gc;
 mod in_flight;

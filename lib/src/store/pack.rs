@@ -326,10 +326,18 @@ pub(super) fn checksum(stored: &[u8]) -> [u8; 16] {
 }
 
 fn decompress(stored: &[u8], header: &RecordHeader, out: &mut Vec<u8>) -> Result<()> {
+    decompress_frame(stored, header.plain_len as usize, out)?;
+    match ChunkId::of(out) == header.id {
+        true => Ok(()),
+        false => Err(corrupt("plain bytes do not match the chunk id").with_reason(Reason::ChunkHash)),
+    }
+}
+
+/// Puts the `plain_len` bytes of a zstd frame into `out`, which is empty; whether they are the right ones the caller finds out.
+pub(super) fn decompress_frame(stored: &[u8], plain_len: usize, out: &mut Vec<u8>) -> Result<()> {
     thread_local! {
         static CONTEXT: RefCell<zstd::bulk::Decompressor<'static>> = RefCell::default();
     }
-    let plain_len = header.plain_len as usize;
     // One byte more than declared, so that a longer frame is told from a right one.
     out.reserve_exact(plain_len + 1);
     let n = CONTEXT.with_borrow_mut(|context| context.decompress_to_buffer(stored, out)).map_err(|error| {
@@ -340,10 +348,7 @@ fn decompress(stored: &[u8], header: &RecordHeader, out: &mut Vec<u8>) -> Result
         let what = format!("stored bytes hold {n} plain bytes instead of {plain_len}");
         return Err(corrupt(what).with_reason(Reason::ChunkLength));
     }
-    match ChunkId::of(out) == header.id {
-        true => Ok(()),
-        false => Err(corrupt("plain bytes do not match the chunk id").with_reason(Reason::ChunkHash)),
-    }
+    Ok(())
 }
 
 /// Verifies all bytes of a pack against its name and against each other, every chunk as a reader would, and reports what does

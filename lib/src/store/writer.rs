@@ -353,7 +353,7 @@ struct Compression {
 const MISSES: u32 = 8;
 
 /// Calls `then` with the smaller of `plain` and its compressed form.
-fn with_compressed<T>(plain: &[u8], level: i32, then: impl FnOnce(Codec, &[u8]) -> Result<T>) -> Result<T> {
+pub(super) fn with_compressed<T>(plain: &[u8], level: i32, then: impl FnOnce(Codec, &[u8]) -> Result<T>) -> Result<T> {
     thread_local! {
         static COMPRESSION: RefCell<Option<Compression>> = const { RefCell::new(None) };
     }
