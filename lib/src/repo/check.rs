@@ -346,16 +346,21 @@ fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>
                 return Ok(());
             }
         };
-        let mut lacks_any = false;
-        let walked = read::for_each_id(&repo.chunks, &index, &mut |id| {
-            if !repo.chunks.local().contains(&id)? {
+        let (mut ids, mut lacks_any) = (Vec::new(), false);
+        let mut look = |ids: &mut Vec<ChunkId>| -> Result<()> {
+            for id in repo.chunks.local().lacking(std::mem::take(ids))? {
                 lacks_any = true;
                 if is_complete && !others.has(&oid) {
                     missing.entry(id).or_insert(oid);
                 }
             }
             Ok(())
+        };
+        let walked = read::for_each_id(&repo.chunks, &index, &mut |id| {
+            ids.push(id);
+            if ids.len() < AT_ONCE { Ok(()) } else { look(&mut ids) }
         });
+        look(&mut ids)?;
         match walked {
             // It is a list, and among the missing.
             Err(error) if error.kind() == Kind::NotFound && lacks_any => (),
@@ -380,6 +385,9 @@ fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>
     }));
     Ok(())
 }
+
+/// Chunks of a large file that are looked for at once.
+const AT_ONCE: usize = 1 << 16;
 
 /// The files that this host knows from other hosts only: their branches are fetched without the chunks.
 struct OthersFiles<'a> {

@@ -193,6 +193,19 @@ impl Local {
         Ok(self.store.contains(id)? || self.referenced(id)?.is_some() || self.flying(id).is_some() || self.cached(id).is_some())
     }
 
+    /// Returns those of the `ids` that are not here, sorted, each once.
+    pub fn lacking(&self, mut ids: Vec<ChunkId>) -> Result<Vec<ChunkId>> {
+        ids.sort_unstable();
+        ids.dedup();
+        let mut lacking = Vec::new();
+        for id in self.store.lacking(&ids)? {
+            if self.referenced(&id)?.is_none() && self.flying(&id).is_none() && self.cached(&id).is_none() {
+                lacking.push(id);
+            }
+        }
+        Ok(lacking)
+    }
+
     /// Says whether the chunk lies in a file that is its own store.
     pub fn is_in_a_file(&self, id: &ChunkId) -> Result<bool> {
         Ok(self.referenced(id)?.is_some())

@@ -43,9 +43,6 @@ pub struct Checked {
     pub n_fresh: u64,
 }
 
-/// Threads that read packs; each has one pack in memory.
-const CHECKERS: usize = 2;
-
 const INDEX_REMEDY: &str = "nothing: the index was made anew from the packs";
 const PACK_REMEDY: &str = "'gdo check --repair --from SOURCE' keeps what is sound and takes the rest from another store, or from a directory that has the files";
 
@@ -86,11 +83,8 @@ impl Store {
         let findings = self.check(true, progress)?;
         let mut damaged: Vec<&Path> = findings.iter().filter(|f| f.remedy == PACK_REMEDY).map(|f| &*f.file).collect();
         damaged.dedup();
-        let mut bytes = Vec::new();
         for path in &damaged {
-            if read_pack(path, &mut bytes).is_err() {
-                continue;
-            }
+            let Some(bytes) = read_pack(path)? else { continue };
             for (header, stored) in sound_records(&bytes) {
                 writer.append(&header, stored)?;
             }
@@ -119,11 +113,10 @@ impl Store {
         let next = AtomicUsize::new(0);
         let checked = Mutex::new(Checked::default());
         let work = || -> Result<()> {
-            let mut bytes = Vec::new();
             while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let path = pack::path_of(&self.layout().packs(), pack.id);
                 let is_same = read_data && sound.contains(&pack.id) && is_named_by_hash(&path, pack.id);
-                let found = if is_same { Vec::new() } else { self.check_pack(pack, &path, read_data, &mut bytes)? };
+                let found = if is_same { Vec::new() } else { self.check_pack(pack, &path, read_data)? };
                 let is_sound = read_data && found.is_empty() && (is_same || !index::is_reference(&path).unwrap_or(true));
                 let n_read = if read_data { pack.len } else { 0 };
                 let mut checked = checked.lock().expect("BUG: a thread panicked while it checked packs");
@@ -134,15 +127,14 @@ impl Store {
             }
             Ok(())
         };
-        let n_threads = CHECKERS.min(threads::n_processors());
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..n_threads).map(|_| scope.spawn(work)).collect();
+            let threads: Vec<_> = (0..threads::n_processors()).map(|_| scope.spawn(work)).collect();
             threads.into_iter().try_for_each(|thread| thread.join().expect("BUG: a thread that checks packs panicked"))
         })?;
         Ok(checked.into_inner().expect("BUG: a thread panicked while it checked packs"))
     }
 
-    fn check_pack(&self, pack: &PackOnDisk, path: &Path, read_data: bool, bytes: &mut Vec<u8>) -> Result<Vec<Finding>> {
+    fn check_pack(&self, pack: &PackOnDisk, path: &Path, read_data: bool) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         let mut report = |damage: Damage| {
             let Damage { offset, chunk, error } = damage;
@@ -154,7 +146,7 @@ impl Store {
             return Ok(findings);
         }
         let outcome = match read_data {
-            true => read_pack(path, bytes).map(|()| pack::verify(bytes, pack.id, &mut report)),
+            true => verify_pack(pack, path, &mut report),
             false => index::read_toc(path).map(drop),
         };
         match outcome {
@@ -271,17 +263,35 @@ fn is_named_by_hash(path: &Path, id: PackId) -> bool {
     durable::hash_file(path).is_ok_and(|hash| hash.as_bytes() == id.as_bytes())
 }
 
-/// Reads a whole pack into `bytes`; no honest writer makes one larger than the cap.
-fn read_pack(path: &Path, bytes: &mut Vec<u8>) -> Result<()> {
-    let what = || format!("cannot read chunk pack '{}'", path.display());
-    let mut file = durable::open(path).context(what)?;
-    let len = file.metadata().context(what)?.len();
-    if len > pack::MAX_PACK {
-        return Err(pack::corrupt(format!("pack has {len} bytes, at most {} are possible", pack::MAX_PACK)).wrap(what()));
+/// Verifies every byte of a pack; no honest writer makes one longer than the cap.
+fn verify_pack(pack: &PackOnDisk, path: &Path, report: &mut dyn FnMut(Damage)) -> Result<()> {
+    let verified = index::with_pack(path, |len, read| {
+        must_be_possible(len)?;
+        pack::verify(len, pack.id, read, report);
+        Ok(())
+    });
+    verified.context(|| format!("cannot read chunk pack '{}'", path.display()))
+}
+
+fn must_be_possible(len: u64) -> Result<()> {
+    match len <= pack::MAX_PACK {
+        true => Ok(()),
+        false => Err(pack::corrupt(format!("pack has {len} bytes, at most {} are possible", pack::MAX_PACK))),
     }
-    bytes.clear();
-    file.read_to_end(bytes).context(what)?;
-    Ok(())
+}
+
+/// Reads a whole pack; `None` if it cannot be read, or is none.
+fn read_pack(path: &Path) -> Result<Option<Vec<u8>>> {
+    let Ok(mut file) = durable::open(path) else { return Ok(None) };
+    let len = file.metadata().map_or(u64::MAX, |metadata| metadata.len());
+    if must_be_possible(len).is_err() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    // That says nothing of the pack.
+    let reserved = bytes.try_reserve_exact(len as usize + 1);
+    reserved.map_err(|_| Error::new(Kind::Io, format!("not enough memory for a pack of {len} bytes")))?;
+    Ok(file.read_to_end(&mut bytes).is_ok().then_some(bytes))
 }
 
 /// Returns the records of a pack that hold, plain bytes included.

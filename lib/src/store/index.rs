@@ -1,15 +1,14 @@
 //! The index of the store: a list of segments. Derived from the packs; whatever is wrong with it, it is rebuilt.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::lease::lock_list;
-use super::pack::{self, TocEntry, corrupt};
-use super::segment::{self, Builder, Entry, Segment, SegmentId};
+use super::pack::{self, ReadAt, TocEntry, corrupt};
+use super::segment::{self, Builder, Entry, LastBlock, Segment, SegmentId};
 use super::{Layout, Location, list_dir, reference};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -86,6 +85,22 @@ impl Index {
             end = found.segment;
         }
         Ok(all)
+    }
+
+    /// Returns those of the `ids`, which are sorted, that are nowhere.
+    pub fn lacking(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>> {
+        let mut lacking = ids.to_vec();
+        for segment in &self.segments {
+            let mut last = LastBlock::default();
+            let mut others = Vec::new();
+            for id in lacking {
+                if segment.find_near(&id, &mut last)?.is_none() {
+                    others.push(id);
+                }
+            }
+            lacking = others;
+        }
+        Ok(lacking)
     }
 
     fn find_from(&self, end: usize, id: &ChunkId) -> Result<Option<Found>> {
@@ -330,10 +345,7 @@ pub(super) fn read_toc(path: &Path) -> Result<Vec<TocEntry>> {
     if is_reference(path).context(what)? {
         return Ok(reference::read(path)?.entries);
     }
-    let (file, len, trailer) = open_at_trailer(path).context(what)?;
-    let mut toc = vec![0; (len - u64::from(trailer.toc_offset)) as usize];
-    file.read_exact_at(&mut toc, trailer.toc_offset.into()).context(what)?;
-    pack::decode_toc(&toc, len).context(what)
+    with_pack(path, pack::read_toc).context(what)
 }
 
 /// Says whether the pack at `path` tells where chunks lie, and does not hold them.
@@ -347,17 +359,14 @@ pub(super) fn is_reference(path: &Path) -> Result<bool> {
 
 /// Reads the trailer of a pack, which tells whether the pack has its right length.
 pub(super) fn read_trailer(path: &Path) -> Result<pack::Trailer> {
-    Ok(open_at_trailer(path).context(|| format!("cannot read the end of chunk pack '{}'", path.display()))?.2)
+    with_pack(path, pack::read_trailer).context(|| format!("cannot read the end of chunk pack '{}'", path.display()))
 }
 
-fn open_at_trailer(path: &Path) -> Result<(File, u64, pack::Trailer)> {
+/// Opens the file of a pack, and hands its length to `then`, and what reads it.
+pub(super) fn with_pack<T>(path: &Path, then: impl FnOnce(u64, ReadAt<'_>) -> Result<T>) -> Result<T> {
     let file = durable::open(path)?;
     let len = file.metadata()?.len();
-    let at = len.checked_sub(pack::TRAILER_LEN as u64).ok_or_else(|| corrupt("pack is cut short"))?;
-    let mut raw = [0; pack::TRAILER_LEN];
-    file.read_exact_at(&mut raw, at)?;
-    let trailer = pack::Trailer::decode(&raw, len)?;
-    Ok((file, len, trailer))
+    then(len, &|at, bytes| Ok(file.read_exact_at(bytes, at)?))
 }
 
 /// Reads the table of a pack, or what can be found in a pack whose table is damaged.

@@ -255,9 +255,17 @@ fn split_record<'a>(bytes: &'a [u8], entry: &TocEntry) -> Result<(RecordHeader, 
 }
 
 /// Puts the plain bytes of the record in `bytes` into `out`, or fails, with `out` empty, if anything about it does not hold.
+pub(super) fn unpack(bytes: &[u8], entry: &TocEntry, out: &mut Vec<u8>) -> Result<()> {
+    if let Some(plain) = verify_record(bytes, entry, out)? {
+        out.extend_from_slice(plain);
+    }
+    Ok(())
+}
+
+/// Verifies the record in `bytes`, and returns its plain bytes if they are stored as they are; else they are in `out`, which is empty in any other case.
 ///
 /// The decompressor sees only bytes whose checksum held, and writes into a buffer that was sized before.
-pub(super) fn unpack(bytes: &[u8], entry: &TocEntry, out: &mut Vec<u8>) -> Result<()> {
+fn verify_record<'a>(bytes: &'a [u8], entry: &TocEntry, out: &mut Vec<u8>) -> Result<Option<&'a [u8]>> {
     out.clear();
     let (header, stored) = split_record(bytes, entry)?;
     match header.codec {
@@ -265,13 +273,11 @@ pub(super) fn unpack(bytes: &[u8], entry: &TocEntry, out: &mut Vec<u8>) -> Resul
         Codec::Plain if ChunkId::of(stored) != header.id || header.id.as_bytes()[..16] != header.checksum => {
             Err(corrupt("stored bytes do not match their checksum").with_reason(Reason::ChunkHash))
         }
-        Codec::Plain => {
-            out.extend_from_slice(stored);
-            Ok(())
-        }
+        Codec::Plain => Ok(Some(stored)),
         Codec::Zstd => {
             open_record(bytes, entry)?;
-            decompress(stored, &header, out).inspect_err(|_| out.clear())
+            decompress(stored, &header, out).inspect_err(|_| out.clear())?;
+            Ok(None)
         }
     }
 }
@@ -351,37 +357,80 @@ pub(super) fn decompress_frame(stored: &[u8], plain_len: usize, out: &mut Vec<u8
     Ok(())
 }
 
-/// Verifies all bytes of a pack against its name and against each other, every chunk as a reader would, and reports what does
-/// not hold.
-pub(super) fn verify(bytes: &[u8], name: PackId, report: &mut dyn FnMut(Damage)) {
-    let mut failed = |offset: usize, chunk, error| report(Damage { offset: offset as u64, chunk, error });
+/// Fills a buffer with what lies in a pack from a position on.
+pub(super) type ReadAt<'a> = &'a dyn Fn(u64, &mut [u8]) -> Result<()>;
+
+/// Verifies all bytes of a pack of `len` bytes against its name and against each other, every chunk as a reader would, and reports what does
+/// not hold, or cannot be read. What is held of it at a time is [`PIECE`], or a chunk, and the table.
+pub(super) fn verify(len: u64, name: PackId, read: ReadAt<'_>, report: &mut dyn FnMut(Damage)) {
     let mut is_sound = true;
-    if let Err(error) = decode_header(bytes) {
+    let mut failed = |offset: u64, chunk, error| {
         is_sound = false;
-        failed(0, None, error);
+        report(Damage { offset, chunk, error });
+    };
+    let mut piece = vec![0; (HEADER_LEN as u64).min(len) as usize];
+    let mut whole = blake3::Hasher::new();
+    match read(0, &mut piece).and_then(|()| decode_header(&piece)) {
+        Ok(()) => _ = whole.update(&piece),
+        Err(error) => failed(0, None, error),
     }
-    let toc = toc_of(bytes).unwrap_or_else(|error| {
-        is_sound = false;
-        failed(bytes.len().saturating_sub(TRAILER_LEN), None, error);
+    let toc = read_toc(len, read).unwrap_or_else(|error| {
+        failed(len.saturating_sub(TRAILER_LEN as u64), None, error);
         Vec::new()
     });
     let mut plain = Vec::new();
-    for entry in &toc {
-        if let Err(error) = unpack(&bytes[entry.offset as usize..], entry, &mut plain) {
-            is_sound = false;
-            failed(entry.offset as usize, Some(entry.id), error);
+    let mut rest = &*toc;
+    while let [first, ..] = rest {
+        let end_of = |entry: &TocEntry| entry.offset as usize + entry.record_len();
+        let start = first.offset as usize;
+        let n = rest.partition_point(|entry| end_of(entry) <= start + PIECE).max(1);
+        let (entries, others) = rest.split_at(n);
+        piece.resize(end_of(&entries[n - 1]) - start, 0);
+        let is_read = read(start as u64, &mut piece).is_ok();
+        for entry in entries {
+            let record = &mut piece[entry.offset as usize - start..][..entry.record_len()];
+            // Of what cannot be read at once, most may be there.
+            let record = if is_read { Ok(()) } else { read(entry.offset.into(), record) }.map(|()| &*record);
+            if let Err(error) = record.and_then(|record| verify_record(record, entry, &mut plain)) {
+                failed(entry.offset.into(), Some(entry.id), error);
+            }
         }
+        whole.update(&piece);
+        rest = others;
     }
-    if is_sound && PackId::of(bytes) != name {
-        failed(0, None, corrupt("pack does not match its name, though every chunk in it is sound"));
+    let Some(last) = toc.last() else { return };
+    let end = u64::from(last.offset) + last.record_len() as u64;
+    piece.resize((len - end) as usize, 0);
+    if let Err(error) = read(end, &mut piece) {
+        failed(end, None, error);
+    }
+    whole.update(&piece);
+    if is_sound && whole.finalize().as_bytes() != name.as_bytes() {
+        report(Damage {
+            offset: 0,
+            chunk: None,
+            error: corrupt("pack does not match its name, though every chunk in it is sound"),
+        });
     }
 }
 
-/// Decodes the table of the pack whose bytes are all here.
-pub(super) fn toc_of(bytes: &[u8]) -> Result<Vec<TocEntry>> {
-    let at = bytes.len().checked_sub(TRAILER_LEN).ok_or_else(|| corrupt("pack is cut short in its trailer"))?;
-    let trailer = Trailer::decode(&bytes[at..], bytes.len() as u64)?;
-    decode_toc(&bytes[trailer.toc_offset as usize..], bytes.len() as u64)
+/// Bytes of a pack that are read and verified at once, if no chunk is longer: what a processor has near.
+const PIECE: usize = 512 << 10;
+
+/// Reads the table of a pack of `len` bytes.
+pub(super) fn read_toc(len: u64, read: ReadAt<'_>) -> Result<Vec<TocEntry>> {
+    let trailer = read_trailer(len, read)?;
+    let mut toc = vec![0; (len - u64::from(trailer.toc_offset)) as usize];
+    read(trailer.toc_offset.into(), &mut toc)?;
+    decode_toc(&toc, len)
+}
+
+/// Reads the trailer of a pack of `len` bytes, which tells whether that is its right length.
+pub(super) fn read_trailer(len: u64, read: ReadAt<'_>) -> Result<Trailer> {
+    let at = len.checked_sub(TRAILER_LEN as u64).ok_or_else(|| corrupt("pack is cut short"))?;
+    let mut trailer = [0; TRAILER_LEN];
+    read(at, &mut trailer)?;
+    Trailer::decode(&trailer, len)
 }
 
 /// Finds the records of a pack whose table is lost: every record whose checksum holds, wherever it lies.

@@ -241,19 +241,27 @@ impl Segment {
 
     /// Looks `id` up: its place among the entries, and the entry.
     pub fn find(&self, id: &ChunkId) -> Result<Option<(u64, Entry)>> {
+        self.find_near(id, &mut LastBlock::default())
+    }
+
+    /// Does so after others, of which the `last` may have been in the same block of this segment.
+    pub fn find_near(&self, id: &ChunkId, last: &mut LastBlock) -> Result<Option<(u64, Entry)>> {
         if !filter_has(&self.tables[self.trailer.filter_at()..], id, self.trailer.n_groups) {
             return Ok(None);
         }
         let prefix = &id.as_bytes()[..ANCHOR_LEN];
         // Usually one block; two when the anchor of the second has the same first 8 bytes.
         let mut block = self.n_anchors_below(prefix).saturating_sub(1);
-        let mut bytes = [0; BLOCK_LEN];
         while block < self.trailer.n_blocks() && self.anchor(block) <= prefix {
-            self.read_blocks(block, &mut bytes)?;
-            check_block(&bytes)?;
-            if let Some(i) = find_in_block(&bytes, self.trailer.entries_in(block), id) {
+            if last.block != Some(block) {
+                last.block = None;
+                self.read_blocks(block, &mut last.bytes)?;
+                check_block(&last.bytes)?;
+                last.block = Some(block);
+            }
+            if let Some(i) = find_in_block(&last.bytes, self.trailer.entries_in(block), id) {
                 let position = block * BLOCK_ENTRIES as u64 + i as u64;
-                return Ok(Some((position, entry_at(&bytes, i, self.trailer.n_packs)?)));
+                return Ok(Some((position, entry_at(&last.bytes, i, self.trailer.n_packs)?)));
             }
             block += 1;
         }
@@ -316,6 +324,18 @@ impl Segment {
         self.file
             .read_exact_at(bytes, block * BLOCK_LEN as u64)
             .context(|| format!("cannot read block {block} of index segment '{}'", self.id))
+    }
+}
+
+/// The block of a segment that was read and verified last: who looks for many ids in order reads each block once.
+pub(super) struct LastBlock {
+    block: Option<u64>,
+    bytes: [u8; BLOCK_LEN],
+}
+
+impl Default for LastBlock {
+    fn default() -> Self {
+        Self { block: None, bytes: [0; BLOCK_LEN] }
     }
 }
 

@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use super::pack::{Codec, PackWriter, RecordHeader};
+use super::pack::{Codec, PackWriter, RecordHeader, TRAILER_LEN};
 use super::*;
 use crate::progress::Progress;
 
@@ -113,6 +113,33 @@ fn a_chunk_that_is_not_there_is_said_to_be_not_present() {
     let error = scratch.store.read(&id, 10).unwrap_err();
     assert_eq!((error.kind(), error.to_string()), (Kind::NotFound, format!("chunk '{id}' is not present")));
     assert_eq!(scratch.store.locate(&[id]).unwrap(), [None]);
+}
+
+#[test]
+fn of_many_chunks_those_are_lacking_that_are_in_no_segment() {
+    let scratch = Scratch::new();
+    let plain = |range: std::ops::Range<u32>| range.map(|at| at.to_le_bytes().to_vec()).collect::<Vec<_>>();
+    for at in 0..3 {
+        scratch.put_all(&plain(at * 1000..at * 1000 + 300));
+    }
+    let mut all: Vec<ChunkId> = plain(0..3000).iter().map(|plain| ChunkId::of(plain)).collect();
+    all.sort_unstable();
+    let expected: Vec<ChunkId> = all.iter().filter(|id| !scratch.store.contains(id).unwrap()).copied().collect();
+    assert_eq!(expected.len(), 3000 - 900);
+    for store in [scratch.store.clone(), scratch.reopened()] {
+        assert_eq!(store.lacking(&all).unwrap(), expected);
+        assert_eq!(store.lacking(&[]).unwrap(), []);
+    }
+    // Another process stores what is lacking.
+    scratch
+        .reopened()
+        .writer(WriteOptions::default())
+        .map(|writer| {
+            plain(0..3000).iter().for_each(|plain| _ = writer.put(ChunkId::of(plain), plain).unwrap());
+            writer.finish().unwrap()
+        })
+        .unwrap();
+    assert_eq!(scratch.store.lacking(&all).unwrap(), []);
 }
 
 #[test]
@@ -291,15 +318,28 @@ fn the_page_of_the_pack_format_shows_these_bytes() {
 
 fn damages(bytes: &[u8], name: PackId) -> Vec<(u64, bool)> {
     let mut found = Vec::new();
-    pack::verify(bytes, name, &mut |damage| found.push((damage.offset, damage.chunk.is_some())));
+    let read = read_of(bytes);
+    pack::verify(bytes.len() as u64, name, &read, &mut |damage| found.push((damage.offset, damage.chunk.is_some())));
     found
+}
+
+fn read_of(bytes: &[u8]) -> impl Fn(u64, &mut [u8]) -> Result<()> {
+    |at, into| {
+        let there = bytes.get(at as usize..).and_then(|rest| rest.get(..into.len()));
+        into.copy_from_slice(there.expect("BUG: what is read is there"));
+        Ok(())
+    }
+}
+
+fn toc_of(bytes: &[u8]) -> Vec<TocEntry> {
+    pack::read_toc(bytes.len() as u64, &read_of(bytes)).unwrap()
 }
 
 #[test]
 fn a_sound_pack_has_no_damage() {
     let (name, bytes) = example_pack();
     assert_eq!(damages(&bytes, name), []);
-    let toc = pack::toc_of(&bytes).unwrap();
+    let toc = toc_of(&bytes);
     let mut plain = Vec::new();
     for (entry, (_, _, expected)) in toc.iter().zip(example_chunks()) {
         pack::unpack(&bytes[entry.offset as usize..], entry, &mut plain).unwrap();
@@ -311,7 +351,7 @@ fn a_sound_pack_has_no_damage() {
 #[test]
 fn every_flipped_bit_and_every_truncation_of_a_pack_is_found() {
     let (name, bytes) = example_pack();
-    let toc = pack::toc_of(&bytes).unwrap();
+    let toc = toc_of(&bytes);
     for len in 0..bytes.len() {
         assert_ne!(damages(&bytes[..len], name), [], "cut at {len}");
     }
@@ -330,9 +370,48 @@ fn every_flipped_bit_and_every_truncation_of_a_pack_is_found() {
 }
 
 #[test]
+fn a_pack_of_many_pieces_loses_only_the_chunks_that_are_wrong_or_unreadable() {
+    let scratch = Scratch::new();
+    // Longer than what is read at once: many of the one, one of the other.
+    scratch.put_all(&(0..40).map(|at| noise(at, if at == 20 { 1 << 20 } else { 60_000 })).collect::<Vec<_>>());
+    let [path] = scratch.files("packs").try_into().unwrap();
+    let bytes = fs::read(path).unwrap();
+    let (name, toc) = (PackId::of(&bytes), toc_of(&bytes));
+    assert!(toc.len() == 40 && damages(&bytes, name).is_empty());
+    for at in [0, 7, 8, 9, 19, 20, 21, 39] {
+        let entry = &toc[at];
+        let mut bad = bytes.clone();
+        bad[entry.offset as usize + entry.record_len() - 1] ^= 1;
+        let only = [(entry.offset.into(), true)];
+        assert_eq!(damages(&bad, name), only, "chunk {at}");
+        let hole = u64::from(entry.offset) + 1000;
+        let found = |n_times: usize| {
+            let (n_failed, read, mut found) = (std::cell::Cell::new(0), read_of(&bytes), Vec::new());
+            let with_hole = |at: u64, into: &mut [u8]| {
+                if (at..at + into.len() as u64).contains(&hole) && n_failed.get() < n_times {
+                    n_failed.set(n_failed.get() + 1);
+                    into.fill(7);
+                    return Err(Error::new(Kind::Io, "input/output error"));
+                }
+                read(at, into)
+            };
+            pack::verify(bytes.len() as u64, name, &with_hole, &mut |damage| found.push((damage.offset, damage.chunk.is_some())));
+            found
+        };
+        assert_eq!(found(usize::MAX), only, "chunk {at}");
+        assert_eq!(found(1), [], "chunk {at}, which the disk gave back when it was asked again");
+    }
+    let another = noise(1, 32).try_into().unwrap();
+    assert_eq!(damages(&bytes, PackId::from_bytes(another)), [(0, false)]);
+    let mut table = bytes.clone();
+    table[bytes.len() - TRAILER_LEN - 1] ^= 1;
+    assert_eq!(damages(&table, name), [((bytes.len() - TRAILER_LEN) as u64, false)]);
+}
+
+#[test]
 fn chunks_are_found_in_a_pack_without_table_and_after_a_hole() {
     let (_, bytes) = example_pack();
-    let toc = pack::toc_of(&bytes).unwrap();
+    let toc = toc_of(&bytes);
     assert_eq!(pack::salvage(&bytes[..bytes.len() - 1]), toc);
     let mut bad = bytes.clone();
     bad[..80].fill(0);
@@ -546,7 +625,7 @@ fn example_segment() -> (tempfile::TempDir, segment::SegmentId) {
     fs::create_dir(layout.index()).unwrap();
     fs::create_dir(layout.tmp()).unwrap();
     let (name, bytes) = example_pack();
-    let id = index::write_segment(&layout, &mut vec![(name, pack::toc_of(&bytes).unwrap())]).unwrap().unwrap();
+    let id = index::write_segment(&layout, &mut vec![(name, toc_of(&bytes))]).unwrap().unwrap();
     (dir, id)
 }
 
