@@ -138,6 +138,11 @@ pub fn hash_file(path: &Path) -> Result<FileHash> {
     Ok(FileHash::from_bytes(*hasher.finalize().as_bytes()))
 }
 
+/// Says whether the disk does not give back what was written to it. All else that can go wrong says nothing of the file.
+pub fn is_rot(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 /// Returns what the kernel tells of the file or directory `path`.
 pub fn look(path: &Path) -> Result<Metadata> {
     Ok(fs::metadata(path)?)

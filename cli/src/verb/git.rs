@@ -130,8 +130,9 @@ pub fn run(ui: &mut Ui, global: &GlobalArgs, args: &GitArgs) -> Result<()> {
         return Err(Error::new(Kind::Refused, message));
     }
     if ["gc", "prune", "repack"].contains(&verb.as_ref()) {
-        // There would be commits in it that are gone: git, which does not read it here, does not write it anew either.
+        // There would be commits and packs in them that are gone: git, which does not read them here, does not write them anew either.
         repo.git.remove_graph()?;
+        repo.git.remove_midx()?;
     }
     hand_over(ui, &repo, &args.command)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use sha1dc::Hasher;
 
-use super::inflate::{OpenFiles, Reader, is_rot};
+use super::inflate::{OpenFiles, Reader};
 use super::object::object_id;
 use super::packed::{Pack, Shared};
 use super::packindex::PackIndex;
@@ -66,6 +66,9 @@ const GRAPH: &str = "commit-graph";
 /// The list of its parts, where it is in parts.
 const CHAIN: &str = "commit-graphs/commit-graph-chain";
 
+/// What git copies out of the indexes of packs, below `objects/pack`, and, with this beginning, what belongs to it.
+const MIDX: &str = "multi-pack-index";
+
 /// An object that was read from a pack, or why it could not be.
 type Found = Result<(ObjectKind, Vec<u8>)>;
 
@@ -82,7 +85,7 @@ impl Git {
         for path in list(&dir.join("pack"))? {
             self.check_pack_file(&path, found)?;
         }
-        self.check_graph(found)?;
+        self.check_copies(found)?;
         found.sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
         if !found.is_empty() {
             verified.wanted = None;
@@ -91,18 +94,31 @@ impl Git {
         Ok(verified)
     }
 
-    /// Verifies git's copy of what the commits say, which may be in parts: the checksums, and, by git, that it is right.
-    fn check_graph(&self, found: &mut Vec<Damaged>) -> Result<()> {
+    /// Verifies git's copies of what the commits and the indexes of packs say, which may be in parts: the checksums, and, by git, that they are right.
+    fn check_copies(&self, found: &mut Vec<Damaged>) -> Result<()> {
         let n_before = found.len();
         let files = self.graph_files()?;
         files.iter().filter(|path| !path.ends_with(CHAIN)).try_for_each(|path| check_sum(path, Role::Derived, found))?;
-        let heads = files.into_iter().filter(|path| path.ends_with(CHAIN) || path.ends_with(GRAPH));
+        if found.len() == n_before {
+            let heads = files.into_iter().filter(|path| path.ends_with(CHAIN) || path.ends_with(GRAPH));
+            self.let_verify(&["commit-graph", "verify", "--no-progress"], heads, found)?;
+        }
+        // Its checksum was looked at with the packs.
+        let midx = self.git_dir().join("objects/pack").join(MIDX);
+        match found.iter().any(|damaged| damaged.path == midx) {
+            true => Ok(()),
+            false => self.let_verify(&[MIDX, "verify"], [midx].into_iter(), found),
+        }
+    }
+
+    /// Lets git verify a copy of its own, which it says of the `heads` that are there.
+    fn let_verify(&self, args: &[&str], heads: impl Iterator<Item = PathBuf>, found: &mut Vec<Damaged>) -> Result<()> {
         let heads: Vec<PathBuf> = heads.filter(|path| durable::is_there(path)).collect();
-        if heads.is_empty() || found.len() > n_before {
+        if heads.is_empty() {
             return Ok(());
         }
         let verify = || -> Result<Option<String>> {
-            let output = self.output(&["commit-graph", "verify", "--no-progress"], b"")?;
+            let output = self.output(args, b"")?;
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said).lines().next().map(str::to_owned);
             Ok(said.or((!output.status.success()).then(|| "failed without a word".to_owned())))
@@ -111,7 +127,7 @@ impl Git {
         if verify()?.is_some()
             && let Some(said) = verify()?
         {
-            let problem = format!("git commit-graph verify: {said}");
+            let problem = format!("git {} verify: {said}", args[0]);
             let damaged = |path| Damaged { path, offset: None, problem: problem.clone(), role: Role::Derived };
             found.extend(heads.into_iter().map(damaged));
         }
@@ -123,7 +139,16 @@ impl Git {
         self.graph_files()?.iter().try_for_each(|path| durable::remove(path))
     }
 
-    /// Returns the files in which that copy is, the list of its parts before these, and the one that may not be there.
+    /// Removes git's copy of what the indexes of packs say, before packs go: git, which does not read it here, would leave it, and it would name them.
+    pub fn remove_midx(&self) -> Result<()> {
+        let is_of_it = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(MIDX.as_bytes()));
+        for path in list(&self.git_dir().join("objects/pack"))?.into_iter().filter(is_of_it) {
+            if durable::is_dir(&path) { durable::remove_dir_all(&path)? } else { durable::remove(&path)? }
+        }
+        Ok(())
+    }
+
+    /// Returns the files in which the copy of what the commits say is, the list of its parts before these, and the one that may not be there.
     fn graph_files(&self) -> Result<Vec<PathBuf>> {
         let dir = self.git_dir().join("objects/info");
         let parts =
@@ -285,7 +310,7 @@ pub(super) fn check_sum(path: &Path, role: Role, found: &mut Vec<Damaged>) -> Re
         Ok(false) => "its bytes do not match the checksum that it ends with".to_owned(),
         Ok(true) if magic_of(path).is_none_or(|magic| begins_with(&file, magic)) => return Ok(()),
         Ok(true) => "it does not begin as a file of its kind".to_owned(),
-        Err(error) if is_rot(&error) => format!("not all of it can be read: {:#}", Error::from(error)),
+        Err(error) if durable::is_rot(&error) => format!("not all of it can be read: {:#}", Error::from(error)),
         Err(error) => return Err(error).context(what),
     };
     found.push(Damaged { path: path.to_owned(), offset: None, problem, role });
@@ -503,6 +528,21 @@ mod tests {
             git.remove_graph().unwrap();
             assert_eq!(damaged(&git), []);
         }
+    }
+
+    #[test]
+    fn an_index_of_several_packs_that_names_one_that_is_gone_is_damaged() {
+        let (dir, git, _) = repository();
+        git.run(&["-c", "core.multiPackIndex=true", MIDX, "write"]).unwrap();
+        let midx = dir.path().join("objects/pack").join(MIDX);
+        assert!(midx.is_file() && damaged(&git).is_empty());
+        let blob = git.run_with_input(&["hash-object", "-w", "--stdin"], b"more").unwrap();
+        git.run(&["update-ref", "refs/tags/more", String::from_utf8(blob).unwrap().trim()]).unwrap();
+        git.run(&["repack", "-adq"]).unwrap();
+        assert_eq!(damaged(&git), [(midx.clone(), Role::Derived)]);
+        std::fs::create_dir(midx.with_extension("d")).unwrap();
+        git.remove_midx().unwrap();
+        assert!(damaged(&git).is_empty() && !midx.with_extension("d").exists());
     }
 
     #[test]

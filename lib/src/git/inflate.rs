@@ -54,18 +54,13 @@ impl Source {
         self.file.read_exact_at(buffer, at).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Error::new(Kind::Corrupt, format!("'{}' is cut short", self.path.display())),
             _ => {
-                let kind = is_rot(&error).then_some(Kind::Corrupt);
+                let kind = durable::is_rot(&error).then_some(Kind::Corrupt);
                 let error = Error::from(error);
                 let kind = kind.unwrap_or(error.kind());
                 error.with_kind(kind).wrap(format!("cannot read '{}' at byte {at}", self.path.display()))
             }
         })
     }
-}
-
-/// Says whether the disk does not give back what was written to it. All else that can go wrong says nothing of the file.
-pub(super) fn is_rot(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// The files that are open, the most recently used first; bounded, as a process may have only so many.
