@@ -360,10 +360,13 @@ fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>
             ids.push(id);
             if ids.len() < AT_ONCE { Ok(()) } else { look(&mut ids) }
         });
-        look(&mut ids)?;
-        match walked {
+        let looked = look(&mut ids);
+        let walked = match walked {
             // It is a list, and among the missing.
-            Err(error) if error.kind() == Kind::NotFound && lacks_any => (),
+            Err(error) if error.kind() == Kind::NotFound && lacks_any => Ok(()),
+            other => other,
+        };
+        match walked.and(looked) {
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => findings.push(Finding {
                 what: format!("git object {oid}"),
                 offset: None,
@@ -387,7 +390,7 @@ fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>
 }
 
 /// Chunks of a large file that are looked for at once.
-const AT_ONCE: usize = 1 << 16;
+const AT_ONCE: usize = if cfg!(test) { 16 } else { 1 << 16 };
 
 /// The files that this host knows from other hosts only: their branches are fetched without the chunks.
 struct OthersFiles<'a> {
@@ -473,9 +476,11 @@ const HANDFUL: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::index::MAGIC;
+    use crate::file::index::{Entry, MAGIC};
     use crate::git::pack::PackWriter;
+    use crate::id::FileHash;
     use crate::repo::Places;
+    use crate::store::WriteOptions;
 
     #[test]
     fn of_many_blobs_those_are_left_out_that_are_certainly_no_chunk_indexes() {
@@ -504,6 +509,38 @@ mod tests {
         expected.insert(Oid::from_hex(damaged.as_bytes()).unwrap());
         assert!(expected.len() > 20);
         assert_eq!(perhaps_indexes(&repo).unwrap().into_iter().collect::<BTreeSet<_>>(), expected);
+    }
+
+    #[test]
+    fn each_chunk_of_a_file_is_looked_for_however_many_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of_directory(dir.path());
+        Repo::init(&places, "main").unwrap();
+        let repo = Repo::open(places).unwrap();
+        let lacking = [0, AT_ONCE - 1, AT_ONCE, 3 * AT_ONCE + 1];
+        let (mut content, mut entries) = (Vec::new(), Vec::new());
+        let mut expected = BTreeSet::new();
+        let writer = repo.store.writer(WriteOptions::default()).unwrap();
+        for at in 0..3 * AT_ONCE + 2 {
+            let plain = (at as u32).to_be_bytes();
+            let id = ChunkId::of(&plain);
+            content.extend(plain);
+            entries.push(Entry::Chunk { id, len: 4 });
+            match lacking.contains(&at) {
+                true => _ = expected.insert(id),
+                false => _ = writer.put(id, &plain).unwrap(),
+            }
+        }
+        writer.finish().unwrap();
+        let (size, hash) = (content.len() as u64, FileHash::of(&content));
+        let index = ChunkIndex { size, hash, has_holes: false, chunker: "fixed:size=64".parse().unwrap(), entries };
+        let pack = PackWriter::new(&repo.places.git_dir, &repo.objects).unwrap();
+        pack.blob(&index.encode()).unwrap();
+        pack.finish().unwrap().unwrap().release().unwrap();
+        let mut findings = Vec::new();
+        check_files(&repo, None, &mut findings, &Progress::default()).unwrap();
+        let is_told = |id: &ChunkId| findings.iter().any(|finding| finding.problem.contains(&id.to_string()));
+        assert!(findings.len() == lacking.len() && expected.iter().all(is_told), "{findings:?}");
     }
 
     #[test]

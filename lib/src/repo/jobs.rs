@@ -77,7 +77,9 @@ impl<J: Send> Jobs<J> {
             }
         };
         std::thread::scope(|scope| {
-            (1..n_threads).for_each(|_| _ = scope.spawn(one));
+            // Where no more can be started, those that are there do it.
+            let start = || std::thread::Builder::new().spawn_scoped(scope, one);
+            (1..n_threads).map_while(|_| start().ok()).for_each(drop);
             one();
         });
         self.state().failure.take().map_or(Ok(()), Err)

@@ -1,7 +1,7 @@
 //! Checking what is stored, and putting damaged packs aside.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,6 +42,8 @@ pub struct Checked {
     /// Bytes of packs that were verified.
     pub n_fresh: u64,
 }
+
+const POISONED: &str = "BUG: a thread panicked while it checked packs";
 
 const INDEX_REMEDY: &str = "nothing: the index was made anew from the packs";
 const PACK_REMEDY: &str = "'gdo check --repair --from SOURCE' keeps what is sound and takes the rest from another store, or from a directory that has the files";
@@ -84,8 +86,7 @@ impl Store {
         let mut damaged: Vec<&Path> = findings.iter().filter(|f| f.remedy == PACK_REMEDY).map(|f| &*f.file).collect();
         damaged.dedup();
         for path in &damaged {
-            let Some(bytes) = read_pack(path)? else { continue };
-            for (header, stored) in sound_records(&bytes) {
+            for (header, stored) in sound_records(&read_pack(path)?) {
                 writer.append(&header, stored)?;
             }
         }
@@ -111,27 +112,30 @@ impl Store {
         progress: &Progress,
     ) -> Result<Checked> {
         let next = AtomicUsize::new(0);
-        let checked = Mutex::new(Checked::default());
-        let work = || -> Result<()> {
-            while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let path = pack::path_of(&self.layout().packs(), pack.id);
-                let is_same = read_data && sound.contains(&pack.id) && is_named_by_hash(&path, pack.id);
-                let found = if is_same { Vec::new() } else { self.check_pack(pack, &path, read_data)? };
-                let is_sound = read_data && found.is_empty() && (is_same || !index::is_reference(&path).unwrap_or(true));
-                let n_read = if read_data { pack.len } else { 0 };
-                let mut checked = checked.lock().expect("BUG: a thread panicked while it checked packs");
-                checked.findings.extend(found);
-                checked.sound.extend(is_sound.then_some(pack.id));
-                *(if is_same { &mut checked.n_same } else { &mut checked.n_fresh }) += n_read;
-                progress.add(1, n_read);
-            }
+        let (checked, failure) = (Mutex::new(Checked::default()), Mutex::new(None));
+        let check = |pack: &PackOnDisk| -> Result<()> {
+            let path = pack::path_of(&self.layout().packs(), pack.id);
+            let is_same = read_data && sound.contains(&pack.id) && is_named_by_hash(&path, pack.id);
+            let found = if is_same { Vec::new() } else { self.check_pack(pack, &path, read_data)? };
+            let is_sound = read_data && found.is_empty() && (is_same || !index::is_reference(&path).unwrap_or(true));
+            let n_read = if read_data { pack.len } else { 0 };
+            let mut checked = checked.lock().expect(POISONED);
+            checked.findings.extend(found);
+            checked.sound.extend(is_sound.then_some(pack.id));
+            *(if is_same { &mut checked.n_same } else { &mut checked.n_fresh }) += n_read;
+            progress.add(1, n_read);
             Ok(())
         };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads::n_processors()).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().try_for_each(|thread| thread.join().expect("BUG: a thread that checks packs panicked"))
-        })?;
-        Ok(checked.into_inner().expect("BUG: a thread panicked while it checked packs"))
+        threads::in_all(&|| {
+            while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = check(pack) {
+                    failure.lock().expect(POISONED).get_or_insert(error);
+                    return;
+                }
+            }
+        });
+        failure.into_inner().expect(POISONED).map_or(Ok(()), Err)?;
+        Ok(checked.into_inner().expect(POISONED))
     }
 
     fn check_pack(&self, pack: &PackOnDisk, path: &Path, read_data: bool) -> Result<Vec<Finding>> {
@@ -280,18 +284,47 @@ fn must_be_possible(len: u64) -> Result<()> {
     }
 }
 
-/// Reads a whole pack; `None` if it cannot be read, or is none.
-fn read_pack(path: &Path) -> Result<Option<Vec<u8>>> {
-    let Ok(mut file) = durable::open(path) else { return Ok(None) };
-    let len = file.metadata().map_or(u64::MAX, |metadata| metadata.len());
+/// Reads a whole pack, with zeros in the place of what the disk does not give back. What is no file, or longer than any pack, has nothing in it.
+///
+/// It fails where nothing is said of what stands there: the file cannot be opened, or there is no memory for it.
+fn read_pack(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("cannot read chunk pack '{}'", path.display());
+    if !durable::is_file(path) {
+        return Ok(Vec::new());
+    }
+    let file = durable::open(path).context(what)?;
+    let len = file.metadata().context(what)?.len();
     if must_be_possible(len).is_err() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let mut bytes = Vec::new();
-    // That says nothing of the pack.
-    let reserved = bytes.try_reserve_exact(len as usize + 1);
+    let reserved = bytes.try_reserve_exact(len as usize);
     reserved.map_err(|_| Error::new(Kind::Io, format!("not enough memory for a pack of {len} bytes")))?;
-    Ok(file.read_to_end(&mut bytes).is_ok().then_some(bytes))
+    bytes.resize(len as usize, 0);
+    fill(&mut bytes, &|at, into| file.read_exact_at(into, at)).context(what)?;
+    Ok(bytes)
+}
+
+/// Reads what can be read; a block that the disk does not give back is left as zeros.
+fn fill(bytes: &mut [u8], read: &dyn Fn(u64, &mut [u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    const BLOCK: usize = 4096;
+    let read_or_zeros = |at: usize, into: &mut [u8]| match read(at as u64, into) {
+        Err(error) if durable::is_rot(&error) => {
+            into.fill(0);
+            Ok(())
+        }
+        other => other,
+    };
+    for (n, piece) in bytes.chunks_mut(64 * BLOCK).enumerate() {
+        match read((n * 64 * BLOCK) as u64, piece) {
+            Err(error) if durable::is_rot(&error) => {
+                let mut blocks = piece.chunks_mut(BLOCK).enumerate();
+                blocks.try_for_each(|(block, into)| read_or_zeros((n * 64 + block) * BLOCK, into))?;
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Returns the records of a pack that hold, plain bytes included.
@@ -305,4 +338,36 @@ fn sound_records(bytes: &[u8]) -> Vec<(pack::RecordHeader, &[u8])> {
             pack::open_record(record, entry).ok()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn what_the_disk_does_not_give_back_is_zeros_and_all_else_is_there() {
+        let whole: Vec<u8> = (0..700_000_u32).map(|at| (at % 251) as u8 + 1).collect();
+        let with_hole = |errno: Errno, hole: usize| {
+            let whole = &whole;
+            move |at: u64, into: &mut [u8]| {
+                let range = at as usize..at as usize + into.len();
+                into.fill(7);
+                if range.contains(&hole) {
+                    return Err(errno.into());
+                }
+                into.copy_from_slice(&whole[range]);
+                Ok(())
+            }
+        };
+        for hole in [0, 300_000, 699_999] {
+            let mut bytes = vec![0; whole.len()];
+            fill(&mut bytes, &with_hole(Errno::IO, hole)).unwrap();
+            let start = hole / 4096 * 4096;
+            let end = whole.len().min(start + 4096);
+            assert!(bytes[start..end].iter().all(|&byte| byte == 0), "{hole}");
+            assert!(bytes[..start] == whole[..start] && bytes[end..] == whole[end..], "{hole}");
+            fill(&mut bytes, &with_hole(Errno::STALE, hole)).unwrap_err();
+        }
+    }
 }

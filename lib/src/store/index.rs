@@ -87,7 +87,7 @@ impl Index {
         Ok(all)
     }
 
-    /// Returns those of the `ids`, which are sorted, that are nowhere.
+    /// Returns those of the `ids` that are nowhere; sorted ones cost least.
     pub fn lacking(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>> {
         let mut lacking = ids.to_vec();
         for segment in &self.segments {

@@ -206,7 +206,7 @@ impl Store {
         Ok(!self.find_all(id)?.is_empty())
     }
 
-    /// Returns those of the `ids`, which are sorted, that are not here: of many, each costs a fraction of [`Store::contains`].
+    /// Returns those of the `ids` that are not here. If they are sorted, each costs a fraction of [`Store::contains`].
     pub fn lacking(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>> {
         self.refresh_if_old()?;
         self.with_index(|index| index.lacking(ids))

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::durable::{self, Temp, Writeback};
 use crate::error::{Context, Error, Kind, Reason, Result};
@@ -368,17 +369,21 @@ pub(super) fn verify(len: u64, name: PackId, read: ReadAt<'_>, report: &mut dyn 
         is_sound = false;
         report(Damage { offset, chunk, error });
     };
-    let mut piece = vec![0; (HEADER_LEN as u64).min(len) as usize];
     let mut whole = blake3::Hasher::new();
-    match read(0, &mut piece).and_then(|()| decode_header(&piece)) {
-        Ok(()) => _ = whole.update(&piece),
+    let mut header = vec![0; (HEADER_LEN as u64).min(len) as usize];
+    match read(0, &mut header).and_then(|()| decode_header(&header)) {
+        Ok(()) => _ = whole.update(&header),
         Err(error) => failed(0, None, error),
     }
     let toc = read_toc(len, read).unwrap_or_else(|error| {
         failed(len.saturating_sub(TRAILER_LEN as u64), None, error);
         Vec::new()
     });
-    let mut plain = Vec::new();
+    let _alone = toc
+        .iter()
+        .any(|entry| entry.plain_len as usize > MAX_SHARED)
+        .then(|| LONG.lock().unwrap_or_else(PoisonError::into_inner));
+    let (mut piece, mut plain) = (Vec::new(), Vec::new());
     let mut rest = &*toc;
     while let [first, ..] = rest {
         let end_of = |entry: &TocEntry| entry.offset as usize + entry.record_len();
@@ -386,14 +391,20 @@ pub(super) fn verify(len: u64, name: PackId, read: ReadAt<'_>, report: &mut dyn 
         let n = rest.partition_point(|entry| end_of(entry) <= start + PIECE).max(1);
         let (entries, others) = rest.split_at(n);
         piece.resize(end_of(&entries[n - 1]) - start, 0);
-        let is_read = read(start as u64, &mut piece).is_ok();
+        let mut unread = read(start as u64, &mut piece).err();
+        let was_unread = unread.is_some();
         for entry in entries {
             let record = &mut piece[entry.offset as usize - start..][..entry.record_len()];
             // Of what cannot be read at once, most may be there.
-            let record = if is_read { Ok(()) } else { read(entry.offset.into(), record) }.map(|()| &*record);
+            let record = if was_unread { read(entry.offset.into(), record) } else { Ok(()) }.map(|()| &*record);
             if let Err(error) = record.and_then(|record| verify_record(record, entry, &mut plain)) {
                 failed(entry.offset.into(), Some(entry.id), error);
+                unread = None;
             }
+        }
+        if let Some(error) = unread {
+            // The next time it may not.
+            failed(first.offset.into(), None, error.wrap("the disk gave these bytes only when it was asked again"));
         }
         whole.update(&piece);
         rest = others;
@@ -413,6 +424,11 @@ pub(super) fn verify(len: u64, name: PackId, read: ReadAt<'_>, report: &mut dyn 
         });
     }
 }
+
+/// Bytes of a chunk up to which each thread may hold one; of packs with longer ones a process verifies one at a time.
+const MAX_SHARED: usize = 2 << 20;
+
+static LONG: Mutex<()> = Mutex::new(());
 
 /// Bytes of a pack that are read and verified at once, if no chunk is longer: what a processor has near.
 const PIECE: usize = 512 << 10;

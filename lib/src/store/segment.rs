@@ -241,14 +241,19 @@ impl Segment {
 
     /// Looks `id` up: its place among the entries, and the entry.
     pub fn find(&self, id: &ChunkId) -> Result<Option<(u64, Entry)>> {
-        self.find_near(id, &mut LastBlock::default())
+        if self.may_have(id) { self.find_in_block_of(id, &mut LastBlock::default()) } else { Ok(None) }
     }
 
     /// Does so after others, of which the `last` may have been in the same block of this segment.
     pub fn find_near(&self, id: &ChunkId, last: &mut LastBlock) -> Result<Option<(u64, Entry)>> {
-        if !filter_has(&self.tables[self.trailer.filter_at()..], id, self.trailer.n_groups) {
-            return Ok(None);
-        }
+        if self.may_have(id) { self.find_in_block_of(id, last) } else { Ok(None) }
+    }
+
+    fn may_have(&self, id: &ChunkId) -> bool {
+        filter_has(&self.tables[self.trailer.filter_at()..], id, self.trailer.n_groups)
+    }
+
+    fn find_in_block_of(&self, id: &ChunkId, last: &mut LastBlock) -> Result<Option<(u64, Entry)>> {
         let prefix = &id.as_bytes()[..ANCHOR_LEN];
         // Usually one block; two when the anchor of the second has the same first 8 bytes.
         let mut block = self.n_anchors_below(prefix).saturating_sub(1);
