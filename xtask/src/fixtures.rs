@@ -2,7 +2,7 @@
 //!
 //! All of it is made the same way each time: what looks random comes from a seeded generator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
@@ -268,12 +268,24 @@ pub fn debian_upgrade(dir: &Path) -> Result<Vec<PathBuf>> {
     let (released, upgraded) = (debian_released()?, debian_upgraded()?);
     let (before, after) = (listed(&released)?, listed(&upgraded)?);
     let is_new = |(name, told): &(&String, &String)| before.get(*name) != Some(*told);
-    let changed: Vec<&str> = after.iter().filter(is_new).map(|(name, _)| name.as_str()).collect();
+    let changed: Vec<&Path> = after.iter().filter(is_new).map(|(name, _)| Path::new(name)).collect();
     ensure!(!changed.is_empty(), "this Debian has no upgrades; nothing can be measured of it");
+    // With the directories that they are in, which else would be made as they are made anywhere.
+    let dirs: BTreeSet<&Path> =
+        changed.iter().flat_map(|path| path.ancestors().skip(1)).filter(|dir| dir.starts_with("./")).collect();
+    let names: Vec<_> = dirs.into_iter().chain(changed).map(|path| path.to_string_lossy()).collect();
     let list = dir.with_extension("list");
-    std::fs::write(&list, changed.join("\n"))?;
+    std::fs::write(&list, names.join("\n"))?;
     let mut tar = Command::new("tar");
-    tar.args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "--no-unquote", "--verbatim-files-from", "-xpf"]);
+    tar.args([
+        "--xattrs",
+        "--xattrs-include=*",
+        "--numeric-owner",
+        "--no-recursion",
+        "--no-unquote",
+        "--verbatim-files-from",
+        "-xpf",
+    ]);
     succeed(tar.arg(&upgraded).arg("-C").arg(dir).arg("-T").arg(&list))?;
     std::fs::remove_file(&list)?;
     Ok(before.keys().filter(|name| !after.contains_key(*name)).map(PathBuf::from).collect())
