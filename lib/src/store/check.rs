@@ -1,14 +1,13 @@
 //! Checking what is stored, and putting damaged packs aside.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::index::{self, Index, PackOnDisk};
 use super::pack::{self, Damage};
-use super::{Store, WriteOptions, is_index_damage, list_dir, reference, segment};
+use super::{Store, WriteOptions, is_index_damage, list_dir, reference, rescue, segment};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
@@ -85,18 +84,27 @@ impl Store {
         let findings = self.check(true, progress)?;
         let mut damaged: Vec<&Path> = findings.iter().filter(|f| f.remedy == PACK_REMEDY).map(|f| &*f.file).collect();
         damaged.dedup();
-        for path in &damaged {
-            for (header, stored) in sound_records(&read_pack(path)?) {
+        // What cannot be looked at now stays where it is.
+        let mut read = Vec::new();
+        for path in damaged {
+            let Ok(bytes) = rescue::read_damaged(path) else { continue };
+            for (header, stored) in sound_records(&bytes) {
                 writer.append(&header, stored)?;
             }
+            read.push(path);
         }
         let (_, _lease) = writer.finish_with_lease()?;
         let quarantine = self.layout().root.join("quarantine");
-        for path in &damaged {
+        for path in &read {
+            // Where every record was sound, the copy has the same name, and stands in its place.
+            let id = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
+            if id.is_some_and(|id| is_named_by_hash(path, id).unwrap_or(false)) {
+                continue;
+            }
             durable::create_dir_all(&quarantine, 0o700)?;
             durable::move_into(path, &quarantine)?;
         }
-        if !damaged.is_empty() {
+        if !read.is_empty() {
             index::rebuild(self.layout())?;
             self.close_packs();
             self.refresh()?;
@@ -115,8 +123,15 @@ impl Store {
         let (checked, failure) = (Mutex::new(Checked::default()), Mutex::new(None));
         let check = |pack: &PackOnDisk| -> Result<()> {
             let path = pack::path_of(&self.layout().packs(), pack.id);
-            let is_same = read_data && sound.contains(&pack.id) && is_named_by_hash(&path, pack.id);
-            let found = if is_same { Vec::new() } else { self.check_pack(pack, &path, read_data)? };
+            let is_named = (read_data && sound.contains(&pack.id)).then(|| is_named_by_hash(&path, pack.id));
+            let is_same = matches!(is_named, Some(Ok(true)));
+            let mut found = if is_same { Vec::new() } else { self.check_pack(pack, &path, read_data)? };
+            if let Some(Err(error)) = is_named
+                && found.is_empty()
+            {
+                let problem = format!("{}: {error:#}", pack::GIVEN_LATER);
+                found.push(Finding { file: path.clone(), offset: None, chunk: None, problem, remedy: PACK_REMEDY });
+            }
             let is_sound = read_data && found.is_empty() && (is_same || !index::is_reference(&path).unwrap_or(true));
             let n_read = if read_data { pack.len } else { 0 };
             let mut checked = checked.lock().expect(POISONED);
@@ -155,7 +170,7 @@ impl Store {
         };
         match outcome {
             // Bytes that the disk does not give back are as lost as wrong ones, and no reason to stop.
-            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io | Kind::NotFound) => {
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io | Kind::NotFound | Kind::Refused) => {
                 report(Damage { offset: 0, chunk: None, error });
             }
             other => other?,
@@ -263,68 +278,18 @@ impl Store {
 }
 
 /// Says whether a pack has the bytes that its name is the hash of.
-fn is_named_by_hash(path: &Path, id: PackId) -> bool {
-    durable::hash_file(path).is_ok_and(|hash| hash.as_bytes() == id.as_bytes())
+fn is_named_by_hash(path: &Path, id: PackId) -> Result<bool> {
+    Ok(durable::hash_file(path)?.as_bytes() == id.as_bytes())
 }
 
 /// Verifies every byte of a pack; no honest writer makes one longer than the cap.
 fn verify_pack(pack: &PackOnDisk, path: &Path, report: &mut dyn FnMut(Damage)) -> Result<()> {
     let verified = index::with_pack(path, |len, read| {
-        must_be_possible(len)?;
+        rescue::must_be_possible(len)?;
         pack::verify(len, pack.id, read, report);
         Ok(())
     });
     verified.context(|| format!("cannot read chunk pack '{}'", path.display()))
-}
-
-fn must_be_possible(len: u64) -> Result<()> {
-    match len <= pack::MAX_PACK {
-        true => Ok(()),
-        false => Err(pack::corrupt(format!("pack has {len} bytes, at most {} are possible", pack::MAX_PACK))),
-    }
-}
-
-/// Reads a whole pack, with zeros in the place of what the disk does not give back. What is no file, or longer than any pack, has nothing in it.
-///
-/// It fails where nothing is said of what stands there: the file cannot be opened, or there is no memory for it.
-fn read_pack(path: &Path) -> Result<Vec<u8>> {
-    let what = || format!("cannot read chunk pack '{}'", path.display());
-    if !durable::is_file(path) {
-        return Ok(Vec::new());
-    }
-    let file = durable::open(path).context(what)?;
-    let len = file.metadata().context(what)?.len();
-    if must_be_possible(len).is_err() {
-        return Ok(Vec::new());
-    }
-    let mut bytes = Vec::new();
-    let reserved = bytes.try_reserve_exact(len as usize);
-    reserved.map_err(|_| Error::new(Kind::Io, format!("not enough memory for a pack of {len} bytes")))?;
-    bytes.resize(len as usize, 0);
-    fill(&mut bytes, &|at, into| file.read_exact_at(into, at)).context(what)?;
-    Ok(bytes)
-}
-
-/// Reads what can be read; a block that the disk does not give back is left as zeros.
-fn fill(bytes: &mut [u8], read: &dyn Fn(u64, &mut [u8]) -> std::io::Result<()>) -> std::io::Result<()> {
-    const BLOCK: usize = 4096;
-    let read_or_zeros = |at: usize, into: &mut [u8]| match read(at as u64, into) {
-        Err(error) if durable::is_rot(&error) => {
-            into.fill(0);
-            Ok(())
-        }
-        other => other,
-    };
-    for (n, piece) in bytes.chunks_mut(64 * BLOCK).enumerate() {
-        match read((n * 64 * BLOCK) as u64, piece) {
-            Err(error) if durable::is_rot(&error) => {
-                let mut blocks = piece.chunks_mut(BLOCK).enumerate();
-                blocks.try_for_each(|(block, into)| read_or_zeros((n * 64 + block) * BLOCK, into))?;
-            }
-            other => other?,
-        }
-    }
-    Ok(())
 }
 
 /// Returns the records of a pack that hold, plain bytes included.
@@ -338,36 +303,4 @@ fn sound_records(bytes: &[u8]) -> Vec<(pack::RecordHeader, &[u8])> {
             pack::open_record(record, entry).ok()
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::io::Errno;
-
-    #[test]
-    fn what_the_disk_does_not_give_back_is_zeros_and_all_else_is_there() {
-        let whole: Vec<u8> = (0..700_000_u32).map(|at| (at % 251) as u8 + 1).collect();
-        let with_hole = |errno: Errno, hole: usize| {
-            let whole = &whole;
-            move |at: u64, into: &mut [u8]| {
-                let range = at as usize..at as usize + into.len();
-                into.fill(7);
-                if range.contains(&hole) {
-                    return Err(errno.into());
-                }
-                into.copy_from_slice(&whole[range]);
-                Ok(())
-            }
-        };
-        for hole in [0, 300_000, 699_999] {
-            let mut bytes = vec![0; whole.len()];
-            fill(&mut bytes, &with_hole(Errno::IO, hole)).unwrap();
-            let start = hole / 4096 * 4096;
-            let end = whole.len().min(start + 4096);
-            assert!(bytes[start..end].iter().all(|&byte| byte == 0), "{hole}");
-            assert!(bytes[..start] == whole[..start] && bytes[end..] == whole[end..], "{hole}");
-            fill(&mut bytes, &with_hole(Errno::STALE, hole)).unwrap_err();
-        }
-    }
 }

@@ -404,7 +404,7 @@ pub(super) fn verify(len: u64, name: PackId, read: ReadAt<'_>, report: &mut dyn 
         }
         if let Some(error) = unread {
             // The next time it may not.
-            failed(first.offset.into(), None, error.wrap("the disk gave these bytes only when it was asked again"));
+            failed(first.offset.into(), None, error.wrap(GIVEN_LATER));
         }
         whole.update(&piece);
         rest = others;
@@ -425,9 +425,13 @@ pub(super) fn verify(len: u64, name: PackId, read: ReadAt<'_>, report: &mut dyn 
     }
 }
 
+/// What is said of a read error that did not come again.
+pub(super) const GIVEN_LATER: &str = "the disk gave these bytes only when it was asked again";
+
 /// Bytes of a chunk up to which each thread may hold one; of packs with longer ones a process verifies one at a time.
 const MAX_SHARED: usize = 2 << 20;
 
+/// Held by who verifies a pack with longer ones.
 static LONG: Mutex<()> = Mutex::new(());
 
 /// Bytes of a pack that are read and verified at once, if no chunk is longer: what a processor has near.

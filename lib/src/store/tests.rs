@@ -531,6 +531,32 @@ fn repair_saves_the_sound_chunks_and_lets_the_lost_one_be_put_again() {
 }
 
 #[test]
+fn repair_leaves_a_pack_in_its_place_that_it_can_make_again() {
+    let scratch = Scratch::new();
+    let chunks = [noise(1, 5000), text(2, 5000), noise(3, 5000)];
+    scratch.put_all(&chunks);
+    let pack = scratch.files("packs")[0].clone();
+    let sound = fs::read(&pack).unwrap();
+    for at in [0, 9, sound.len() - TRAILER_LEN - 1, sound.len() - 1] {
+        overwrite(&pack, |bytes| bytes[at] ^= 1);
+        assert!(!scratch.store.repair(&Progress::default()).unwrap().is_empty(), "{at}");
+        assert_eq!(fs::read(&pack).unwrap(), sound, "{at}");
+        assert!(!scratch.root().join("quarantine").exists(), "{at}");
+        for chunk in &chunks {
+            assert_eq!(&scratch.reopened().read(&ChunkId::of(chunk), 5000).unwrap(), chunk);
+        }
+        assert_eq!(scratch.check(), []);
+    }
+    // What is no file is put aside.
+    fs::remove_file(&pack).unwrap();
+    fs::create_dir(&pack).unwrap();
+    assert!(!scratch.store.repair(&Progress::default()).unwrap().is_empty());
+    assert!(!pack.exists() && scratch.root().join("quarantine").join(pack.file_name().unwrap()).is_dir());
+    assert_eq!(scratch.put_all(&chunks).new_chunks, 3);
+    assert_eq!(scratch.check(), []);
+}
+
+#[test]
 fn a_pack_that_is_cut_short_is_no_reason_to_call_its_chunks_known() {
     let scratch = Scratch::new();
     let chunks = [noise(1, 5000), text(2, 5000)];
