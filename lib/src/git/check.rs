@@ -2,6 +2,7 @@
 //!
 //! `git fsck` says which objects are missing or damaged, but seldom in which file, and it stops at some damage. Here each file is looked at by itself.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -69,6 +70,10 @@ const CHAIN: &str = "commit-graphs/commit-graph-chain";
 /// What git copies out of the indexes of packs, below `objects/pack`, and, with this beginning, what belongs to it.
 const MIDX: &str = "multi-pack-index";
 
+/// Where that is in parts, and the list of them.
+const MIDX_PARTS: &str = "multi-pack-index.d";
+const MIDX_CHAIN: &str = "multi-pack-index.d/multi-pack-index-chain";
+
 /// An object that was read from a pack, or why it could not be.
 type Found = Result<(ObjectKind, Vec<u8>)>;
 
@@ -104,10 +109,10 @@ impl Git {
             self.let_verify(&["commit-graph", "verify", "--no-progress"], heads, found)?;
         }
         // Its checksum was looked at with the packs.
-        let midx = self.git_dir().join("objects/pack").join(MIDX);
-        match found.iter().any(|damaged| damaged.path == midx) {
+        let heads = [MIDX, MIDX_CHAIN].map(|name| self.git_dir().join("objects/pack").join(name));
+        match found.iter().any(|damaged| heads.contains(&damaged.path)) {
             true => Ok(()),
-            false => self.let_verify(&[MIDX, "verify"], [midx].into_iter(), found),
+            false => self.let_verify(&[MIDX, "verify"], heads.into_iter(), found),
         }
     }
 
@@ -139,13 +144,25 @@ impl Git {
         self.graph_files()?.iter().try_for_each(|path| durable::remove(path))
     }
 
-    /// Removes git's copy of what the indexes of packs say, before packs go: git, which does not read it here, would leave it, and it would name them.
+    /// Lets git put packs together and remove those that it needs no more, and with them its copy of what their indexes say: git, which does not read that
+    /// here, would leave it, and it would name them.
+    pub fn repack<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<()> {
+        self.remove_midx()?;
+        self.run(args)?;
+        // Another git may have written it meanwhile.
+        self.remove_midx()
+    }
+
+    /// Removes git's copy of what the indexes of packs say; locks of it belong to who writes it.
     pub fn remove_midx(&self) -> Result<()> {
-        let is_of_it = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(MIDX.as_bytes()));
-        for path in list(&self.git_dir().join("objects/pack"))?.into_iter().filter(is_of_it) {
-            if durable::is_dir(&path) { durable::remove_dir_all(&path)? } else { durable::remove(&path)? }
-        }
-        Ok(())
+        let dir = self.git_dir().join("objects/pack");
+        let is_of_it = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            name.starts_with(MIDX.as_bytes()) && !name.ends_with(b".lock")
+        };
+        let parts = list(&dir.join(MIDX_PARTS))?;
+        let files = list(&dir)?.into_iter().filter(|path| !path.ends_with(MIDX_PARTS)).chain(parts);
+        files.filter(is_of_it).try_for_each(|path| durable::remove(&path))
     }
 
     /// Returns the files in which the copy of what the commits say is, the list of its parts before these, and the one that may not be there.
@@ -162,9 +179,9 @@ impl Git {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let stray = |problem: &str, role| Damaged { path: path.to_owned(), offset: None, problem: problem.into(), role };
         match extension {
-            // One of these is in parts, which git checks itself.
-            _ if name == "multi-pack-index.d" => (),
-            _ if name.starts_with("multi-pack-index") => check_sum(path, Role::Derived, found)?,
+            // Git verifies it where it is in parts.
+            _ if name == MIDX_PARTS || name.ends_with(".lock") => (),
+            _ if name.starts_with(MIDX) => check_sum(path, Role::Derived, found)?,
             // What git did not finish.
             _ if name.starts_with('.') || name.starts_with("tmp_") => (),
             "pack" if !has("idx") => {
@@ -250,7 +267,7 @@ impl Git {
                 None => (),
             }
         }
-        let midx = self.git_dir().join("objects/pack/multi-pack-index");
+        let midx = self.git_dir().join("objects/pack").join(MIDX);
         if !damaged.is_empty() && durable::is_file(&midx) {
             self.move_aside(state, &midx)?;
         }
@@ -328,7 +345,7 @@ fn magic_of(path: &Path) -> Option<&'static [u8]> {
         (".mtimes", b"MTME"),
         (".graph", b"CGPH"),
     ];
-    let named = [("commit-graph", &b"CGPH"[..]), ("multi-pack-index", b"MIDX")];
+    let named = [("commit-graph", &b"CGPH"[..]), (MIDX, b"MIDX")];
     let by_end = kinds.iter().find(|(end, _)| name.ends_with(end));
     by_end.or_else(|| named.iter().find(|(whole, _)| name == *whole)).map(|(_, magic)| *magic)
 }
@@ -540,9 +557,15 @@ mod tests {
         git.run(&["update-ref", "refs/tags/more", String::from_utf8(blob).unwrap().trim()]).unwrap();
         git.run(&["repack", "-adq"]).unwrap();
         assert_eq!(damaged(&git), [(midx.clone(), Role::Derived)]);
-        std::fs::create_dir(midx.with_extension("d")).unwrap();
+        let parts = midx.with_extension("d");
+        fs::create_dir(&parts).unwrap();
+        for name in [parts.join("multi-pack-index-chain"), parts.join("multi-pack-index-chain.lock"), midx.with_extension("lock")]
+        {
+            fs::write(name, "x").unwrap();
+        }
         git.remove_midx().unwrap();
-        assert!(damaged(&git).is_empty() && !midx.with_extension("d").exists());
+        assert_eq!(damaged(&git), []);
+        assert!(!midx.exists() && midx.with_extension("lock").exists() && list(&parts).unwrap().len() == 1);
     }
 
     #[test]

@@ -9,8 +9,7 @@ use crate::durable;
 pub type Root = (Option<ObjectKind>, Oid);
 
 /// What says of other objects that they belong to the repository, or that some do not, and is seldom there.
-const MORE_TO_FOLLOW: [&str; 6] =
-    ["info/grafts", "objects/pack/multi-pack-index", "objects/pack/multi-pack-index.d", "reftable", "shallow", "worktrees"];
+const MORE_TO_FOLLOW: [&str; 4] = ["info/grafts", "reftable", "shallow", "worktrees"];
 
 impl Git {
     /// Returns what HEAD, the refs and their logs lead to, or `None` if only git can say: something is not what git writes, or there is more to follow.

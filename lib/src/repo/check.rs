@@ -366,14 +366,16 @@ fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>
             Err(error) if error.kind() == Kind::NotFound && lacks_any => Ok(()),
             other => other,
         };
-        match walked.and(looked) {
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => findings.push(Finding {
-                what: format!("git object {oid}"),
-                offset: None,
-                problem: format!("{error:#}"),
-                remedy: CHUNK_REMEDY.into(),
-            }),
-            other => other?,
+        for outcome in [walked, looked] {
+            match outcome {
+                Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => findings.push(Finding {
+                    what: format!("git object {oid}"),
+                    offset: None,
+                    problem: format!("{error:#}"),
+                    remedy: CHUNK_REMEDY.into(),
+                }),
+                other => other?,
+            }
         }
         Ok(())
     })?;

@@ -52,9 +52,8 @@ pub fn gc(repo: &Repo, what: &CleanUp, progress: &Progress) -> Result<Cleaned> {
         progress.stage("cleaning up git objects", 0, 0);
         // It may lead away from commits that are needed: git neither reads it now, nor finds in it later what it removed.
         repo.git.remove_graph()?;
-        repo.git.remove_midx()?;
         let prune = format!("--prune={}", what.prune);
-        let cleaned = repo.git.run(&["gc", "--quiet", "--no-cruft", &prune]);
+        let cleaned = repo.git.repack(&["gc", "--quiet", "--no-cruft", &prune]);
         cleaned.map_err(|error| match is_about_others(&error.to_string()) {
             true => error.with_kind(Kind::Locked).wrap("somebody else's git cleans up or packs refs; try again when it is done"),
             false => error,

@@ -54,9 +54,8 @@ pub fn maintain(repo: &Repo, how: &Recompress, progress: &Progress) -> Result<Ma
 fn repack(repo: &Repo) -> Result<()> {
     let args =
         ["repack", "-a", "-d", "-F", "--keep-unreachable", "-n", "--quiet", "--window=50", "--depth=50", "--window-memory=64m"];
-    repo.git.remove_midx()?;
     // Git would hold its index, which is a third of all that it has in memory, to know what is referred to: but all is kept here.
-    repo.git.clone().without_index().run(&args).context(|| "cannot pack git's objects anew; nothing of them is lost")?;
+    repo.git.clone().without_index().repack(&args).context(|| "cannot pack git's objects anew; nothing of them is lost")?;
     repo.objects.refresh();
     Ok(())
 }
@@ -70,8 +69,7 @@ pub(super) fn roll_up(repo: &Repo) -> Result<()> {
     if listed.iter().filter(|listed| listed.path.extension().is_some_and(|extension| extension == "pack")).count() < MANY {
         return Ok(());
     }
-    repo.git.remove_midx()?;
-    let _ = repo.git.run(&["repack", "--geometric=2", "-d", "-n", "--quiet", "--window-memory=64m"]);
+    let _ = repo.git.repack(&["repack", "--geometric=2", "-d", "-n", "--quiet", "--window-memory=64m"]);
     repo.objects.refresh();
     Ok(())
 }

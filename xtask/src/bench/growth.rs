@@ -66,8 +66,8 @@ const SCENES: &[Scene] = &[
             ("full restore", Linear, OURS),
             ("check --data", Linear, OURS),
             ("cat", Flat, OURS),
-            ("gc", Linear, 640.0),
-            ("maintain", Linear, 400.0),
+            ("gc", Linear, 512.0),
+            ("maintain", Linear, OURS),
         ],
         run: files,
     },
@@ -184,7 +184,7 @@ fn measure(options: &Options, scene: &Scene, too_fast: &mut Vec<String>) -> Resu
     Ok(text)
 }
 
-/// So many MiB may a process of ours have, whatever the size. Where git is at work it takes more for a million files.
+/// So many MiB may a process have, whatever the size. Git, which collects, takes more for a million files.
 const OURS: f64 = 256.0;
 
 /// Says whether the cost of something `factor` times as large is more than it may be; what GNU time rounds, and a bad moment, are excused.

@@ -160,11 +160,10 @@ fn upgrade(tree: &Path, changed: &Path) -> Result<Vec<PathBuf>> {
     // One of them is immutable.
     for path in files(&tree.join("etc"))?.iter().filter(|path| !path.ends_with("issue")).step_by(20) {
         let path = Path::new("etc").join(path);
-        let place = place(changed, &path)?;
-        if !place.exists() {
-            succeed(Command::new("cp").args(["-a", "--"]).arg(tree.join(&path)).arg(&place))?;
+        if !changed.join(&path).exists() {
+            succeed(Command::new("cp").args(["-a", "--parents", "--"]).arg(&path).arg(changed).current_dir(tree))?;
         }
-        writeln!(File::options().append(true).open(&place)?, "# edited")?;
+        writeln!(File::options().append(true).open(changed.join(&path))?, "# edited")?;
     }
     Ok(removed)
 }
