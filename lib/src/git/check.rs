@@ -148,9 +148,10 @@ impl Git {
     /// here, would leave it, and it would name them.
     pub fn repack<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<()> {
         self.remove_midx()?;
-        self.run(args)?;
+        let done = self.run(args);
         // Another git may have written it meanwhile.
-        self.remove_midx()
+        self.remove_midx()?;
+        done.map(drop)
     }
 
     /// Removes git's copy of what the indexes of packs say; locks of it belong to who writes it.
@@ -267,9 +268,10 @@ impl Git {
                 None => (),
             }
         }
-        let midx = self.git_dir().join("objects/pack").join(MIDX);
-        if !damaged.is_empty() && durable::is_file(&midx) {
-            self.move_aside(state, &midx)?;
+        for midx in [MIDX, MIDX_CHAIN].map(|name| self.git_dir().join("objects/pack").join(name)) {
+            if !damaged.is_empty() && durable::is_file(&midx) {
+                self.move_aside(state, &midx)?;
+            }
         }
         durable::sync_filesystem(self.git_dir())
     }

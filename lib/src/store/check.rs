@@ -76,7 +76,8 @@ impl Store {
         Ok(checked)
     }
 
-    /// Copies what is sound out of damaged packs, and moves those to `quarantine` in the store, where nothing looks for chunks.
+    /// Copies what is sound out of damaged packs, and moves those to `quarantine` in the store, where nothing looks for chunks; but for those that come out
+    /// the same.
     ///
     /// Returns what [`Store::check`] with data found before. A chunk that is lost can be put again afterwards.
     pub fn repair(&self, progress: &Progress) -> Result<Vec<Finding>> {
@@ -84,27 +85,25 @@ impl Store {
         let findings = self.check(true, progress)?;
         let mut damaged: Vec<&Path> = findings.iter().filter(|f| f.remedy == PACK_REMEDY).map(|f| &*f.file).collect();
         damaged.dedup();
-        // What cannot be looked at now stays where it is.
-        let mut read = Vec::new();
-        for path in damaged {
-            let Ok(bytes) = rescue::read_damaged(path) else { continue };
-            for (header, stored) in sound_records(&bytes) {
+        let stamps: Vec<_> = damaged.iter().map(|path| durable::stamp(path)).collect();
+        for path in &damaged {
+            // If it cannot be looked at now, nothing is moved.
+            for (header, stored) in sound_records(&rescue::read_damaged(path)?) {
                 writer.append(&header, stored)?;
             }
-            read.push(path);
         }
         let (_, _lease) = writer.finish_with_lease()?;
         let quarantine = self.layout().root.join("quarantine");
-        for path in &read {
-            // Where every record was sound, the copy has the same name, and stands in its place.
-            let id = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
-            if id.is_some_and(|id| is_named_by_hash(path, id).unwrap_or(false)) {
+        for (path, stamp) in damaged.iter().zip(stamps) {
+            let now = durable::stamp(path);
+            // Where every record was sound, the copy of the pack has its name, and stands in its place.
+            if now.is_none() || now != stamp {
                 continue;
             }
             durable::create_dir_all(&quarantine, 0o700)?;
             durable::move_into(path, &quarantine)?;
         }
-        if !read.is_empty() {
+        if !damaged.is_empty() {
             index::rebuild(self.layout())?;
             self.close_packs();
             self.refresh()?;

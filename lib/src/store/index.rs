@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use super::lease::lock_list;
 use super::pack::{self, ReadAt, TocEntry, corrupt};
 use super::segment::{self, Builder, Entry, LastBlock, Segment, SegmentId};
-use super::{Layout, Location, list_dir, reference, rescue};
+use super::{Layout, Location, list_dir, reference};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
@@ -372,7 +372,15 @@ pub(super) fn with_pack<T>(path: &Path, then: impl FnOnce(u64, ReadAt<'_>) -> Re
 /// Reads the table of a pack, or what can be found in a pack whose table is damaged.
 fn read_toc_or_salvage(path: &Path) -> Result<Vec<TocEntry>> {
     match read_toc(path) {
-        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io) => Ok(pack::salvage(&rescue::read_damaged(path)?)),
+        Err(error) if error.kind() == Kind::Corrupt => {
+            let len = durable::look(path).context(|| format!("cannot look at '{}'", path.display()))?.len();
+            // Not without what the disk does not give now: it may the next time, and nobody would look again.
+            let bytes = match len <= pack::MAX_PACK {
+                true => durable::read(path).context(|| format!("cannot read chunk pack '{}'", path.display()))?,
+                false => Vec::new(),
+            };
+            Ok(pack::salvage(&bytes))
+        }
         other => other,
     }
 }

@@ -426,7 +426,7 @@ pub(super) fn verify(len: u64, name: PackId, read: ReadAt<'_>, report: &mut dyn 
 }
 
 /// What is said of a read error that did not come again.
-pub(super) const GIVEN_LATER: &str = "the disk gave these bytes only when it was asked again";
+pub(super) const GIVEN_LATER: &str = "it could be read only when that was tried again";
 
 /// Bytes of a chunk up to which each thread may hold one; of packs with longer ones a process verifies one at a time.
 const MAX_SHARED: usize = 2 << 20;
