@@ -35,7 +35,7 @@ fn peak(world: &World, args: &[&str]) -> usize {
 }
 
 /// What is done one after the other, each in a tree of which one file out of a hundred was changed just before, and what it may need for a million files, in
-/// MiB, if the growth between two sizes goes on. That of restores and checks ends before that: measured, they take 256 at most.
+/// MiB, if the growth between two sizes goes on. That of restores and checks ends before that: measured, they take 206 and 116.
 const VERBS: &[(&[&str], usize)] = &[
     (&["snapshot", "-q"], 256),
     (&["status"], 256),

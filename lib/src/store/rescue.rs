@@ -84,7 +84,7 @@ pub(super) fn read_damaged(path: &Path) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     let reserved = bytes.try_reserve_exact(len as usize);
-    reserved.map_err(|_| Error::new(Kind::Io, format!("not enough memory for a pack of {len} bytes")))?;
+    reserved.map_err(|_| Error::new(Kind::Io, format!("not enough memory for {len} bytes of it"))).context(what)?;
     bytes.resize(len as usize, 0);
     fill(&mut bytes, &|at, into| file.read_exact_at(into, at)).context(what)?;
     Ok(bytes)
