@@ -21,7 +21,7 @@ use crate::command::{Context, Failure, Result, measured, repository, run, succee
 use crate::packages::Need;
 use crate::{acceptance, ensure, fixtures, packages};
 use sets::{Set, Sizes, Source};
-use tools::{TOOLS, Tool};
+use tools::{Over, TOOLS, Tool};
 
 /// What is measured, in the order in which it is done.
 const OPERATIONS: &[&str] = &[
@@ -278,15 +278,7 @@ impl Bench<'_> {
                 succeed(&mut Command::new("sync"))?;
                 self.time(tool.store)
             }
-            "restore over the old version" if !tool.restores_over => Ok(None),
-            // Some stumble over symlinks that are there, or over what is immutable.
-            "restore over the old version" => match self.time(tool.restore) {
-                Err(Failure(error)) if tool.name != TOOLS[0].name => {
-                    eprintln!("{}: {} cannot restore over the old version: {error}", self.set.name, tool.name);
-                    Ok(None)
-                }
-                timed => timed,
-            },
+            "restore over the old version" => self.restore_over(),
             "check of all data" => self.time_reading(tool.check),
             "check of all data, again" => self.time_reading(tool.check_again),
             "check of all data, cold cache" => self.with_cold_cache(|| self.time_reading(tool.check)),
@@ -294,6 +286,22 @@ impl Bench<'_> {
             "gc after forgetting" => self.time(tool.forget),
             "maintenance" => self.time(tool.maintain),
             _ => self.time(tool.store),
+        }
+    }
+
+    fn restore_over(&self) -> Result<Option<Cost>> {
+        let timed = match self.tool.restore_over {
+            Over::Cannot => Ok(None),
+            Over::AsEver => self.time(self.tool.restore),
+            Over::By(script) => self.time(script),
+        };
+        match timed {
+            // Some stumble over symlinks that are there, or over what is immutable.
+            Err(Failure(error)) if self.tool.name != TOOLS[0].name => {
+                eprintln!("{}: {} cannot restore over the old version: {error}", self.set.name, self.tool.name);
+                Ok(None)
+            }
+            timed => timed,
         }
     }
 
@@ -316,6 +324,7 @@ impl Bench<'_> {
         let mut shell = Command::new("bash");
         shell.args(["-c", &format!("set -euo pipefail; {script}")]).current_dir(&self.options.scratch);
         shell.env("SRC", &self.source.tree).env("REPO", self.at("repository")).env("OUT", self.at("out"));
+        shell.env("CHANGED", self.source.changed());
         shell.env("FILE", &self.source.one_file).env("GDO", &self.options.gdo).env("HOME", self.at("home"));
         shell.env("RESTIC_PASSWORD", "bench").env("RUSTIC_PASSWORD", "bench");
         shell.env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");

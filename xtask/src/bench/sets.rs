@@ -99,6 +99,11 @@ impl Source {
         Ok(Source { tree, one_file, first, second, added, removed })
     }
 
+    /// Returns where the second version lies, as far as it is not the first.
+    pub fn changed(&self) -> &Path {
+        &self.second
+    }
+
     /// Makes the tree what it was first.
     pub fn to_first(&self) -> Result {
         self.remove(&self.added)?;

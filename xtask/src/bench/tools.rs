@@ -1,7 +1,7 @@
 //! The programs that are compared, as shell scripts.
 //!
-//! A script finds the tree in `$SRC`, a directory of its own in `$REPO`, where restored things go in `$OUT`, and our program in `$GDO`. What a
-//! program cannot do has no script.
+//! A script finds the tree in `$SRC`, a directory of its own in `$REPO`, where restored things go in `$OUT`, what the second version of the tree has
+//! anew in `$CHANGED`, and our program in `$GDO`. What a program cannot do has no script.
 
 use crate::packages::Need;
 
@@ -21,8 +21,8 @@ pub struct Tool {
     pub status: &'static str,
     /// Writes the newest state into `$OUT`, which may hold an older one.
     pub restore: &'static str,
-    /// Whether `restore` leaves alone what is right already.
-    pub restores_over: bool,
+    /// How the newest state comes into `$OUT` where an older one is.
+    pub restore_over: Over,
     /// Writes the file `$FILE` of the newest state to standard output.
     pub one_file: &'static str,
     /// Reads and verifies all that is stored.
@@ -33,6 +33,16 @@ pub struct Tool {
     pub forget: &'static str,
     /// Makes what is stored smaller.
     pub maintain: &'static str,
+}
+
+/// How a program writes a state over an older one.
+pub enum Over {
+    /// It cannot, or nothing is to be measured.
+    Cannot,
+    /// As into an empty directory: it leaves alone what is right already.
+    AsEver,
+    /// So.
+    By(&'static str),
 }
 
 /// The beginning of each of our command lines.
@@ -58,7 +68,7 @@ const GDO: Tool = Tool {
     store: concat!("cd $SRC; ", gdo!(), "snapshot -m bench ."),
     status: concat!("cd $SRC; ", gdo!(), "status"),
     restore: concat!(gdo!(), "restore --target $OUT"),
-    restores_over: true,
+    restore_over: Over::AsEver,
     one_file: concat!(gdo!(), "cat HEAD:$FILE"),
     check: concat!(gdo!(), "check --data --fresh"),
     check_again: concat!(gdo!(), "check --data"),
@@ -94,7 +104,7 @@ pub const TOOLS: &[Tool] = &[
         store: "cd $SRC; restic -q -r $REPO/restic backup .",
         status: "",
         restore: "restic -q -r $REPO/restic restore latest --target $OUT",
-        restores_over: true,
+        restore_over: Over::AsEver,
         one_file: "restic -q -r $REPO/restic dump latest /$FILE",
         check: "restic -q -r $REPO/restic check --read-data",
         check_again: "",
@@ -109,7 +119,7 @@ pub const TOOLS: &[Tool] = &[
         store: "cd $SRC; borg create $REPO/borg::{now:%s%f} .",
         status: "",
         restore: "cd $OUT; borg extract $REPO/borg::$(borg list --last 1 --short $REPO/borg)",
-        restores_over: true,
+        restore_over: Over::AsEver,
         one_file: "borg extract --stdout $REPO/borg::$(borg list --last 1 --short $REPO/borg) $FILE",
         check: "borg check --verify-data $REPO/borg",
         check_again: "",
@@ -124,7 +134,7 @@ pub const TOOLS: &[Tool] = &[
         store: "cd $SRC; borg create --compression zstd,3 $REPO/borg::{now:%s%f} .",
         status: "",
         restore: "",
-        restores_over: false,
+        restore_over: Over::Cannot,
         one_file: "",
         check: "",
         check_again: "",
@@ -139,7 +149,7 @@ pub const TOOLS: &[Tool] = &[
         store: "cd $SRC; rustic -r $REPO/rustic backup .",
         status: "",
         restore: "rustic -r $REPO/rustic restore latest $OUT",
-        restores_over: true,
+        restore_over: Over::AsEver,
         one_file: "rustic -r $REPO/rustic dump latest:$FILE",
         check: "rustic -r $REPO/rustic check --read-data",
         check_again: "",
@@ -154,7 +164,7 @@ pub const TOOLS: &[Tool] = &[
         store: "casync make --exclude-nodump=no --store=$REPO/store $REPO/tree.caidx $SRC",
         status: "",
         restore: "casync extract --store=$REPO/store $REPO/tree.caidx $OUT",
-        restores_over: true,
+        restore_over: Over::AsEver,
         one_file: "",
         check: "",
         check_again: "",
@@ -169,7 +179,7 @@ pub const TOOLS: &[Tool] = &[
         store: "bup -d $REPO/bup index $SRC; bup -d $REPO/bup save -q -n tree $SRC",
         status: "",
         restore: "bup -d $REPO/bup restore -C $OUT /tree/latest$SRC/.",
-        restores_over: false,
+        restore_over: Over::Cannot,
         one_file: "bup -d $REPO/bup cat-file /tree/latest$SRC/$FILE",
         check: "bup -d $REPO/bup fsck",
         check_again: "",
@@ -185,13 +195,14 @@ pub const TOOLS: &[Tool] = &[
         store: "tar -C $SRC --xattrs '--xattrs-include=*' --acls -cf - . | zstd -1 -q -f -o $REPO/tree.tar.zst",
         status: "",
         restore: "zstd -q -dc $REPO/tree.tar.zst | tar -C $OUT --xattrs '--xattrs-include=*' --acls -xpf -",
-        restores_over: false,
+        restore_over: Over::Cannot,
         one_file: "zstd -q -dc $REPO/tree.tar.zst | tar -xOf - ./$FILE",
         check: "zstd -q -t $REPO/tree.tar.zst",
         check_again: "",
         forget: "",
         maintain: "",
     },
+    // The limit of what writes files; of a restore over the old version, to write just what differs, which nobody knows before.
     Tool {
         name: "cp -a",
         need: None,
@@ -200,7 +211,7 @@ pub const TOOLS: &[Tool] = &[
         store: "if [ -e $REPO/copy ]; then mv $REPO/copy $REPO/old-$(date +%s%N); fi; cp -a $SRC $REPO/copy",
         status: "",
         restore: "cp -a $REPO/copy/. $OUT",
-        restores_over: false,
+        restore_over: Over::By("cp -a $CHANGED/. $OUT"),
         one_file: "cat $REPO/copy/$FILE",
         check: "",
         check_again: "",
@@ -215,7 +226,7 @@ pub const TOOLS: &[Tool] = &[
         store: concat!(git!(), "add -A && ", git!(), "-c user.name=a -c user.email=a@b commit -q --allow-empty -m bench"),
         status: concat!(git!(), "status --porcelain"),
         restore: "",
-        restores_over: false,
+        restore_over: Over::Cannot,
         one_file: "",
         check: "",
         check_again: "",
@@ -241,7 +252,7 @@ const B3SUM: Tool = Tool {
     store: "",
     status: "",
     restore: "",
-    restores_over: false,
+    restore_over: Over::Cannot,
     one_file: "",
     check: "find $REPO -type f -print0 | xargs -0 b3sum",
     check_again: "find $REPO -type f -print0 | xargs -0 b3sum",
