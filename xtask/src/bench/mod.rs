@@ -60,6 +60,8 @@ type Costs = Vec<Vec<Option<Cost>>>;
 
 struct Options {
     gdo: PathBuf,
+    /// Where `lib/examples/floor.rs` is built.
+    floor: PathBuf,
     scratch: PathBuf,
     sizes: Sizes,
     rounds: usize,
@@ -80,6 +82,7 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
     }
     let mut options = Options {
         gdo: PathBuf::new(),
+        floor: PathBuf::new(),
         scratch: target_dir().join("bench"),
         sizes: Sizes { media: 2 << 30, small_files: 200_000, image: 4 << 30 },
         rounds: 3,
@@ -111,6 +114,7 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
     packages::install(&[packages::TEST, &needs])?;
     ensure!(packages::is_root(), "the benchmark needs root: it restores owners and devices");
     options.gdo = acceptance::program(gdo)?;
+    options.floor = build_floor()?;
     let is_meant_tool = |tool: &&Tool| is_meant_of(TOOLS.iter().map(|tool| tool.name), &options.tools, tool.name);
     let tools: Vec<&Tool> = TOOLS.iter().filter(is_meant_tool).filter(|tool| is_installed(tool)).collect();
     ensure!(
@@ -140,6 +144,12 @@ pub fn main(args: Vec<OsString>) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn build_floor() -> Result<PathBuf> {
+    let build = ["build", "--release", "--package", "git-devops-lib", "--example", "floor"];
+    succeed(Command::new("cargo").args(build).current_dir(repository()))?;
+    Ok(target_dir().join("release/examples/floor"))
 }
 
 /// Returns the page with this section: in the place of the one with its title, or at the end.
@@ -324,7 +334,7 @@ impl Bench<'_> {
         let mut shell = Command::new("bash");
         shell.args(["-c", &format!("set -euo pipefail; {script}")]).current_dir(&self.options.scratch);
         shell.env("SRC", &self.source.tree).env("REPO", self.at("repository")).env("OUT", self.at("out"));
-        shell.env("CHANGED", self.source.changed());
+        shell.env("CHANGED", self.source.changed()).env("FLOOR", &self.options.floor);
         shell.env("FILE", &self.source.one_file).env("GDO", &self.options.gdo).env("HOME", self.at("home"));
         shell.env("RESTIC_PASSWORD", "bench").env("RUSTIC_PASSWORD", "bench");
         shell.env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");

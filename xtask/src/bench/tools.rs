@@ -1,7 +1,8 @@
 //! The programs that are compared, as shell scripts.
 //!
 //! A script finds the tree in `$SRC`, a directory of its own in `$REPO`, where restored things go in `$OUT`, what the second version of the tree has
-//! anew in `$CHANGED`, and our program in `$GDO`. What a program cannot do has no script.
+//! anew in `$CHANGED`, our program in `$GDO`, and `lib/examples/floor.rs` in `$FLOOR`. What a program cannot
+//! do has no script.
 
 use crate::packages::Need;
 
@@ -229,6 +230,22 @@ pub const TOOLS: &[Tool] = &[
         restore_over: Over::Cannot,
         one_file: "",
         check: "",
+        check_again: "",
+        forget: "",
+        maintain: "",
+    },
+    // The limit of whoever hashes and compresses each file and each piece of one by itself.
+    Tool {
+        name: "floor: our codecs alone",
+        need: None,
+        version: "$GDO --version",
+        init: "true",
+        store: "$FLOOR store $SRC $REPO/floor",
+        status: "",
+        restore: "",
+        restore_over: Over::Cannot,
+        one_file: "",
+        check: "$FLOOR check $REPO/floor",
         check_again: "",
         forget: "",
         maintain: "",
