@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::verified::VerifiedNote;
 use super::{Policy, Repo, enrolled, holders, remotes};
 use crate::durable;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::file::index::ChunkIndex;
 use crate::file::read;
 use crate::git::check::Role;
@@ -314,10 +314,6 @@ fn path_in(line: &str, git_dir: &str) -> Option<String> {
 /// Verifies that all chunks of all large files in all commits are here, or with a holder that told so. Of what only the branches of other hosts
 /// have they need not be anywhere. Which blobs are chunk indexes may be `known`.
 fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>, progress: &Progress) -> Result<()> {
-    let mut missing = BTreeMap::new();
-    // Other hosts have what a host that is no holder does not.
-    let is_complete = repo.settings.policy == Policy::Holder;
-    let others = OthersFiles::of(repo)?;
     repo.objects.refresh();
     // What somebody's gc removed since it was seen is of no use to anybody.
     let known = known.map(|known| known.into_iter().filter(|oid| repo.objects.contains(oid)).collect());
@@ -332,6 +328,9 @@ fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>
             return Ok(());
         }
     };
+    let mut search = Search::of(repo)?;
+    // Chunk indexes that could not be read to their end, and why.
+    let mut unread = Vec::new();
     for_each_index_of(repo, blobs, &mut |oid, decoded| {
         progress.add(1, 0);
         let index = match decoded {
@@ -346,42 +345,26 @@ fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>
                 return Ok(());
             }
         };
-        let (mut ids, mut lacks_any) = (Vec::new(), false);
-        let mut look = |ids: &mut Vec<ChunkId>| -> Result<()> {
-            for id in repo.chunks.local().lacking(std::mem::take(ids))? {
-                lacks_any = true;
-                if is_complete && !others.has(&oid) {
-                    missing.entry(id).or_insert(oid);
-                }
-            }
-            Ok(())
-        };
-        let walked = read::for_each_id(&repo.chunks, &index, &mut |id| {
-            ids.push(id);
-            if ids.len() < AT_ONCE { Ok(()) } else { look(&mut ids) }
-        });
-        let looked = look(&mut ids);
-        let walked = match walked {
-            // It is a list, and among the missing.
-            Err(error) if error.kind() == Kind::NotFound && lacks_any => Ok(()),
-            other => other,
-        };
-        for outcome in [walked, looked] {
-            match outcome {
-                Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => findings.push(Finding {
-                    what: format!("git object {oid}"),
-                    offset: None,
-                    problem: format!("{error:#}"),
-                    remedy: CHUNK_REMEDY.into(),
-                }),
-                other => other?,
-            }
+        match read::for_each_id(&repo.chunks, &index, &mut |id| search.want(id, oid)) {
+            Err(error) if is_damage(&error) => unread.push((oid, error)),
+            other => other?,
         }
         Ok(())
     })?;
-    let ids: Vec<ChunkId> = missing.keys().copied().collect();
+    search.look()?;
+    // A list that is missing is among the chunks.
+    unread.retain(|(oid, error)| error.kind() != Kind::NotFound || !search.with_gaps.contains(oid));
+    let unread = unread.into_iter().map(|(oid, error)| (format!("git object {oid}"), error));
+    let unfound = search.failures.into_iter().map(|error| (repo.store.dir().display().to_string(), error));
+    findings.extend(unread.chain(unfound).map(|(what, error)| Finding {
+        what,
+        offset: None,
+        problem: format!("{error:#}"),
+        remedy: CHUNK_REMEDY.into(),
+    }));
+    let ids: Vec<ChunkId> = search.missing.keys().copied().collect();
     let is_elsewhere = holders::hold(repo, &ids)?;
-    let lost = missing.into_iter().zip(is_elsewhere).filter(|(_, is_elsewhere)| !is_elsewhere);
+    let lost = search.missing.into_iter().zip(is_elsewhere).filter(|(_, is_elsewhere)| !is_elsewhere);
     findings.extend(lost.map(|((id, oid), _)| Finding {
         what: format!("git object {oid}"),
         offset: None,
@@ -391,8 +374,59 @@ fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>
     Ok(())
 }
 
-/// Chunks of a large file that are looked for at once.
+/// Says whether something stored is not there or not right.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), Kind::NotFound | Kind::Corrupt)
+}
+
+/// Chunks that are looked for at once.
 const AT_ONCE: usize = if cfg!(test) { 16 } else { 1 << 16 };
+
+/// What large files need of chunks, whichever file it is: many are looked for at once, so that a block of the store's index is read once for all of them.
+struct Search<'a> {
+    repo: &'a Repo,
+    others: OthersFiles<'a>,
+    /// Chunks that are still to be looked for, each with a chunk index that names it.
+    wanted: Vec<(ChunkId, Oid)>,
+    /// Chunks that have to be here and are not, each with a chunk index that names it.
+    missing: BTreeMap<ChunkId, Oid>,
+    /// The chunk indexes that name what is not here, whether it has to be or not.
+    with_gaps: HashSet<Oid>,
+    /// Why it is not known of some chunks whether they are here.
+    failures: Vec<Error>,
+}
+
+impl<'a> Search<'a> {
+    fn of(repo: &'a Repo) -> Result<Self> {
+        let (wanted, missing, with_gaps, failures) = Default::default();
+        Ok(Self { repo, others: OthersFiles::of(repo)?, wanted, missing, with_gaps, failures })
+    }
+
+    fn want(&mut self, id: ChunkId, oid: Oid) -> Result<()> {
+        self.wanted.push((id, oid));
+        if self.wanted.len() < AT_ONCE { Ok(()) } else { self.look() }
+    }
+
+    /// Looks for all that is wanted so far.
+    fn look(&mut self) -> Result<()> {
+        let wanted = std::mem::take(&mut self.wanted);
+        let lacking = match self.repo.chunks.local().lacking(wanted.iter().map(|(id, _)| *id).collect()) {
+            Err(error) if is_damage(&error) => {
+                self.failures.push(error);
+                return Ok(());
+            }
+            other => other?,
+        };
+        for (id, oid) in wanted.into_iter().filter(|(id, _)| lacking.binary_search(id).is_ok()) {
+            self.with_gaps.insert(oid);
+            // Other hosts have what a host that is no holder does not.
+            if self.repo.settings.policy == Policy::Holder && !self.others.has(&oid) {
+                self.missing.entry(id).or_insert(oid);
+            }
+        }
+        Ok(())
+    }
+}
 
 /// The files that this host knows from other hosts only: their branches are fetched without the chunks.
 struct OthersFiles<'a> {
@@ -514,35 +548,43 @@ mod tests {
     }
 
     #[test]
-    fn each_chunk_of_a_file_is_looked_for_however_many_there_are() {
+    fn each_chunk_of_each_file_is_looked_for_however_many_there_are() {
         let dir = tempfile::tempdir().unwrap();
         let places = Places::of_directory(dir.path());
         Repo::init(&places, "main").unwrap();
         let repo = Repo::open(places).unwrap();
-        let lacking = [0, AT_ONCE - 1, AT_ONCE, 3 * AT_ONCE + 1];
-        let (mut content, mut entries) = (Vec::new(), Vec::new());
-        let mut expected = BTreeSet::new();
+        let plain = |at: usize| (at as u32).to_be_bytes();
+        let id = |at| ChunkId::of(&plain(at));
+        let n_chunks = 4 * AT_ONCE;
+        let lacking = [0, AT_ONCE - 1, AT_ONCE, 3 * AT_ONCE + 1, n_chunks - 2, n_chunks - 1];
         let writer = repo.store.writer(WriteOptions::default()).unwrap();
-        for at in 0..3 * AT_ONCE + 2 {
-            let plain = (at as u32).to_be_bytes();
-            let id = ChunkId::of(&plain);
-            content.extend(plain);
-            entries.push(Entry::Chunk { id, len: 4 });
-            match lacking.contains(&at) {
-                true => _ = expected.insert(id),
-                false => _ = writer.put(id, &plain).unwrap(),
-            }
-        }
+        let present = (0..n_chunks).filter(|at| !lacking.contains(at));
+        present.for_each(|at| _ = writer.put(id(at), &plain(at)).unwrap());
         writer.finish().unwrap();
-        let (size, hash) = (content.len() as u64, FileHash::of(&content));
-        let index = ChunkIndex { size, hash, has_holes: false, chunker: "fixed:size=64".parse().unwrap(), entries };
+        // One longer than what is looked for at once, a whole one, and one that is looked for together with it.
+        let files = [0..3 * AT_ONCE + 2, 3 * AT_ONCE + 2..3 * AT_ONCE + 5, n_chunks - 4..n_chunks];
         let pack = PackWriter::new(&repo.places.git_dir, &repo.objects).unwrap();
-        pack.blob(&index.encode()).unwrap();
+        let mut expected = BTreeSet::new();
+        for file in files {
+            let content: Vec<u8> = file.clone().flat_map(plain).collect();
+            let index = ChunkIndex {
+                size: content.len() as u64,
+                hash: FileHash::of(&content),
+                has_holes: false,
+                chunker: "fixed:size=64".parse().unwrap(),
+                entries: file.clone().map(|at| Entry::Chunk { id: id(at), len: 4 }).collect(),
+            };
+            let oid = pack.blob(&index.encode()).unwrap();
+            let of_file = lacking.into_iter().filter(|at| file.contains(at));
+            expected.extend(of_file.map(|at| (format!("git object {oid}"), id(at).to_string())));
+        }
+        assert_eq!(expected.len(), lacking.len());
         pack.finish().unwrap().unwrap().release().unwrap();
         let mut findings = Vec::new();
         check_files(&repo, None, &mut findings, &Progress::default()).unwrap();
-        let is_told = |id: &ChunkId| findings.iter().any(|finding| finding.problem.contains(&id.to_string()));
-        assert!(findings.len() == lacking.len() && expected.iter().all(is_told), "{findings:?}");
+        let chunk = |finding: &Finding| finding.problem.split_whitespace().nth(1).unwrap().to_owned();
+        let told: Vec<_> = findings.iter().map(|finding| (finding.what.clone(), chunk(finding))).collect();
+        assert!(told.len() == expected.len() && told.into_iter().collect::<BTreeSet<_>>() == expected, "{findings:?}");
     }
 
     #[test]
