@@ -1,5 +1,7 @@
 //! Upkeep that makes a repository smaller.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::common::World;
@@ -225,4 +227,24 @@ fn what_was_verified_is_read_and_hashed_and_not_unpacked_again() {
     assert_eq!(world.gdo(&["check", "--data"]).code, 8);
     flip(".git/devops/store/packs/*/*.pack", 200);
     world.ok(&["check", "--data"]);
+}
+
+#[test]
+fn a_pack_is_findable_after_its_name_is_durable_whoever_indexes_it() {
+    for verb in ["gdo check", "gdo gc --prune=now", "gdo snapshot -q"] {
+        let world = World::new();
+        let store = world.path(".git/devops/store");
+        world.sh("head -c 300000 /dev/urandom >other && gdo snapshot -q && cp .git/devops/store/index/list ../list");
+        world.sh("head -c 300000 /dev/urandom >large && gdo snapshot -q");
+        // As if the second writer had been killed before it listed its pack; a file it left has the next one look for such packs.
+        world.sh("cp ../list .git/devops/store/index/list && touch .git/devops/store/tmp/left");
+        let packs = world.sh("cd .git/devops/store/packs && find -name '*.pack' -printf '%h ' | tr -d ./");
+        let dirs: Vec<PathBuf> = packs.split_whitespace().map(|dir| store.join("packs").join(dir)).collect();
+        world.sh(&format!("strace -f -y -o ../trace -e trace=fsync,rename,renameat,renameat2 {verb}"));
+        let trace = world.read("../trace");
+        let line = |of: &str| trace.lines().position(|line| line.contains(of));
+        let listed = line("/index/list\"").unwrap_or_else(|| panic!("{verb} listed nothing: {trace}"));
+        let is_synced = |dir: &PathBuf| line(&format!("<{}>", dir.display())).is_some_and(|at| at < listed);
+        assert!(dirs.iter().any(is_synced), "{verb}: {trace}");
+    }
 }

@@ -218,17 +218,10 @@ impl Store {
         Ok(findings)
     }
 
-    /// Indexes packs that the list of segments knows nothing of: a run that was killed left them, or the list is an earlier one.
+    /// Indexes packs that the list of segments knows nothing of, if that can be read.
     fn index_strays(&self, packs: &[PackOnDisk]) -> Result<bool> {
         let Ok(index) = Index::load(self.layout()) else { return Ok(false) };
-        let indexed = index.packs();
-        let strays = packs.iter().map(|pack| pack.id).filter(|id| !indexed.contains(id));
-        let segments = index::index_packs(self.layout(), strays)?;
-        if segments.is_empty() {
-            return Ok(false);
-        }
-        index::publish(self.layout(), &segments)?;
-        Ok(true)
+        index::index_strays(self.layout(), &index, packs)
     }
 
     /// Does so for a chunk that was not found, before that is said.

@@ -214,13 +214,9 @@ impl Store {
             index::rebuild(self.layout())?;
             return Ok(View { index: sound_index(self)?, packs });
         };
-        let indexed = index.packs();
-        let unknown = packs.iter().map(|pack| pack.id).filter(|id| !indexed.contains(id));
-        let segments = index::index_packs(self.layout(), unknown)?;
-        if segments.is_empty() {
+        if !index::index_strays(self.layout(), &index, &packs)? {
             return Ok(View { index, packs });
         }
-        index::publish(self.layout(), &segments)?;
         Ok(View { index: Index::load_again(self.layout(), &index.segments)?, packs })
     }
 

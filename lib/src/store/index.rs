@@ -1,8 +1,8 @@
 //! The index of the store: a list of segments. Derived from the packs; whatever is wrong with it, it is rebuilt.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -294,8 +294,30 @@ pub(super) fn rebuild(layout: &Layout) -> Result<()> {
     merge_segments(layout)
 }
 
+/// Indexes those of `packs` that `index` does not know: a run that was killed left them, or the list is an earlier one. Says whether there were any; the
+/// caller has a lease, or excludes them.
+pub(super) fn index_strays(layout: &Layout, index: &Index, packs: &[PackOnDisk]) -> Result<bool> {
+    let known = index.packs();
+    let segments = index_packs(layout, packs.iter().map(|pack| pack.id).filter(|id| !known.contains(id)))?;
+    if segments.is_empty() {
+        return Ok(false);
+    }
+    publish(layout, &segments)?;
+    Ok(true)
+}
+
 /// Writes segments for `packs` from their tables, without listing them.
 pub(super) fn index_packs(layout: &Layout, packs: impl Iterator<Item = PackId>) -> Result<Vec<SegmentId>> {
+    let packs: Vec<PackId> = packs.collect();
+    // Who wrote a pack may have been killed before its name was durable, and what is indexed is not stored again.
+    let dirs: BTreeSet<PathBuf> =
+        packs.iter().filter_map(|id| Some(pack::path_of(&layout.packs(), *id).parent()?.to_owned())).collect();
+    for dir in dirs {
+        match durable::sync_dir(&dir) {
+            Err(error) if error.kind() == Kind::NotFound => (),
+            other => other?,
+        }
+    }
     let (mut gathered, mut n_entries, mut segments) = (Vec::new(), 0, Vec::new());
     for id in packs {
         let toc = match read_toc_or_salvage(&pack::path_of(&layout.packs(), id)) {

@@ -3,9 +3,8 @@
 //!
 //! A transfer that is cut off again and again would otherwise begin anew each time.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::index::{self, Index};
 use super::pack::{self, MAX_CHUNK, PackWriter, TARGET_LEN};
@@ -27,7 +26,7 @@ pub(super) fn rescue(layout: &Layout) -> Result<()> {
     for path in leftovers {
         save_records(layout, &path)?;
     }
-    index_strays(layout)
+    index::index_strays(layout, &Index::load(layout)?, &index::list_packs(layout)?).map(drop)
 }
 
 /// Puts the records of an unfinished pack whose checksums hold into a pack.
@@ -46,17 +45,6 @@ fn save_records(layout: &Layout, path: &Path) -> Result<()> {
         writer.append(&header, stored)?;
     }
     writer.seal(&layout.packs()).map(drop)
-}
-
-/// Indexes the packs that the index does not know.
-fn index_strays(layout: &Layout) -> Result<()> {
-    let known = Index::load(layout)?.packs();
-    let strays: Vec<_> = index::list_packs(layout)?.into_iter().map(|pack| pack.id).filter(|id| !known.contains(id)).collect();
-    let paths = strays.iter().map(|id| pack::path_of(&layout.packs(), *id));
-    let dirs: BTreeSet<PathBuf> = paths.filter_map(|path| path.parent().map(Path::to_owned)).collect();
-    dirs.iter().try_for_each(|dir| durable::sync_dir(dir))?;
-    let segments = index::index_packs(layout, strays.into_iter())?;
-    if segments.is_empty() { Ok(()) } else { index::publish(layout, &segments) }
 }
 
 /// Refuses what is longer than any pack.
