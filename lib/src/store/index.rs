@@ -233,12 +233,12 @@ pub(super) fn write_segment(layout: &Layout, packs: &mut Vec<(PackId, Vec<TocEnt
     builder.publish(&layout.index())
 }
 
-/// Merges segments of similar size until there are few; the caller has a lease.
+/// Merges segments of similar size until there are few; the caller has a lease. Those that are `loaded` already are not read again.
 ///
 /// Nothing is locked meanwhile: if the list changed under us, the merged segment is thrown away.
-pub(super) fn merge_segments(layout: &Layout) -> Result<()> {
+pub(super) fn merge_segments(layout: &Layout, mut loaded: Vec<Arc<Segment>>) -> Result<()> {
     loop {
-        let index = Index::load(layout)?;
+        let index = Index::load_again(layout, &loaded)?;
         let inputs = choose_merge(&index.segments);
         if inputs.is_empty() {
             return Ok(());
@@ -250,6 +250,7 @@ pub(super) fn merge_segments(layout: &Layout) -> Result<()> {
             return Ok(());
         }
         remove_unlisted(layout, old)?;
+        loaded = index.segments;
     }
 }
 
@@ -291,7 +292,7 @@ pub(super) fn rebuild(layout: &Layout) -> Result<()> {
         break;
     }
     remove_unlisted(layout, before)?;
-    merge_segments(layout)
+    merge_segments(layout, Vec::new())
 }
 
 /// Indexes those of `packs` that `index` does not know: a run that was killed left them, or the list is an earlier one. Says whether there were any; the

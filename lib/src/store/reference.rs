@@ -292,7 +292,7 @@ impl ReferenceWriter {
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => index::rebuild(layout)?,
             other => other?,
         }
-        index::merge_segments(layout)
+        index::merge_segments(layout, self.store.index()?.segments.clone())
     }
 
     fn put(&self, pack: &ReferencePack) -> Result<()> {

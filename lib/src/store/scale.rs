@@ -56,12 +56,12 @@ fn build_index(store: &Store, n: u64) {
         if packs.len() as u64 * PER_PACK >= FLUSH_ENTRIES as u64 {
             let segment = index::write_segment(store.layout(), &mut packs).unwrap();
             index::publish(store.layout(), segment.as_slice()).unwrap();
-            index::merge_segments(store.layout()).unwrap();
+            index::merge_segments(store.layout(), Vec::new()).unwrap();
         }
     }
     let segment = if packs.is_empty() { None } else { index::write_segment(store.layout(), &mut packs).unwrap() };
     index::publish(store.layout(), segment.as_slice()).unwrap();
-    index::merge_segments(store.layout()).unwrap();
+    index::merge_segments(store.layout(), Vec::new()).unwrap();
 }
 
 /// Returns the processor time of one lookup in nanoseconds: other work on the machine does not count.

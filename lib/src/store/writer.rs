@@ -167,7 +167,7 @@ impl Writer {
     /// Merges segments; everything is stored by then, so that a full disk only costs speed.
     fn merge_index(&self) -> Result<()> {
         let store = &self.shared.store;
-        match index::merge_segments(store.layout()) {
+        match index::merge_segments(store.layout(), store.index()?.segments.clone()) {
             Err(error) if error.kind() != Kind::NoSpace && error.kind() != Kind::NotFound => Err(error),
             _ => store.refresh(),
         }
