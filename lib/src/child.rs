@@ -1,11 +1,25 @@
 //! Programs that run beside us: what they say, and how a word is written for a shell that is to start one. Nothing here starts any.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::process::ChildStderr;
+use std::process::{Child, ChildStderr, ChildStdin, Output};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// Gives a program all of `input`, if it was started with a pipe for that, takes what it writes to its pipes, and waits for its end.
+///
+/// It may write before it has read everything. What it does not read, because it gave up, is told by how it ends.
+pub fn feed(mut child: Child, input: &[u8]) -> std::io::Result<Output> {
+    let stdin = child.stdin.take();
+    std::thread::scope(|scope| {
+        let start = |mut pipe: ChildStdin| std::thread::Builder::new().spawn_scoped(scope, move || pipe.write_all(input));
+        // Without a thread it reads nothing, and ends.
+        let started = stdin.map(start).transpose();
+        let output = child.wait_with_output();
+        started.and(output)
+    })
+}
 
 /// What a program says on standard error, collected while it runs: how much, and the last of it.
 #[derive(Clone, Debug, Default)]

@@ -366,16 +366,13 @@ fn each(
     n_threads: usize,
     take: &(impl Fn(Extent, &mut Vec<u8>) -> Result<()> + Sync),
 ) -> Result<()> {
-    if index.size < PARALLEL_FROM || n_threads < 2 {
-        let mut buffer = Vec::new();
-        return walk(read_list, &index.entries, &mut 0, 0, &mut |_| Ok(()), &mut |extent| take(extent, &mut buffer));
-    }
+    let n_threads = if index.size < PARALLEL_FROM || n_threads < 2 { 0 } else { n_threads };
     let (jobs, queue) = channel::bounded::<Extent>(16 * n_threads);
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let walked = std::thread::scope(|scope| {
-        for _ in 0..n_threads {
+        let start = |_| {
             let (queue, failure) = (queue.clone(), &failure);
-            scope.spawn(move || {
+            let write = move || {
                 let mut buffer = Vec::new();
                 for extent in queue {
                     if failure.lock().expect("BUG: a thread panicked while it held the failure").is_some() {
@@ -386,10 +383,17 @@ fn each(
                         break;
                     }
                 }
-            });
-        }
+            };
+            std::thread::Builder::new().spawn_scoped(scope, write).ok()
+        };
+        // Or none can be started.
+        let is_alone = (0..n_threads).map_while(start).count() == 0;
         drop(queue);
+        let mut buffer = Vec::new();
         let walked = walk(read_list, &index.entries, &mut 0, 0, &mut |_| Ok(()), &mut |extent| {
+            if is_alone {
+                return take(extent, &mut buffer);
+            }
             jobs.send(extent).map_err(|_| Error::new(Kind::Bug, "BUG: all writers stopped without saying why"))
         });
         drop(jobs); // the writers come to their end

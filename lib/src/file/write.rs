@@ -143,16 +143,8 @@ fn cut(
         builder.push(entry)
     };
     let mut source = Pieces { source, spec, hasher: &mut hasher, progress };
-    if size < PARALLEL_FROM || n_threads < 2 {
-        source.each(size, holes, |piece| {
-            push(match piece {
-                Piece::Hole(len) => Entry::Hole { len },
-                Piece::Chunk(bytes) => store_chunk(sink, bytes)?,
-            })
-        })?;
-    } else {
-        cut_in_parallel(&mut source, size, holes, sink, n_threads, &mut push)?;
-    }
+    let n_threads = if size < PARALLEL_FROM || n_threads < 2 { 0 } else { n_threads };
+    store_all(&mut source, size, holes, sink, n_threads, &mut push)?;
     let hash = FileHash::from_bytes(*hasher.finalize().as_bytes());
     Ok(ChunkIndex { size: offset, hash, has_holes: !holes.is_empty(), chunker: *spec, entries: builder.finish()? })
 }
@@ -163,8 +155,8 @@ fn store_chunk(sink: ChunkSink<'_>, bytes: &[u8]) -> Result<Entry> {
     Ok(Entry::Chunk { id, len: bytes.len() as u64 })
 }
 
-/// Cuts in this thread, hashes and stores in `n_threads` others, and pushes the entries in the order of the file.
-fn cut_in_parallel(
+/// Cuts in this thread, hashes and stores in `n_threads` others, or here if there are none, and pushes the entries in the order of the file.
+fn store_all(
     source: &mut Pieces<'_, '_>,
     size: u64,
     holes: &[(u64, u64)],
@@ -175,22 +167,26 @@ fn cut_in_parallel(
     let (jobs, queue) = channel::bounded::<(u64, Vec<u8>)>(4 * n_threads);
     let (done, results) = channel::unbounded::<(u64, Result<Entry>)>();
     std::thread::scope(|scope| {
-        for _ in 0..n_threads {
+        let start = |_| {
             let (queue, done) = (queue.clone(), done.clone());
-            scope.spawn(move || {
+            let store = move || {
                 for (number, bytes) in queue {
                     if done.send((number, store_chunk(sink, &bytes))).is_err() {
                         break;
                     }
                 }
-            });
-        }
+            };
+            std::thread::Builder::new().spawn_scoped(scope, store).ok()
+        };
+        // Or none can be started.
+        let is_alone = (0..n_threads).map_while(start).count() == 0;
         drop((queue, done));
         let mut ordered = InOrder::default();
         let mut n_pieces = 0;
         source.each(size, holes, |piece| {
             match piece {
                 Piece::Hole(len) => ordered.put(n_pieces, Ok(Entry::Hole { len })),
+                Piece::Chunk(bytes) if is_alone => ordered.put(n_pieces, store_chunk(sink, bytes)),
                 Piece::Chunk(bytes) => {
                     jobs.send((n_pieces, bytes.to_vec())).map_err(|_| Error::new(Kind::Bug, "BUG: no worker is left"))?
                 }

@@ -4,12 +4,11 @@
 //! no pager, no prompt. The repository's own configuration was checked by the module `config` before.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use super::config::{Config, METADATA_DRIVER_KEY, metadata_driver};
-use crate::child::shell_quoted;
+use crate::child::{self, shell_quoted};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -199,13 +198,8 @@ const SETTINGS: &[&str] = &[
 fn run_to_end(mut command: Command, input: &[u8]) -> Result<Output> {
     let what = || "cannot run git (is it installed?)";
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context(what)?;
-    let stdin = child.stdin.take();
-    std::thread::scope(|scope| {
-        // Apart, because git may fill its output before it has read its input. A git that stops reading says why itself.
-        scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input)));
-        child.wait_with_output().context(what)
-    })
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context(what)?;
+    child::feed(child, input).context(|| "cannot talk to git")
 }
 
 fn failure<S: AsRef<OsStr>>(args: &[S], output: &Output) -> String {

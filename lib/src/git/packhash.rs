@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
@@ -43,16 +42,14 @@ struct Part<'a> {
 /// Returns the hash of all bytes of each file, which is read once and not held; `None` of one that cannot be read. All threads share the work.
 ///
 /// The tree: section 2.1 of the paper on BLAKE3.
-pub(super) fn hash_files(paths: &[&Path]) -> Vec<Option<FileHash>> {
+pub(super) fn hash_files(paths: &[&Path]) -> Result<Vec<Option<FileHash>>> {
     let files: Vec<Vec<Part>> = paths.iter().map(|path| parts_of(path).unwrap_or_default()).collect();
     let parts: Vec<&Part> = files.iter().flatten().collect();
-    let next = AtomicUsize::new(0);
-    threads::in_all(&|| {
-        let mut buffer = vec![0; BUFFER];
-        while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-            part.value.get_or_init(|| part.hash(&mut buffer).ok());
-        }
-    });
+    let hash = |part: &&Part, buffer: &mut Vec<u8>| {
+        part.value.get_or_init(|| part.hash(buffer).ok());
+        Ok(())
+    };
+    threads::each(usize::MAX, &parts, || Ok(vec![0; BUFFER]), hash)?;
     let hash = |parts: Vec<Part>| -> Option<FileHash> {
         let values = parts.into_iter().map(|part| part.value.into_inner()?).collect::<Option<Vec<_>>>()?;
         match &values[..] {
@@ -64,7 +61,7 @@ pub(super) fn hash_files(paths: &[&Path]) -> Vec<Option<FileHash>> {
             }
         }
     };
-    files.into_iter().map(hash).collect()
+    Ok(files.into_iter().map(hash).collect())
 }
 
 fn parts_of(path: &Path) -> Result<Vec<Part<'_>>> {
@@ -128,13 +125,13 @@ mod tests {
         paths.insert(3, dir.path().join("missing"));
         expected.insert(3, None);
         let paths: Vec<&Path> = paths.iter().map(|path| &**path).collect();
-        assert!(hash_files(&paths) == expected);
+        assert!(hash_files(&paths).unwrap() == expected);
         // And where a byte of any part is another one.
         let path = dir.path().join("one");
         for at in (0..bytes.len()).step_by(part / 2 - 1) {
             bytes[at] ^= 1;
             fs::write(&path, &bytes).unwrap();
-            assert_eq!(hash_files(&[&path]), [Some(FileHash::of(&bytes))], "{at}");
+            assert_eq!(hash_files(&[&path]).unwrap(), [Some(FileHash::of(&bytes))], "{at}");
             bytes[at] ^= 1;
         }
     }

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use flate2::Crc;
@@ -83,12 +83,12 @@ impl Git {
     /// was in order `before` are compared with that. The `roots` are those of a time before this.
     pub(super) fn verify_objects(&self, is_wanted: IsWanted<'_>, before: &Sound, roots: &[Root]) -> Result<Verified> {
         for _ in 1..MAX_LOOKS {
-            let (verified, has_seen_all) = Look::at(self, is_wanted, before, roots)?.run();
+            let (verified, has_seen_all) = Look::at(self, is_wanted, before, roots)?.run()?;
             if has_seen_all {
                 return Ok(verified);
             }
         }
-        let (verified, _) = Look::at(self, is_wanted, before, roots)?.run();
+        let (verified, _) = Look::at(self, is_wanted, before, roots)?.run()?;
         Ok(verified)
     }
 }
@@ -249,11 +249,11 @@ impl<'a> Look<'a> {
         // What many look for is mostly in the largest.
         indexes.sort_by_cached_key(|path| Reverse(durable::look(path).map_or(0, |meta| meta.len())));
         indexes.into_iter().for_each(|index| look.add_pack(index));
-        look.compare();
+        look.compare()?;
         if look.needs_to_follow().is_none() {
             // Nobody knows what they need: they are verified anew.
             look.before = &NOTHING;
-            look.compare();
+            look.compare()?;
         }
         Ok(look)
     }
@@ -305,7 +305,7 @@ impl<'a> Look<'a> {
     }
 
     /// Compares each pack with those that were in order before, and lists the objects of the others.
-    fn compare(&mut self) {
+    fn compare(&mut self) -> Result<()> {
         let indexes: BTreeSet<FileHash> = self.before.packs.keys().map(|hashes| hashes.index).collect();
         let mut packs = std::mem::take(&mut self.packs);
         let mut known = Vec::new();
@@ -313,7 +313,7 @@ impl<'a> Look<'a> {
             (packed.is_same, packed.hash, packed.wanted) = (false, Mutex::default(), Mutex::default());
             known.extend(indexes.contains(&packed.index_hash).then_some(packed));
         }
-        let hashes = hash_files(&known.iter().map(|packed| &*packed.path).collect::<Vec<_>>());
+        let hashes = hash_files(&known.iter().map(|packed| &*packed.path).collect::<Vec<_>>())?;
         for (packed, pack) in known.into_iter().zip(hashes) {
             let Some(pack) = pack else { continue };
             if let Some(wanted) = self.before.packs.get(&PackHashes { pack, index: packed.index_hash }) {
@@ -323,7 +323,7 @@ impl<'a> Look<'a> {
             }
         }
         let (todo, look) = (Mutex::new(packs.iter_mut().filter(|packed| !packed.is_same)), &*self);
-        threads::in_all(&|| {
+        threads::in_all(threads::n_processors(), &|| {
             loop {
                 let next = todo.lock().expect(POISONED).next();
                 let Some(packed) = next else { return };
@@ -333,6 +333,7 @@ impl<'a> Look<'a> {
             }
         });
         self.packs = packs;
+        Ok(())
     }
 
     fn list_loose(&mut self, dir: &Path) -> Result<()> {
@@ -360,25 +361,20 @@ impl<'a> Look<'a> {
     }
 
     /// Does all of it, and says whether nothing vanished unread.
-    fn run(self) -> (Verified, bool) {
-        let (jobs, next) = (self.jobs(), AtomicUsize::new(0));
-        let work = || {
-            let mut reader = Reader::new();
-            while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match job {
-                    Job::Sums(at) => self.verify_sums(&self.packs[*at], &mut reader),
-                    Job::Objects(at, range) => self.verify_packed(&self.packs[*at], range.clone(), &mut reader),
-                    Job::Loose(range) => {
-                        self.loose[range.clone()].iter().for_each(|single| self.verify_loose(single, &mut reader))
-                    }
-                    Job::Needs(range) => self.follow_needs(range.clone(), &mut reader),
-                    Job::Roots(range) => self.follow_roots(&self.roots[range.clone()], &mut reader),
-                }
+    fn run(self) -> Result<(Verified, bool)> {
+        let work = |job: &Job, reader: &mut Reader| {
+            match job {
+                Job::Sums(at) => self.verify_sums(&self.packs[*at], reader),
+                Job::Objects(at, range) => self.verify_packed(&self.packs[*at], range.clone(), reader),
+                Job::Loose(range) => self.loose[range.clone()].iter().for_each(|single| self.verify_loose(single, reader)),
+                Job::Needs(range) => self.follow_needs(range.clone(), reader),
+                Job::Roots(range) => self.follow_roots(&self.roots[range.clone()], reader),
             }
+            Ok(())
         };
-        threads::in_all(&work);
+        threads::each(usize::MAX, &self.jobs(), || Ok(Reader::new()), work)?;
         let has_seen_all = !self.has_vanished.load(Ordering::Relaxed);
-        (self.conclude(), has_seen_all)
+        Ok((self.conclude(), has_seen_all))
     }
 
     fn conclude(self) -> Verified {
@@ -821,6 +817,7 @@ fn named(oid: &Oid, (kind, content): (ObjectKind, Vec<u8>)) -> Result<(ObjectKin
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
@@ -1083,7 +1080,7 @@ mod tests {
             let before = Sound::default();
             let look = Look::at(git, &|content| content.starts_with(b"wanted"), &before, &[]).unwrap();
             vanish();
-            let (verified, is_whole) = look.run();
+            let (verified, is_whole) = look.run().unwrap();
             (verified.wanted.is_some(), verified.damaged.len(), is_whole)
         };
         let (dir, git, _) = repository();

@@ -4,7 +4,6 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::verified::VerifiedNote;
 use super::{Policy, Repo, enrolled, holders, remotes};
@@ -488,18 +487,14 @@ fn perhaps_indexes(repo: &Repo) -> Result<Vec<Oid>> {
     // Of what is long there is one in memory at a time, later.
     let is_short = |oid: &Oid| matches!(repo.objects.blob_size(oid), Ok(Some(size)) if size <= MAX_AT_ONCE);
     let is_other = |oid: &Oid| is_short(oid) && repo.objects.blob(oid).is_ok_and(|blob| !ChunkIndex::is_index(&blob));
-    let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    threads::in_all(&|| {
-        loop {
-            let start = next.fetch_add(HANDFUL, Ordering::Relaxed).min(blobs.len());
-            let end = blobs.len().min(start + HANDFUL);
-            if start == end {
-                return;
-            }
-            let perhaps: Vec<Oid> = blobs[start..end].iter().filter(|oid| !is_other(oid)).copied().collect();
-            found.lock().expect("BUG: a thread panicked while it read blobs").extend(perhaps);
-        }
-    });
+    let handfuls: Vec<&[Oid]> = blobs.chunks(HANDFUL).collect();
+    let found = Mutex::new(Vec::new());
+    let look = |handful: &&[Oid], (): &mut ()| {
+        let perhaps: Vec<Oid> = handful.iter().filter(|oid| !is_other(oid)).copied().collect();
+        found.lock().expect("BUG: a thread panicked while it read blobs").extend(perhaps);
+        Ok(())
+    };
+    threads::each(usize::MAX, &handfuls, || Ok(()), look)?;
     Ok(found.into_inner().expect("BUG: a thread panicked while it read blobs"))
 }
 

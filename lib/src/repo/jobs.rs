@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Kind, Result};
+use crate::threads;
 
 /// Jobs that are waiting to be done, the newest first: so a walk through directories goes deep before it goes wide, and holds few of them open.
 pub(super) struct Jobs<J> {
@@ -76,12 +77,7 @@ impl<J: Send> Jobs<J> {
                 self.state().failure.get_or_insert(error);
             }
         };
-        std::thread::scope(|scope| {
-            // Where no more can be started, those that are there do it.
-            let start = || std::thread::Builder::new().spawn_scoped(scope, one);
-            (1..n_threads).map_while(|_| start().ok()).for_each(drop);
-            one();
-        });
+        threads::in_all(n_threads, &one);
         self.state().failure.take().map_or(Ok(()), Err)
     }
 

@@ -21,6 +21,7 @@ use crate::metadata::{DirMetadata, Metadata};
 use crate::progress::Progress;
 use crate::safepath::FileKind;
 use crate::store::{FileReferences, Lease, ReferenceWriter, Referenced, WriteOptions, WriteStats, Writer};
+use crate::threads;
 
 /// Who commits, when, and why.
 #[derive(Clone, Debug)]
@@ -173,10 +174,7 @@ pub(super) fn record_with(
     }
     progress.stage("writing", 0, 0);
     // From here on the order is all: chunks, objects, index, ref. While the disk takes the chunks, the objects are completed.
-    let (finished, pack) = std::thread::scope(|scope| {
-        let pack = scope.spawn(|| pack.complete());
-        (chunks.finish_with_lease(), pack.join().expect("BUG: completing a pack panicked"))
-    });
+    let (pack, finished) = threads::both(|| pack.complete(), || chunks.finish_with_lease());
     let (stats, lease) = finished?;
     recorded.chunks = match hand_over {
         // Beside it there are only the lists.

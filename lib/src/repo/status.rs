@@ -12,6 +12,7 @@ use crate::git::name::{self, Stored};
 use crate::git::{NewIndex, Oid};
 use crate::metadata::DirMetadata;
 use crate::progress::Progress;
+use crate::threads;
 
 /// What differs.
 #[derive(Debug)]
@@ -34,11 +35,8 @@ pub fn status(repo: &Repo, options: &ScanOptions, progress: &Progress) -> Result
 fn status_of(repo: &Repo, index: &Index, options: &ScanOptions, progress: &Progress) -> Result<Status> {
     let head = repo.head()?;
     // git is a program of its own, and looks at what is staged while we look at the files.
-    let (found, staged) = std::thread::scope(|scope| {
-        let staged = scope.spawn(|| staged(repo, index, head));
-        let found = scan::scan(repo, index, options, Sink::Compare, progress);
-        (found, staged.join().expect("BUG: the thread that asks git panicked"))
-    });
+    let look = || scan::scan(repo, index, options, Sink::Compare, progress);
+    let (staged, found) = threads::both(|| staged(repo, index, head), look);
     let (found, staged) = (found?, staged?);
     Ok(Status { branch: branch(repo)?, head, staged, found })
 }

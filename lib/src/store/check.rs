@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::index::{self, Index, PackOnDisk};
 use super::pack::{self, Damage};
@@ -118,9 +117,8 @@ impl Store {
         read_data: bool,
         progress: &Progress,
     ) -> Result<Checked> {
-        let next = AtomicUsize::new(0);
-        let (checked, failure) = (Mutex::new(Checked::default()), Mutex::new(None));
-        let check = |pack: &PackOnDisk| -> Result<()> {
+        let checked = Mutex::new(Checked::default());
+        let check = |pack: &PackOnDisk, (): &mut ()| -> Result<()> {
             let path = pack::path_of(&self.layout().packs(), pack.id);
             let is_named = (read_data && sound.contains(&pack.id)).then(|| is_named_by_hash(&path, pack.id));
             let is_same = matches!(is_named, Some(Ok(true)));
@@ -140,15 +138,7 @@ impl Store {
             progress.add(1, n_read);
             Ok(())
         };
-        threads::in_all(&|| {
-            while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = check(pack) {
-                    failure.lock().expect(POISONED).get_or_insert(error);
-                    return;
-                }
-            }
-        });
-        failure.into_inner().expect(POISONED).map_or(Ok(()), Err)?;
+        threads::each(usize::MAX, packs, || Ok(()), check)?;
         Ok(checked.into_inner().expect(POISONED))
     }
 

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::gc::Written;
@@ -176,26 +175,17 @@ impl Store {
         let what = || format!("cannot read chunk pack '{}'", path.display());
         let toc = index::read_toc(&path)?;
         let file = durable::open(&path).context(what)?;
-        let next = AtomicUsize::new(0);
         let records = Mutex::new(Vec::with_capacity(toc.len()));
-        let work = || -> Result<()> {
-            let mut again = Again::new(level)?;
-            while let Some((at, entry)) = next_of(&toc, &next) {
-                if self.is_done(&entry.id, level, done)? {
-                    continue;
-                }
+        let compress = |entry: &TocEntry, again: &mut Again| -> Result<()> {
+            if !self.is_done(&entry.id, level, done)? {
                 let record = again.record(&file, entry).context(|| format!("byte {}", entry.offset)).context(what)?;
-                records.lock().expect("BUG: a thread panicked while it compressed").push((at, record));
+                records.lock().expect("BUG: a thread panicked while it compressed").push((entry.offset, record));
             }
             Ok(())
         };
-        let n_threads = COMPRESSORS.min(threads::n_processors());
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..n_threads).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().try_for_each(|thread| thread.join().expect("BUG: a thread that compresses panicked"))
-        })?;
+        threads::each(COMPRESSORS, &toc, || Again::new(level), compress)?;
         let mut records = records.into_inner().expect("BUG: a thread panicked while it compressed");
-        records.sort_by_key(|(at, _)| *at);
+        records.sort_by_key(|(offset, _)| *offset);
         Ok(records.into_iter().map(|(_, record)| record).collect())
     }
 
@@ -209,11 +199,6 @@ impl Store {
         }
         Ok(false)
     }
-}
-
-fn next_of<'a>(toc: &'a [TocEntry], next: &AtomicUsize) -> Option<(usize, &'a TocEntry)> {
-    let at = next.fetch_add(1, Ordering::Relaxed);
-    Some((at, toc.get(at)?))
 }
 
 /// Says whether a pack of `len` bytes gets smaller by a fiftieth.

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use super::Fingerprint;
 use super::openpgp::{Certificate, bad_signature, check_signature};
+use crate::child;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -192,13 +193,8 @@ fn at_home(home: &Path, args: &[&OsStr], input: &[u8]) -> Result<Vec<u8>> {
         .args(["--no-options", "--batch", "--quiet", "--no-tty", "--no-auto-key-locate"])
         .args(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().context(|| "cannot run gpg; is it installed? (Debian has it in the package 'gnupg')")?;
-    let stdin = child.stdin.take();
-    let output = std::thread::scope(|scope| {
-        // What gpg does not read, because it gave up, is told by how it ends.
-        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));
-        child.wait_with_output()
-    });
+    let child = command.spawn().context(|| "cannot run gpg; is it installed? (Debian has it in the package 'gnupg')")?;
+    let output = child::feed(child, input);
     let mut stop = program("gpgconf");
     let _ = stop.arg("--homedir").arg(home).args(["--kill", "gpg-agent"]).stdin(Stdio::null()).stderr(Stdio::null()).status();
     let output = output?;
