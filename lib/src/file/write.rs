@@ -100,7 +100,7 @@ impl ChunkSink<'_> {
 
 /// Cuts `file`, which has `size` bytes and the given `holes` (offset and length, ascending), into chunks.
 ///
-/// Uses up to `n_threads` threads and a few megabytes, whatever the size. A file that turns out shorter is an error of kind
+/// Uses up to `n_threads` threads and a few megabytes, whatever the size, and for each thread one of the longest chunks. A file that turns out shorter is an error of kind
 /// `Conflict`; one that grew is cut at `size`: the caller compares the times before and after.
 pub fn cut_file(
     file: &File,
@@ -155,6 +155,9 @@ fn store_chunk(sink: ChunkSink<'_>, bytes: &[u8]) -> Result<Entry> {
     Ok(Entry::Chunk { id, len: bytes.len() as u64 })
 }
 
+/// So many bytes that are cut wait for a thread, or the last chunk that was cut.
+const WAITING: usize = 8 << 20;
+
 /// Cuts in this thread, hashes and stores in `n_threads` others, or here if there are none, and pushes the entries in the order of the file.
 fn store_all(
     source: &mut Pieces<'_, '_>,
@@ -164,7 +167,7 @@ fn store_all(
     n_threads: usize,
     mut push: impl FnMut(Entry) -> Result<()>,
 ) -> Result<()> {
-    let (jobs, queue) = channel::bounded::<(u64, Vec<u8>)>(4 * n_threads);
+    let (jobs, queue) = channel::bounded::<(u64, Vec<u8>)>((WAITING / source.spec.max_len()).min(4 * n_threads).max(1));
     let (done, results) = channel::unbounded::<(u64, Result<Entry>)>();
     std::thread::scope(|scope| {
         let start = |_| {
