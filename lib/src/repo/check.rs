@@ -73,7 +73,7 @@ pub fn check(repo: &Repo, depth: Depth, progress: &Progress) -> Result<Checked> 
     let chunks = check_chunks(repo, depth, &before.chunk_packs, progress)?;
     progress.stage("checking large files", 0, 0);
     let mut files = Vec::new();
-    let looked = check_files(repo, verified.wanted.clone(), &mut files, progress);
+    let looked = check_large_files(repo, verified.wanted.clone(), &mut files, progress);
     let is_plain = verified.wanted.is_some() && !has_other_work_trees(repo);
     let is_whole = verified.is_whole && roots.is_some();
     let complaints = match (is_plain, is_whole) {
@@ -312,7 +312,7 @@ fn path_in(line: &str, git_dir: &str) -> Option<String> {
 
 /// Verifies that all chunks of all large files in all commits are here, or with a holder that told so. Of what only the branches of other hosts
 /// have they need not be anywhere. Which blobs are chunk indexes may be `known`.
-fn check_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>, progress: &Progress) -> Result<()> {
+fn check_large_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Finding>, progress: &Progress) -> Result<()> {
     repo.objects.refresh();
     // What somebody's gc removed since it was seen is of no use to anybody.
     let known = known.map(|known| known.into_iter().filter(|oid| repo.objects.contains(oid)).collect());
@@ -576,7 +576,7 @@ mod tests {
         assert_eq!(expected.len(), lacking.len());
         pack.finish().unwrap().unwrap().release().unwrap();
         let mut findings = Vec::new();
-        check_files(&repo, None, &mut findings, &Progress::default()).unwrap();
+        check_large_files(&repo, None, &mut findings, &Progress::default()).unwrap();
         let chunk = |finding: &Finding| finding.problem.split_whitespace().nth(1).unwrap().to_owned();
         let told: Vec<_> = findings.iter().map(|finding| (finding.what.clone(), chunk(finding))).collect();
         assert!(told.len() == expected.len() && told.into_iter().collect::<BTreeSet<_>>() == expected, "{findings:?}");

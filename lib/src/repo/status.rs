@@ -93,9 +93,8 @@ pub(crate) fn compare_work_trees(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<Chan
 pub(crate) fn index_after(repo: &Repo, index: &Index, a: Oid, b: Oid) -> Result<Index> {
     let raw = raw_difference(repo, a, b)?;
     let (mut updates, mut gone) = (Vec::new(), Vec::new());
-    let mut fields = raw.split(|&b| b == 0).filter(|field| !field.is_empty());
-    while let (Some(info), Some(path)) = (fields.next(), fields.next()) {
-        let raw = RawChange::decode(info).ok_or_else(|| Error::new(Kind::Bug, "BUG: git diff --raw is not understood"))?;
+    for change in raw_changes(&raw) {
+        let (raw, path) = change?;
         match raw.new {
             Some(oid) => updates.push(Staged { path: path.to_vec(), oid, mode: raw.new_mode, stat: CachedStat::default() }),
             None => gone.extend(index.lookup(path)),
@@ -110,9 +109,8 @@ pub(crate) fn index_after(repo: &Repo, index: &Index, a: Oid, b: Oid) -> Result<
 pub(crate) fn new_blobs(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<(Vec<u8>, Oid)>> {
     let raw = raw_difference(repo, a, b)?;
     let mut blobs = Vec::new();
-    let mut fields = raw.split(|&b| b == 0).filter(|field| !field.is_empty());
-    while let (Some(info), Some(path)) = (fields.next(), fields.next()) {
-        let raw = RawChange::decode(info).ok_or_else(|| Error::new(Kind::Bug, "BUG: git diff --raw is not understood"))?;
+    for change in raw_changes(&raw) {
+        let (raw, path) = change?;
         blobs.extend(raw.new.filter(|_| raw.new_mode & 0o170_000 == 0o100_000).map(|oid| (path.to_vec(), oid)));
     }
     Ok(blobs)
@@ -165,9 +163,8 @@ fn raw_difference(repo: &Repo, a: Oid, b: Oid) -> Result<Vec<u8>> {
 /// Turns git's raw difference of two trees into changes of work-tree paths.
 fn changes(repo: &Repo, raw: &[u8], shows_ours: bool) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
-    let mut fields = raw.split(|&b| b == 0).filter(|field| !field.is_empty());
-    while let (Some(info), Some(path)) = (fields.next(), fields.next()) {
-        let raw = RawChange::decode(info).ok_or_else(|| Error::new(Kind::Bug, "BUG: git diff --raw is not understood"))?;
+    for change in raw_changes(raw) {
+        let (raw, path) = change?;
         let what = match (raw.old, raw.new) {
             (None, _) => What::Added,
             (_, None) => What::Deleted,
@@ -185,6 +182,16 @@ fn changes(repo: &Repo, raw: &[u8], shows_ours: bool) -> Result<Vec<Change>> {
     // A file whose content differs is named once.
     changes.dedup_by(|later, first| later.path == first.path && later.what == What::Metadata);
     Ok(changes)
+}
+
+/// Decodes git's raw difference of two trees: each change, and the path in a commit.
+fn raw_changes(raw: &[u8]) -> impl Iterator<Item = Result<(RawChange, &[u8])>> {
+    let mut fields = raw.split(|&b| b == 0).filter(|field| !field.is_empty());
+    std::iter::from_fn(move || {
+        let (info, path) = (fields.next()?, fields.next()?);
+        let change = RawChange::decode(info).ok_or_else(|| Error::new(Kind::Bug, "BUG: git diff --raw is not understood"));
+        Some(change.map(|change| (change, path)))
+    })
 }
 
 pub(super) struct RawChange {

@@ -212,11 +212,6 @@ impl Store {
         self.with_index(|index| index.lacking(ids))
     }
 
-    /// Returns where each of `ids` lies, `None` for one that is not here.
-    pub fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
-        ids.iter().map(|id| Ok(self.find_all(id)?.first().copied())).collect()
-    }
-
     /// Returns the plain bytes of a chunk, which is refused if it is longer than `max_len`.
     pub fn read(&self, id: &ChunkId, max_len: usize) -> Result<Vec<u8>> {
         let mut out = Vec::new();

@@ -157,10 +157,6 @@ fn block_checksum(entries: &[u8]) -> [u8; 16] {
     blake3::hash(entries).as_bytes()[..16].try_into().expect("BUG: 16 of 32 bytes")
 }
 
-fn id_at(block: &[u8], i: usize) -> &[u8] {
-    &block[i * ENTRY_LEN..i * ENTRY_LEN + 32]
-}
-
 fn entry_at(block: &[u8], i: usize, n_packs: u32) -> Result<Entry> {
     let raw = &block[i * ENTRY_LEN..][..ENTRY_LEN];
     let entry = Entry {
@@ -254,10 +250,10 @@ impl Segment {
     }
 
     fn find_in_block_of(&self, id: &ChunkId, last: &mut LastBlock) -> Result<Option<(u64, Entry)>> {
-        let prefix = &id.as_bytes()[..ANCHOR_LEN];
+        let (prefix, anchors) = (&id.as_bytes()[..ANCHOR_LEN], self.anchors());
         // Usually one block; two when the anchor of the second has the same first 8 bytes.
-        let mut block = self.n_anchors_below(prefix).saturating_sub(1);
-        while block < self.trailer.n_blocks() && self.anchor(block) <= prefix {
+        let mut block = anchors.partition_point(|anchor| anchor[..] < *prefix).saturating_sub(1) as u64;
+        while anchors.get(block as usize).is_some_and(|anchor| anchor[..] <= *prefix) {
             if last.block != Some(block) {
                 last.block = None;
                 self.read_blocks(block, &mut last.bytes)?;
@@ -287,7 +283,7 @@ impl Segment {
             let place = cursor.next - 1;
             let is_in_order = last.is_none_or(|last| last < entry.id);
             let has_anchor = !place.is_multiple_of(BLOCK_ENTRIES as u64)
-                || self.anchor(place / BLOCK_ENTRIES as u64) == &entry.id.as_bytes()[..ANCHOR_LEN];
+                || self.anchors()[(place / BLOCK_ENTRIES as u64) as usize] == entry.id.as_bytes()[..ANCHOR_LEN];
             let has_filter = filter_has(&self.tables[self.trailer.filter_at()..], &entry.id, self.trailer.n_groups);
             if !is_in_order || !has_anchor || !has_filter {
                 return Err(corrupt(format!("entry {place} of the index segment is out of order or not in its tables")));
@@ -309,20 +305,10 @@ impl Segment {
         }
     }
 
-    fn anchor(&self, block: u64) -> &[u8] {
-        &self.tables[self.trailer.anchors_at() + block as usize * ANCHOR_LEN..][..ANCHOR_LEN]
-    }
-
-    fn n_anchors_below(&self, prefix: &[u8]) -> u64 {
-        let (mut low, mut high) = (0, self.trailer.n_blocks());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.anchor(middle) < prefix {
-                true => low = middle + 1,
-                false => high = middle,
-            }
-        }
-        low
+    /// Returns the start of each block's first id.
+    fn anchors(&self) -> &[[u8; ANCHOR_LEN]] {
+        let anchors = &self.tables[self.trailer.anchors_at()..][..self.trailer.n_blocks() as usize * ANCHOR_LEN];
+        anchors.as_chunks().0
     }
 
     fn read_blocks(&self, block: u64, bytes: &mut [u8]) -> Result<()> {
@@ -345,16 +331,7 @@ impl Default for LastBlock {
 }
 
 fn find_in_block(block: &[u8], n: usize, id: &ChunkId) -> Option<usize> {
-    let (mut low, mut high) = (0, n);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match id_at(block, middle).cmp(id.as_bytes()) {
-            std::cmp::Ordering::Equal => return Some(middle),
-            std::cmp::Ordering::Less => low = middle + 1,
-            std::cmp::Ordering::Greater => high = middle,
-        }
-    }
-    None
+    block.as_chunks::<ENTRY_LEN>().0[..n].binary_search_by(|entry| entry[..32].cmp(id.as_bytes())).ok()
 }
 
 /// Returns the place of a segment in the directory of all segments.
