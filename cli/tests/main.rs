@@ -13,6 +13,7 @@ mod guides;
 mod holders;
 mod maintenance;
 mod memory;
+mod mend;
 mod merge;
 mod network;
 mod output;

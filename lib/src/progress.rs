@@ -62,10 +62,11 @@ impl Progress {
         self.warnings.lock().expect("BUG: a thread panicked while it held the warnings").push(warning);
     }
 
-    /// Takes the warnings noted so far, sorted by path.
+    /// Takes the warnings noted so far, sorted by path, the same one once.
     pub fn take_warnings(&self) -> Vec<Warning> {
         let mut warnings = std::mem::take(&mut *self.warnings.lock().expect("BUG: a thread panicked while it held the warnings"));
         warnings.sort_by(|a, b| (&a.path, &a.message).cmp(&(&b.path, &b.message)));
+        warnings.dedup();
         warnings
     }
 

@@ -37,6 +37,8 @@ pub enum ChunkSink<'a> {
         wanted: &'a HashSet<ChunkId>,
         /// Takes them.
         writer: &'a Writer,
+        /// Raised when the store fails.
+        has_failed: &'a AtomicBool,
     },
     /// They stay in the file, and it is noted where; only lists go into the chunk store.
     Stay {
@@ -69,12 +71,12 @@ pub type Note<'a> = dyn Fn(ChunkId, u64, u64) -> Result<()> + Sync + 'a;
 impl ChunkSink<'_> {
     fn put(&self, id: ChunkId, bytes: &[u8]) -> Result<()> {
         match self {
-            Self::Store { writer, has_failed } => {
+            Self::Wanted { wanted, .. } if !wanted.contains(&id) => Ok(()),
+            Self::Store { writer, has_failed } | Self::Wanted { writer, has_failed, .. } => {
                 writer.put(id, bytes).map(drop).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
             }
             Self::Passed { take, has_failed, .. } => take(id, bytes).inspect_err(|_| has_failed.store(true, Ordering::Relaxed)),
-            Self::Wanted { wanted, writer } if wanted.contains(&id) => writer.put(id, bytes).map(drop),
-            Self::Wanted { .. } | Self::Stay { .. } | Self::Discard => Ok(()),
+            Self::Stay { .. } | Self::Discard => Ok(()),
         }
     }
 

@@ -3,11 +3,15 @@
 //! A source is trusted only as far as the hash: every object and every chunk is verified before it is stored.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::check::for_each_index;
 use super::witness::{self, Witnessed};
-use super::{INDEX_NOTE, Places, Repo, enrolled, holders};
+use super::{INDEX_NOTE, Places, Repo, Settings, enrolled, holders};
 use crate::chunk::ChunkerSpec;
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
@@ -39,9 +43,18 @@ pub struct Repaired {
 enum Source {
     Git(Box<Objects>),
     Store(Store),
-    /// A directory with files as they are; with a name, that one alone.
-    Files(Dir, Option<Vec<u8>>),
+    Files(Files),
 }
+
+/// A directory with files as they are; with a name, that one alone.
+struct Files {
+    dir: Dir,
+    path: PathBuf,
+    name: Option<Vec<u8>>,
+}
+
+/// What a source gave, or why it could not be read. That ends no repair: what was damaged is put aside by then, and another source may have the same.
+type Taken = Result<()>;
 
 impl Source {
     /// Finds out what there is at `path`: a repository, a chunk store, a directory of files (which may have a repository in it), or one file.
@@ -50,7 +63,8 @@ impl Source {
         let path = std::path::absolute(path).context(what)?;
         if durable::is_file(&path) {
             let (dir, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
-            return Ok(vec![Self::Files(Dir::open(dir).context(what)?, Some(name.as_encoded_bytes().to_vec()))]);
+            let name = Some(name.as_bytes().to_vec());
+            return Ok(vec![Self::Files(Files { dir: Dir::open(dir).context(what)?, path: dir.to_owned(), name })]);
         }
         if durable::is_dir(&path.join("packs")) && durable::is_file(&path.join("format")) {
             return Ok(vec![Self::Store(Store::open(&path).context(what)?)]);
@@ -68,7 +82,7 @@ impl Source {
             all.extend(Store::open(&places.store).ok().map(Self::Store));
         }
         if !durable::is_dir(&path.join("objects")) {
-            all.push(Self::Files(Dir::open(&path).context(what)?, None));
+            all.push(Self::Files(Files { dir: Dir::open(&path).context(what)?, path, name: None }));
         }
         Ok(all)
     }
@@ -148,8 +162,8 @@ fn mend_objects(repo: &Repo, sources: &[Source], progress: &Progress) -> Result<
         for source in sources {
             match source {
                 Source::Git(objects) => copy_with_all_below(&missing, objects, &repo.objects, &pack)?,
-                Source::Files(dir, name) => {
-                    for_each_file(dir, name.as_deref(), &mut |file| offer_blobs(repo, file, &missing, &pack, progress))?;
+                Source::Files(files) => {
+                    files.for_each(progress, &mut |file| offer_blobs(&repo.settings, file, &missing, &pack, progress))?;
                 }
                 Source::Store(_) => (),
             }
@@ -201,26 +215,35 @@ fn copy_with_all_below(wanted: &HashSet<Oid>, source: &Objects, target: &Objects
 
 /// Stores a file's content, or its chunk index, if that is one of the missing blobs.
 fn offer_blobs(
-    repo: &Repo,
-    file: &std::fs::File,
+    settings: &Settings,
+    file: &File,
     missing: &HashSet<Oid>,
     pack: &PackWriter<'_>,
     progress: &Progress,
-) -> Result<()> {
-    let size = file.metadata()?.len();
-    let content = if size < repo.settings.threshold {
-        read_all(file, size)?
-    } else {
-        let spec = repo.settings.chunker;
-        cut_file(file, size, &holes(file, size)?, &spec, ChunkSink::Discard, repo.settings.n_threads, progress)?.encode()
+) -> Result<Taken> {
+    let (oid, content) = match read_blob(settings, file, progress) {
+        Ok(blob) => blob,
+        Err(error) => return Ok(Err(error)),
     };
-    if missing.contains(&object_id(ObjectKind::Blob, &content)?) {
+    if missing.contains(&oid) {
         pack.blob(&content)?;
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
-fn read_all(file: &std::fs::File, size: u64) -> Result<Vec<u8>> {
+/// Returns the blob that a file is stored as; nothing is stored.
+fn read_blob(settings: &Settings, file: &File, progress: &Progress) -> Result<(Oid, Vec<u8>)> {
+    let size = file.metadata()?.len();
+    let content = if size < settings.threshold {
+        read_all(file, size)?
+    } else {
+        let holes = holes(file, size)?;
+        cut_file(file, size, &holes, &settings.chunker, ChunkSink::Discard, settings.n_threads, progress)?.encode()
+    };
+    Ok((object_id(ObjectKind::Blob, &content)?, content))
+}
+
+fn read_all(file: &File, size: u64) -> Result<Vec<u8>> {
     use std::io::Read;
     let mut content = Vec::with_capacity(size as usize);
     file.take(size).read_to_end(&mut content)?;
@@ -238,9 +261,9 @@ fn mend_chunks(repo: &Repo, sources: &[Source], progress: &Progress) -> Result<u
         let writer = repo.store.writer(WriteOptions { level: repo.settings.level })?;
         for source in sources {
             match source {
-                Source::Store(store) => take_chunks(store, &missing, &writer)?,
-                Source::Files(dir, name) => {
-                    for_each_file(dir, name.as_deref(), &mut |file| offer_chunks(file, &missing, &specs, &writer, progress))?;
+                Source::Store(store) => take_chunks(store, &missing, &writer, progress)?,
+                Source::Files(files) => {
+                    files.for_each(progress, &mut |file| offer_chunks(file, &missing, &specs, &writer, progress))?;
                 }
                 Source::Git(_) => (),
             }
@@ -254,36 +277,45 @@ fn mend_chunks(repo: &Repo, sources: &[Source], progress: &Progress) -> Result<u
     Ok(n_found)
 }
 
-fn take_chunks(store: &Store, missing: &HashSet<ChunkId>, writer: &Writer) -> Result<()> {
+/// Stores those of the missing chunks that a store can give; of the others one warning tells.
+fn take_chunks(store: &Store, missing: &HashSet<ChunkId>, writer: &Writer, progress: &Progress) -> Result<()> {
+    let mut unreadable = None;
     for id in missing {
         match store.read(id, MAX_CHUNK) {
             Ok(bytes) => drop(writer.put(*id, &bytes)?),
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => (),
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == Kind::NotFound => (),
+            Err(error) => unreadable = unreadable.or(Some(error)),
         }
+    }
+    if let Some(error) = unreadable {
+        pass_over(store.dir(), &error, progress);
     }
     Ok(())
 }
 
-/// Cuts a file in every way that is in use, and stores the chunks that are missing.
+/// Cuts a file in every way that is in use, and stores the chunks that are missing, as far as it can be read.
 fn offer_chunks(
-    file: &std::fs::File,
+    file: &File,
     missing: &HashSet<ChunkId>,
     specs: &HashSet<String>,
     writer: &Writer,
     progress: &Progress,
-) -> Result<()> {
-    let size = file.metadata()?.len();
+) -> Result<Taken> {
+    let has_failed = AtomicBool::new(false);
+    let mut taken = Ok(());
     for spec in specs {
         let spec: ChunkerSpec = spec.parse().map_err(|_| Error::new(Kind::Bug, "BUG: a chunker does not read its own name"))?;
-        let sink = ChunkSink::Wanted { wanted: missing, writer };
-        match cut_file(file, size, &holes(file, size)?, &spec, sink, 1, progress) {
-            // It changes while we read it: another file may have the chunk.
-            Err(error) if error.kind() == Kind::Conflict => (),
-            other => drop(other?),
+        let sink = ChunkSink::Wanted { wanted: missing, writer, has_failed: &has_failed };
+        let cut = || {
+            let size = file.metadata()?.len();
+            cut_file(file, size, &holes(file, size)?, &spec, sink, 1, progress)
+        };
+        match cut() {
+            Err(error) if has_failed.load(Ordering::Relaxed) => return Err(error),
+            cut => taken = taken.and(cut.map(drop)),
         }
     }
-    Ok(())
+    Ok(taken)
 }
 
 /// Returns the chunks that large files lack, as far as their lists can be read, and the chunkers that cut these files.
@@ -309,26 +341,121 @@ fn missing_chunks(repo: &Repo) -> Result<(HashSet<ChunkId>, HashSet<String>)> {
     Ok((missing, specs))
 }
 
-/// Hands every regular file below `dir`, or the one that is named, to `take`; what cannot be read is passed over, and so is a repository.
-fn for_each_file(dir: &Dir, name: Option<&[u8]>, take: &mut dyn FnMut(&std::fs::File) -> Result<()>) -> Result<()> {
-    if let Some(name) = name {
-        return take(&dir.open_file(name)?);
-    }
-    for entry in dir.entries()? {
-        let kind = dir.stat(&entry.name)?.map(|stat| stat.kind);
-        match kind {
-            Some(FileKind::Dir) if entry.name != b".git" => {
-                if let Ok(below) = dir.open_dir(&entry.name) {
-                    for_each_file(&below, None, take)?;
-                }
-            }
-            Some(FileKind::File) => {
-                if let Ok(file) = dir.open_file(&entry.name) {
-                    take(&file)?;
-                }
-            }
-            _ => (),
+impl Files {
+    /// Hands every regular file, but for those of a repository, to `take`; of what cannot be read a warning tells.
+    fn for_each(&self, progress: &Progress, take: &mut dyn FnMut(&File) -> Result<Taken>) -> Result<()> {
+        match &self.name {
+            Some(name) => self.take_one(name, progress, take),
+            None => self.take_all(progress, take),
         }
     }
-    Ok(())
+
+    fn take_all(&self, progress: &Progress, take: &mut dyn FnMut(&File) -> Result<Taken>) -> Result<()> {
+        let entries = self.dir.entries().inspect_err(|error| pass_over(&self.path, error, progress));
+        for entry in entries.unwrap_or_default() {
+            let path = self.path.join(OsStr::from_bytes(&entry.name));
+            match self.dir.stat(&entry.name).map(|stat| stat.map(|stat| stat.kind)) {
+                Ok(Some(FileKind::Dir)) if entry.name != b".git" => match self.dir.open_dir(&entry.name) {
+                    Ok(dir) => Self { dir, path, name: None }.take_all(progress, take)?,
+                    Err(error) => pass_over(&path, &error, progress),
+                },
+                Ok(Some(FileKind::File)) => self.take_one(&entry.name, progress, take)?,
+                Ok(_) => (),
+                Err(error) => pass_over(&path, &error, progress),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_one(&self, name: &[u8], progress: &Progress, take: &mut dyn FnMut(&File) -> Result<Taken>) -> Result<()> {
+        let taken = match self.dir.open_file(name) {
+            Ok(file) => take(&file)?,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken {
+            pass_over(&self.path.join(OsStr::from_bytes(name)), &error, progress);
+        }
+        Ok(())
+    }
+}
+
+/// Tells of what a source did not give.
+fn pass_over(path: &Path, error: &Error, progress: &Progress) {
+    progress
+        .warn(path.as_os_str().as_bytes(), format!("not all of it can be read; what is lost is looked for elsewhere: {error:#}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::store::WriteOptions;
+
+    fn repository() -> (tempfile::TempDir, Repo) {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of_directory(dir.path());
+        Repo::init(&places, "main").unwrap();
+        let repo = Repo::open(places).unwrap();
+        (dir, repo)
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_from_a_pack_that_cannot_be_written() {
+        let (dir, repo) = repository();
+        let path = dir.path().join("file");
+        let content: Vec<u8> = (0..200_000u32).flat_map(|n| blake3::hash(&n.to_le_bytes()).as_bytes()[..4].to_vec()).collect();
+        fs::write(&path, &content).unwrap();
+        // Opened so that it has a size and cannot be read, as where the disk fails.
+        let unreadable = File::options().append(true).open(&path).unwrap();
+        let progress = Progress::default();
+        for threshold in [1, u64::MAX] {
+            let settings = Settings { threshold, ..repo.settings.clone() };
+            let (oid, _) = read_blob(&settings, &File::open(&path).unwrap(), &progress).unwrap();
+            let missing = HashSet::from([oid]);
+            let pack = PackWriter::new(&repo.places.git_dir, &repo.objects).unwrap();
+            assert!(offer_blobs(&settings, &unreadable, &missing, &pack, &progress).unwrap().is_err());
+            assert_eq!(pack.n_objects(), 0);
+            offer_blobs(&settings, &File::open(&path).unwrap(), &missing, &pack, &progress).unwrap().unwrap();
+            assert_eq!(pack.n_objects(), 1);
+        }
+        let missing = HashSet::from([object_id(ObjectKind::Blob, &content).unwrap()]);
+        let settings = Settings { threshold: u64::MAX, ..repo.settings.clone() };
+        let pack = PackWriter::new(&repo.places.git_dir, &repo.objects).unwrap();
+        fs::remove_dir_all(repo.places.git_dir.join("objects/pack")).unwrap();
+        offer_blobs(&settings, &File::open(&path).unwrap(), &missing, &pack, &progress).unwrap_err();
+        let writer = repo.store.writer(WriteOptions::default()).unwrap();
+        let specs = HashSet::from([settings.chunker.to_string()]);
+        assert!(offer_chunks(&unreadable, &HashSet::new(), &specs, &writer, &progress).unwrap().is_err());
+    }
+
+    #[test]
+    fn the_files_after_one_that_cannot_be_read_are_looked_at_and_a_warning_tells_of_each() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        let names = ["a", "b", "sub/c"];
+        names.iter().for_each(|name| fs::write(dir.path().join(name), name).unwrap());
+        let files = |name: Option<&str>| {
+            let name = name.map(|name| name.as_bytes().to_vec());
+            Files { dir: Dir::open(dir.path()).unwrap(), path: dir.path().to_owned(), name }
+        };
+        let progress = Progress::default();
+        let (mut n_looks, failed) = (0, || Error::new(Kind::Io, "input/output error"));
+        // A repair looks at a source more than once.
+        for _ in 0..2 {
+            let mut look = |_: &File| {
+                n_looks += 1;
+                Ok(Err(failed()))
+            };
+            files(None).for_each(&progress, &mut look).unwrap();
+            files(Some("gone")).for_each(&progress, &mut look).unwrap();
+        }
+        assert_eq!(n_looks, 6);
+        let warnings = progress.take_warnings();
+        let paths: Vec<_> = warnings.iter().map(|warning| OsStr::from_bytes(&warning.path).to_owned()).collect();
+        assert_eq!(paths, ["a", "b", "gone", "sub/c"].map(|name| dir.path().join(name).into_os_string()));
+        assert_eq!(warnings[0].message, "not all of it can be read; what is lost is looked for elsewhere: input/output error");
+        files(None).for_each(&progress, &mut |_| Err(failed())).unwrap_err();
+        assert_eq!(progress.take_warnings(), []);
+    }
 }
