@@ -17,3 +17,72 @@ fn what_one_source_cannot_give_a_repair_takes_from_the_next() {
     world.ok(&["check", "--data"]);
     world.sh("gdo cat HEAD:large | cmp - ../two/large");
 }
+
+/// Makes a repository with two small files and what nothing leads to, all in one pack; returns it with the pack's path without its end.
+fn packed() -> (World, String) {
+    let world = World::new();
+    world.write("one", "content of one\n");
+    world.snapshot();
+    world.write("two", "content of two\n");
+    world.snapshot();
+    let stray = world.sh("echo stray | git hash-object -w --stdin");
+    world.sh(&format!("git update-ref refs/tags/stray {}; git repack -adq; git update-ref -d refs/tags/stray", stray.trim()));
+    let pack = world.sh("ls .git/objects/pack/*.pack");
+    (world, pack.trim().trim_end_matches(".pack").to_owned())
+}
+
+/// Changes a byte of the content of the object that `name` is, in the pack; returns how many objects lie before and after it.
+fn damage(world: &World, pack: &str, name: &str) -> (usize, usize) {
+    let oid = world.sh(&format!("git rev-parse {name}"));
+    let listed = world.sh(&format!("git verify-pack -v {pack}.idx | grep -E '^[0-9a-f]{{40}} ' | sort -nk5"));
+    let lines: Vec<&str> = listed.lines().collect();
+    let at = lines.iter().position(|line| line.starts_with(oid.trim())).unwrap();
+    let words: Vec<&str> = lines[at].split_ascii_whitespace().collect();
+    let (length, start): (u64, u64) = (words[3].parse().unwrap(), words[4].parse().unwrap());
+    flip(world, &format!("{pack}.pack"), start + length - 2);
+    (at, lines.len() - 1 - at)
+}
+
+/// Changes the byte at `at` of a file.
+fn flip(world: &World, path: &str, at: u64) {
+    let mut bytes = std::fs::read(world.path(path)).unwrap();
+    bytes[at as usize] ^= 0x55;
+    std::fs::remove_file(world.path(path)).unwrap();
+    std::fs::write(world.path(path), bytes).unwrap();
+}
+
+fn packs(world: &World) -> String {
+    world.sh("cd .git/objects/pack; ls *.pack; cd ../../devops/state/quarantine/objects/pack; ls *.pack")
+}
+
+#[test]
+fn what_is_sound_in_a_damaged_pack_comes_back_once_and_later_what_is_missed() {
+    let (world, pack) = packed();
+    damage(&world, &pack, "HEAD:two");
+    let run = world.gdo(&["check", "--repair"]);
+    assert!(run.code == 8 && run.out.contains("; 0 objects and"), "{}{}", run.out, run.err);
+    const STRAY: &str = "git cat-file -e $(echo stray | git hash-object --stdin)";
+    world.sh(STRAY);
+    world.sh("git cat-file -e HEAD:one");
+    world.ok(&["check", "--repair", "--from", "."]);
+    // What is here is not written again, and what was removed since stays away.
+    let before = packs(&world);
+    world.ok(&["check", "--repair"]);
+    assert_eq!(packs(&world), before);
+    world.sh(&format!("git prune --expire=now; git repack -adq; git prune-packed; ! {STRAY} 2>/dev/null"));
+    let before = packs(&world);
+    world.ok(&["check", "--repair"]);
+    assert_eq!(packs(&world), before);
+    // What is lost later and was sound then comes from there.
+    world.sh(&format!("rm -f .git/objects/pack/*; gdo check --repair --from . >/dev/null; git fsck; ! {STRAY} 2>/dev/null"));
+    world.ok(&["check", "--data"]);
+}
+
+#[test]
+fn what_another_pack_has_is_not_copied_out_of_a_damaged_one() {
+    let (world, pack) = packed();
+    world.sh(&format!("for end in pack idx; do cp {pack}.$end .git/objects/pack/pack-other.$end; done"));
+    damage(&world, &pack, "HEAD:two");
+    world.ok(&["check", "--repair"]);
+    assert_eq!(world.sh("cd .git/objects/pack; ls *.pack"), "pack-other.pack\n");
+}

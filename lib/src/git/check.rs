@@ -10,13 +10,11 @@ use std::path::{Path, PathBuf};
 
 use sha1dc::Hasher;
 
-use super::inflate::{OpenFiles, Reader};
-use super::object::object_id;
-use super::packed::{Pack, Shared};
+use super::inflate::OpenFiles;
 use super::packindex::PackIndex;
 use super::roots::Root;
 use super::verify::{IsWanted, Sound, Verified};
-use super::{Git, ObjectKind, Objects, Oid, PackWriter};
+use super::{Git, Objects, Oid};
 use crate::durable;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -74,11 +72,8 @@ const MIDX: &str = "multi-pack-index";
 const MIDX_PARTS: &str = "multi-pack-index.d";
 const MIDX_CHAIN: &str = "multi-pack-index.d/multi-pack-index-chain";
 
-/// An object that was read from a pack, or why it could not be.
-type Found = Result<(ObjectKind, Vec<u8>)>;
-
 /// Directory in the state that holds what was taken out of the object database, arranged like one.
-const QUARANTINE: &str = "quarantine/objects";
+pub(super) const QUARANTINE: &str = "quarantine/objects";
 
 impl Git {
     /// Looks at every file of the object database, at every byte of it, and compares packs with those that were in order `before`; also tells which blobs
@@ -209,37 +204,11 @@ impl Git {
         Ok(())
     }
 
-    /// Hands each object to `take` that the pack with the index at `path` ought to have, read from that pack alone; an index that cannot be read has none.
-    fn for_each_packed(&self, path: &Path, take: &mut dyn FnMut(u64, Oid, Found) -> Result<()>) -> Result<()> {
-        let Ok(listed) = self.listed_in(path) else { return Ok(()) };
-        let Ok(pack) = Pack::open_damaged(path, 0) else { return Ok(()) };
-        let (shared, mut reader) = (Shared::default(), Reader::new());
-        for (offset, oid) in listed {
-            let object =
-                pack.read(offset, &shared, &mut reader).and_then(|(kind, content)| match object_id(kind, &content)? == oid {
-                    true => Ok((kind, content)),
-                    false => Err(Error::new(Kind::Corrupt, "its content has another hash")),
-                });
-            take(offset, oid, object)?;
-        }
-        Ok(())
-    }
-
-    /// Returns offset and name of each object that the pack index at `path` lists.
-    fn listed_in(&self, path: &Path) -> Result<Vec<(u64, Oid)>> {
-        let bytes = durable::read(path).context(|| format!("cannot read '{}'", path.display()))?;
-        let listed = String::from_utf8_lossy(&self.run_with_input(&["show-index"], &bytes)?).into_owned();
-        let decode = |line: &str| {
-            let mut words = line.split(' ');
-            Some((words.next()?.parse().ok()?, Oid::from_hex(words.next()?.as_bytes()).ok()?))
-        };
-        Ok(listed.lines().filter_map(decode).collect())
-    }
-
-    /// Takes what is `damaged` out of the object database, after making anew what can be; sound objects of damaged packs are kept.
+    /// Takes what is `damaged` out of the object database, after making anew what can be; sound objects of damaged packs are copied back.
     ///
-    /// What was taken out lies in `quarantine` in the state directory `state`, where [`Self::salvage_quarantined`] finds what is sound in it.
-    pub fn put_aside_damaged(&self, state: &Path, damaged: &[Damaged]) -> Result<()> {
+    /// What was taken out lies in `quarantine` in the state directory `state`, where [`super::salvage::Salvage`] finds what somebody misses later.
+    pub fn put_aside_damaged(&self, state: &Path, damaged: &[Damaged], objects: &Objects) -> Result<()> {
+        let mut packs = Vec::new();
         let mut stems: Vec<PathBuf> = damaged.iter().map(|found| found.path.clone()).collect();
         stems.dedup();
         for path in &stems {
@@ -263,6 +232,7 @@ impl Git {
                     for extension in ["idx", "rev", "bitmap", "mtimes", "pack"] {
                         self.move_aside(state, &path.with_extension(extension))?;
                     }
+                    packs.push(state.join(QUARANTINE).join("pack").join(path.file_name().unwrap_or_default()));
                 }
                 Some(Role::Loose(_)) => self.move_aside(state, path)?,
                 None => (),
@@ -273,7 +243,10 @@ impl Git {
                 self.move_aside(state, &midx)?;
             }
         }
-        durable::sync_filesystem(self.git_dir())
+        durable::sync_filesystem(self.git_dir())?;
+        self.salvage(&packs, objects)?;
+        objects.refresh();
+        Ok(())
     }
 
     /// Moves a file of the object database to the same place in the quarantine.
@@ -282,28 +255,6 @@ impl Git {
         let aside = state.join(QUARANTINE).join(below);
         durable::create_dir_all(aside.parent().expect("BUG: it has a directory"), 0o700)?;
         durable::move_to(path, &aside)
-    }
-
-    /// Copies every sound object from the quarantine back into the object database, as a new pack.
-    pub fn salvage_quarantined(&self, state: &Path, objects: &Objects) -> Result<usize> {
-        let dir = state.join(QUARANTINE);
-        if !durable::is_dir(&dir) {
-            return Ok(0);
-        }
-        let pack = PackWriter::new(self.git_dir(), objects)?;
-        let mut n_saved = 0;
-        for path in list(&dir.join("pack"))?.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "idx")) {
-            self.for_each_packed(&path, &mut |_, _, object| {
-                if let Ok((kind, content)) = object {
-                    pack.put(kind, &content)?;
-                    n_saved += 1;
-                }
-                Ok(())
-            })?;
-        }
-        pack.finish()?.map_or(Ok(()), super::Kept::release)?;
-        objects.refresh();
-        Ok(n_saved)
     }
 }
 

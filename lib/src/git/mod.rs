@@ -32,6 +32,7 @@ mod reflist;
 mod reflog;
 pub mod refs;
 pub mod roots;
+pub mod salvage;
 pub mod staging;
 mod tree;
 pub mod verify;

@@ -18,6 +18,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::file::read;
 use crate::file::write::{ChunkSink, cut_file};
 use crate::git::object::{ObjectKind, decode_tree, object_id};
+use crate::git::salvage::Salvage;
 use crate::git::verify::Sound;
 use crate::git::{CommitData, Git, Index, Kept, Objects, Oid, PackWriter};
 use crate::id::ChunkId;
@@ -104,9 +105,7 @@ pub fn repair(repo: &Repo, from: &[PathBuf], progress: &Progress) -> Result<Repa
     progress.stage("repairing git objects", 0, 0);
     let damaged = repo.git.check_files(&|_| false, &Sound::default(), &[])?.damaged;
     repaired.n_git_files = damaged.len();
-    repo.git.put_aside_damaged(&repo.places.state, &damaged)?;
-    repo.objects.refresh();
-    repo.git.salvage_quarantined(&repo.places.state, &repo.objects)?;
+    repo.git.put_aside_damaged(&repo.places.state, &damaged, &repo.objects)?;
     repaired.n_objects = mend_objects(repo, &sources, progress)?;
     progress.stage("repairing the chunk store", 0, 0);
     repaired.n_store_findings = repo.store.repair(progress)?.len();
@@ -150,18 +149,25 @@ fn mend_index(repo: &Repo) -> Result<()> {
     Ok(())
 }
 
-/// Takes missing objects, and what they lead to, from the sources; returns how many.
+/// Takes missing objects, and what they lead to, from what was put aside and from the sources; returns how many came from these.
+///
+/// Of what was put aside earlier nothing else comes back: it may have been removed since.
 fn mend_objects(repo: &Repo, sources: &[Source], progress: &Progress) -> Result<usize> {
     let mut n_found = 0;
+    let aside = Salvage::open(&repo.places.state)?;
     for _ in 0..MAX_ROUNDS {
         let missing = missing_objects(repo)?;
-        if missing.is_empty() || sources.is_empty() {
+        if missing.is_empty() {
             break;
         }
         let pack = PackWriter::new(&repo.places.git_dir, &repo.objects)?;
+        copy_with_all_below(&missing, &|oid| aside.find(oid), &repo.objects, &pack)?;
+        let n_own = pack.n_objects();
         for source in sources {
             match source {
-                Source::Git(objects) => copy_with_all_below(&missing, objects, &repo.objects, &pack)?,
+                Source::Git(objects) => {
+                    copy_with_all_below(&missing, &|oid| objects.find(oid).ok().flatten(), &repo.objects, &pack)?;
+                }
                 Source::Files(files) => {
                     files.for_each(progress, &mut |file| offer_blobs(&repo.settings, file, &missing, &pack, progress))?;
                 }
@@ -171,7 +177,7 @@ fn mend_objects(repo: &Repo, sources: &[Source], progress: &Progress) -> Result<
         let n_new = pack.n_objects();
         pack.finish()?.map_or(Ok(()), Kept::release)?;
         repo.objects.refresh();
-        n_found += n_new;
+        n_found += n_new - n_own;
         if n_new == 0 {
             break;
         }
@@ -192,12 +198,15 @@ fn missing_objects(repo: &Repo) -> Result<HashSet<Oid>> {
     Ok(named.chain(of_refs).filter(|oid| !oid.is_null() && !matches!(repo.objects.find(oid), Ok(Some(_)))).collect())
 }
 
-/// Copies `wanted` from `source`, and all that is missing below.
-fn copy_with_all_below(wanted: &HashSet<Oid>, source: &Objects, target: &Objects, pack: &PackWriter<'_>) -> Result<()> {
+/// Finds an object in a source; what cannot be read there is not there.
+type Find<'a> = &'a dyn Fn(&Oid) -> Option<(ObjectKind, Vec<u8>)>;
+
+/// Copies `wanted` from where `find` finds it, and all that is missing below.
+fn copy_with_all_below(wanted: &HashSet<Oid>, find: Find<'_>, target: &Objects, pack: &PackWriter<'_>) -> Result<()> {
     let mut queue: Vec<Oid> = wanted.iter().copied().collect();
     let mut seen: HashSet<Oid> = wanted.clone();
     while let Some(oid) = queue.pop() {
-        let Ok(Some((kind, content))) = source.find(&oid) else { continue };
+        let Some((kind, content)) = find(&oid) else { continue };
         pack.put(kind, &content)?;
         let below: Vec<Oid> = match kind {
             ObjectKind::Tree => {
