@@ -31,8 +31,8 @@ fn packed() -> (World, String) {
     (world, pack.trim().trim_end_matches(".pack").to_owned())
 }
 
-/// Changes a byte of the content of the object that `name` is, in the pack; returns how many objects lie before and after it.
-fn damage(world: &World, pack: &str, name: &str) -> (usize, usize) {
+/// Changes a byte of the content of the object that `name` is, in the pack; returns the objects before it, and those after it.
+fn damage(world: &World, pack: &str, name: &str) -> [Vec<String>; 2] {
     let oid = world.sh(&format!("git rev-parse {name}"));
     let listed = world.sh(&format!("git verify-pack -v {pack}.idx | grep -E '^[0-9a-f]{{40}} ' | sort -nk5"));
     let lines: Vec<&str> = listed.lines().collect();
@@ -40,7 +40,7 @@ fn damage(world: &World, pack: &str, name: &str) -> (usize, usize) {
     let words: Vec<&str> = lines[at].split_ascii_whitespace().collect();
     let (length, start): (u64, u64) = (words[3].parse().unwrap(), words[4].parse().unwrap());
     flip(world, &format!("{pack}.pack"), start + length - 2);
-    (at, lines.len() - 1 - at)
+    [&lines[..at], &lines[at + 1..]].map(|lines| lines.iter().map(|line| line[..40].to_owned()).collect())
 }
 
 /// Changes the byte at `at` of a file.
@@ -85,4 +85,40 @@ fn what_another_pack_has_is_not_copied_out_of_a_damaged_one() {
     damage(&world, &pack, "HEAD:two");
     world.ok(&["check", "--repair"]);
     assert_eq!(world.sh("cd .git/objects/pack; ls *.pack"), "pack-other.pack\n");
+}
+
+#[test]
+fn of_a_pack_without_its_index_comes_back_what_lies_before_the_damage() {
+    let (world, pack) = packed();
+    let [before, after] = damage(&world, &pack, "HEAD:two");
+    world.sh(&format!("rm -f {pack}.idx"));
+    world.gdo(&["check", "--repair"]);
+    assert!(has(&world, "HEAD") && has(&world, "HEAD:one"));
+    let stray = world.sh("echo stray | git hash-object --stdin");
+    let lost: Vec<&String> = before.iter().filter(|oid| !has(&world, oid)).collect();
+    assert!(lost.iter().all(|oid| **oid == stray.trim()) && before.len() > 5, "{lost:?}");
+    assert!(after.iter().all(|oid| !has(&world, oid)));
+}
+
+#[test]
+fn of_a_pack_with_a_damaged_index_comes_back_what_lies_before_and_after_the_damage() {
+    let (world, pack) = packed();
+    let [before, after] = damage(&world, &pack, "HEAD:one");
+    let stray = world.sh("echo stray | git hash-object --stdin");
+    // The index has a wrong name for one that lies after it, and the right place.
+    let index = format!("{pack}.idx");
+    let two = world.sh("git rev-parse HEAD:two");
+    assert!(after.contains(&two.trim().to_owned()));
+    let name: Vec<u8> = (0..20).map(|at| u8::from_str_radix(&two[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let at = std::fs::read(world.path(&index)).unwrap().windows(20).position(|bytes| bytes == name).unwrap();
+    flip(&world, &index, at as u64 + 1);
+    let run = world.gdo(&["check", "--repair"]);
+    assert_eq!(run.code, 8, "{}{}", run.out, run.err);
+    let is_lost = |oid: &&String| !has(&world, oid) && oid.as_str() != stray.trim();
+    assert_eq!(before.iter().chain(&after).filter(is_lost).count(), 0);
+    assert!(before.len() > 5 && has(&world, "HEAD:two") && !has(&world, "HEAD:one"));
+}
+
+fn has(world: &World, name: &str) -> bool {
+    world.sh(&format!("git cat-file -e {name} 2>/dev/null && echo yes || true")) == "yes\n"
 }

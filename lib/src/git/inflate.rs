@@ -141,9 +141,19 @@ impl Reader {
         if size > MAX_SIZE {
             return Err(Error::new(Kind::Unsupported, format!("an object of {size} bytes is too large; the most is {MAX_SIZE}")));
         }
-        if let Some(content) = self.inflate_at_once(source, at, size)? {
-            return Ok(content);
+        match self.inflate_at_once(source, at, size)? {
+            Some(content) => Ok(content),
+            None => self.inflate_by_stream(source, at, size),
         }
+    }
+
+    /// Returns how many bytes the deflated content takes that starts at `at` and must give exactly `size` bytes.
+    pub fn deflated_length(&mut self, source: &Source, at: u64, size: u64) -> Result<u64> {
+        self.inflate_by_stream(source, at, size)?;
+        Ok(self.stream.total_in())
+    }
+
+    fn inflate_by_stream(&mut self, source: &Source, at: u64, size: u64) -> Result<Vec<u8>> {
         let (content, is_whole) = self.inflate_up_to(source, at, size + 1)?;
         if !is_whole || content.len() as u64 != size {
             return Err(Error::new(Kind::Corrupt, "the content has another size than its header says"));

@@ -49,6 +49,24 @@ impl Pack {
         Ok(Self { is_lenient: true, ..Self::open(path, budget)? })
     }
 
+    /// Does so with the pack at `path`, whose index is missing or of no use.
+    pub fn without_index(path: &Path) -> Self {
+        Self { id: SourceId::new(), path: path.to_owned(), index: PackIndex::empty(), is_lenient: true }
+    }
+
+    /// Returns where objects start: each begins where the one before ends, and after one that is damaged nobody knows.
+    pub fn walk(&self, shared: &Shared, reader: &mut Reader) -> Result<Vec<u64>> {
+        let source = self.source(shared, reader)?;
+        let (mut starts, mut at) = (Vec::new(), HEAD);
+        while let Ok(entry) = read_entry(&source, at, reader)
+            && let Ok(length) = reader.deflated_length(&source, entry.content, entry.size)
+        {
+            starts.push(at);
+            at = entry.content + length;
+        }
+        Ok(starts)
+    }
+
     /// Returns the index.
     pub fn index(&self) -> &PackIndex {
         &self.index

@@ -39,6 +39,12 @@ impl PackIndex {
         Ok(Self { path: path.to_owned(), id, layout, bytes: is_small.then_some(bytes) })
     }
 
+    /// Returns an index that knows of nothing.
+    pub fn empty() -> Self {
+        let layout = Layout { fanout: vec![0; 256], n_objects: 0, n_far: 0 };
+        Self { path: PathBuf::new(), id: SourceId::new(), layout, bytes: None }
+    }
+
     /// Returns how many bytes the index takes in memory.
     pub fn size_in_memory(&self) -> u64 {
         self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)

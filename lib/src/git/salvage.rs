@@ -2,21 +2,30 @@
 //!
 //! Nothing here changes or removes what lies in the quarantine.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::check::{QUARANTINE, list};
+use super::check::{QUARANTINE, ends_in_its_sum, is_of_its_pack, list};
 use super::inflate::Reader;
 use super::object::{object_id, oid_from};
 use super::packed::{Pack, Shared};
 use super::{Git, Kept, ObjectKind, Objects, Oid, PackWriter};
+use crate::durable;
 use crate::error::Result;
 
 /// The packs in the quarantine.
 pub struct Salvage {
-    packs: Vec<Pack>,
+    packs: Vec<Aside>,
+    /// Where an object starts that no index tells of, and the position of its pack among these; looked for when it is needed.
+    unlisted: OnceCell<HashMap<Oid, (usize, u64)>>,
     shared: Shared,
     reader: RefCell<Reader>,
+}
+
+struct Aside {
+    index: PathBuf,
+    pack: Pack,
 }
 
 impl Salvage {
@@ -26,15 +35,44 @@ impl Salvage {
         Ok(Self::of(paths.iter().filter(|path| path.extension().is_some_and(|ext| ext == "pack"))))
     }
 
-    /// Opens the packs at `paths`; one whose index cannot be used has nothing.
     fn of<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Self {
-        let packs = paths.filter_map(|path| Pack::open_damaged(&path.with_extension("idx"), 0).ok()).collect();
-        Self { packs, shared: Shared::default(), reader: RefCell::new(Reader::new()) }
+        let open = |path: &PathBuf| {
+            let index = path.with_extension("idx");
+            let pack = Pack::open_damaged(&index, 0).unwrap_or_else(|_| Pack::without_index(path));
+            Aside { index, pack }
+        };
+        let packs = paths.map(open).collect();
+        Self { packs, unlisted: OnceCell::new(), shared: Shared::default(), reader: RefCell::new(Reader::new()) }
     }
 
     /// Returns the object `oid`, if one of the packs has it undamaged.
     pub fn find(&self, oid: &Oid) -> Option<(ObjectKind, Vec<u8>)> {
-        self.packs.iter().find_map(|pack| self.read(pack, pack.find(oid, &self.shared).ok()??, oid))
+        let listed = |aside: &Aside| self.read(&aside.pack, aside.pack.find(oid, &self.shared).ok()??, oid);
+        self.packs.iter().find_map(listed).or_else(|| {
+            let (at, offset) = *self.unlisted().get(oid)?;
+            self.read(&self.packs[at].pack, offset, oid)
+        })
+    }
+
+    /// Looks through the packs whose index is missing or not in order.
+    fn unlisted(&self) -> &HashMap<Oid, (usize, u64)> {
+        self.unlisted.get_or_init(|| {
+            let mut found = HashMap::new();
+            for (at, Aside { pack, .. }) in self.packs.iter().enumerate().filter(|(_, aside)| !aside.is_listed()) {
+                // What the index says of places may still be right, and leads past what is damaged.
+                let listed = pack.index().by_offset(&self.shared.files).unwrap_or_default();
+                let mut reader = self.reader.borrow_mut();
+                let walked = pack.walk(&self.shared, &mut reader).unwrap_or_default();
+                let starts: BTreeSet<u64> = listed.into_iter().map(|(offset, _)| offset).chain(walked).collect();
+                for offset in starts {
+                    let object = pack.read(offset, &self.shared, &mut reader);
+                    if let Ok(oid) = object.and_then(|(kind, content)| object_id(kind, &content)) {
+                        found.insert(oid, (at, offset));
+                    }
+                }
+            }
+            found
+        })
     }
 
     fn read(&self, pack: &Pack, offset: u64, oid: &Oid) -> Option<(ObjectKind, Vec<u8>)> {
@@ -43,13 +81,21 @@ impl Salvage {
     }
 }
 
+impl Aside {
+    /// Says whether there is an index of this pack, and it is in order.
+    fn is_listed(&self) -> bool {
+        let has_sum = durable::open(&self.index).is_ok_and(|file| ends_in_its_sum(&file).unwrap_or(false));
+        has_sum && is_of_its_pack(&self.index).unwrap_or(false)
+    }
+}
+
 impl Git {
-    /// Copies what is sound in the packs at `paths` and not in the object database back into it, as a new pack.
+    /// Copies what is sound in the packs at `paths`, as far as their indexes tell, and not in the object database back into it, as a new pack.
     pub(super) fn salvage(&self, paths: &[PathBuf], objects: &Objects) -> Result<()> {
         let writer = PackWriter::new(self.git_dir(), objects)?;
         let salvage = Salvage::of(paths.iter());
         let files = &salvage.shared.files;
-        for pack in &salvage.packs {
+        for Aside { pack, .. } in &salvage.packs {
             for (offset, rank) in pack.index().by_offset(files).unwrap_or_default() {
                 if let Ok(oid) = pack.index().name(rank, files).map(oid_from)
                     && !objects.contains_quickly(&oid)
