@@ -119,6 +119,15 @@ fn of_a_pack_with_a_damaged_index_comes_back_what_lies_before_and_after_the_dama
     assert!(before.len() > 5 && has(&world, "HEAD:two") && !has(&world, "HEAD:one"));
 }
 
+#[test]
+fn what_is_missing_is_known_where_the_git_index_is_damaged_too() {
+    let (world, pack) = packed();
+    damage(&world, &pack, "HEAD:two");
+    flip(&world, ".git/index", 30);
+    world.ok(&["check", "--repair", "--from", "."]);
+    assert!(has(&world, "HEAD:two"));
+}
+
 fn has(world: &World, name: &str) -> bool {
     world.sh(&format!("git cat-file -e {name} 2>/dev/null && echo yes || true")) == "yes\n"
 }

@@ -106,6 +106,8 @@ pub fn repair(repo: &Repo, from: &[PathBuf], progress: &Progress) -> Result<Repa
     let damaged = repo.git.check_files(&|_| false, &Sound::default(), &[])?.damaged;
     repaired.n_git_files = damaged.len();
     repo.git.put_aside_damaged(&repo.places.state, &damaged, &repo.objects)?;
+    // Of a repository with a damaged one git does not say what is missing.
+    mend_index(repo)?;
     repaired.n_objects = mend_objects(repo, &sources, progress)?;
     progress.stage("repairing the chunk store", 0, 0);
     repaired.n_store_findings = repo.store.repair(progress)?.len();
@@ -116,7 +118,6 @@ pub fn repair(repo: &Repo, from: &[PathBuf], progress: &Progress) -> Result<Repa
         repaired.n_store_findings += cached;
     }
     repaired.n_chunks = mend_chunks(repo, &sources, progress)?;
-    mend_index(repo)?;
     repaired.n_store_findings += usize::from(holders::mend(repo)?);
     if repaired != Repaired::default() {
         // What the work tree still has is read again, so that what is still lost comes back with the next snapshot.
