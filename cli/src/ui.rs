@@ -73,7 +73,8 @@ impl Ui {
         if self.ticker.is_none() && !self.is_quiet && !self.is_json && std::io::stderr().is_terminal() {
             let stop = Arc::new(AtomicBool::new(false));
             let (progress, stop_too) = (self.progress.clone(), stop.clone());
-            self.ticker = Some((stop, std::thread::spawn(move || tick(&progress, &stop_too))));
+            let tick = move || tick(&progress, &stop_too);
+            self.ticker = std::thread::Builder::new().spawn(tick).ok().map(|ticker| (stop, ticker));
         }
         self.progress.clone()
     }

@@ -32,6 +32,11 @@ const MOST_HEAD: usize = 64;
 const USAGE: &str = "usage: floor store TREE FILE, or: floor check FILE";
 
 fn main() {
+    // A thread that ends for an error would be waited for.
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("{panic}");
+        std::process::exit(1);
+    }));
     let args: Vec<String> = std::env::args().skip(1).collect();
     match &args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["store", tree, file] => store(Path::new(tree), file),

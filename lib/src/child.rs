@@ -7,13 +7,15 @@ use std::process::{Child, ChildStderr, ChildStdin, Output};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::threads;
+
 /// Gives a program all of `input`, if it was started with a pipe for that, takes what it writes to its pipes, and waits for its end.
 ///
 /// It may write before it has read everything. What it does not read, because it gave up, is told by how it ends.
 pub fn feed(mut child: Child, input: &[u8]) -> std::io::Result<Output> {
     let stdin = child.stdin.take();
     std::thread::scope(|scope| {
-        let start = |mut pipe: ChildStdin| std::thread::Builder::new().spawn_scoped(scope, move || pipe.write_all(input));
+        let start = |mut pipe: ChildStdin| threads::start(scope, move || pipe.write_all(input));
         // Without a thread it reads nothing, and ends.
         let started = stdin.map(start).transpose();
         let output = child.wait_with_output();

@@ -16,6 +16,7 @@ use crate::durable::Writeback;
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::id::ChunkId;
 use crate::progress::Progress;
+use crate::threads;
 
 /// Files of this many bytes or more are put together by several threads.
 const PARALLEL_FROM: u64 = 4 << 20;
@@ -384,7 +385,7 @@ fn each(
                     }
                 }
             };
-            std::thread::Builder::new().spawn_scoped(scope, write).ok()
+            threads::start(scope, write).ok()
         };
         // Or none can be started.
         let is_alone = (0..n_threads).map_while(start).count() == 0;
@@ -420,4 +421,46 @@ fn check_len(id: &ChunkId, expected: u64, found: usize) -> Result<()> {
 fn read_old(old: &File, extent: Extent, id: ChunkId, buffer: &mut Vec<u8>) -> bool {
     buffer.resize(extent.len as usize, 0);
     old.read_exact_at(buffer, extent.offset).is_ok() && ChunkId::of(buffer) == id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::ChunkerSpec;
+    use crate::file::write::{ChunkSink, cut_file};
+    use crate::store::{Local, Store, WriteOptions};
+    use crate::threads::tests::HAS_NONE;
+
+    #[test]
+    fn a_long_file_is_cut_and_written_by_many_threads_and_by_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut content = vec![0; PARALLEL_FROM as usize + 1];
+        blake3::Hasher::new().finalize_xof().fill(&mut content);
+        let file =
+            |name: &str| File::options().read(true).write(true).create(true).truncate(true).open(dir.path().join(name)).unwrap();
+        let mut original = file("original");
+        original.write_all(&content).unwrap();
+        let spec: ChunkerSpec = "fixed:size=65536".parse().unwrap();
+        let (size, progress) = (content.len() as u64, Progress::default());
+        let mut indexes = Vec::new();
+        for has_none in [false, true] {
+            let store = Store::create(&dir.path().join(format!("store-{has_none}"))).unwrap();
+            let writer = store.writer(WriteOptions::default()).unwrap();
+            HAS_NONE.set(has_none);
+            let has_failed = AtomicBool::new(false);
+            let sink = ChunkSink::Store { writer: &writer, has_failed: &has_failed };
+            let index = cut_file(&original, size, &[], &spec, sink, 3, &progress).unwrap();
+            HAS_NONE.set(false);
+            writer.finish().unwrap();
+            let source = ChunkSource::of(Local::of(store));
+            let restored = file("restored");
+            HAS_NONE.set(has_none);
+            write_to_file(&source, &index, &restored, None, 3, &progress).unwrap();
+            assert!(is_in_file(&source, &index, &restored, &[], 3).unwrap());
+            HAS_NONE.set(false);
+            assert!(std::fs::read(dir.path().join("restored")).unwrap() == content, "{has_none}");
+            indexes.push(index.encode());
+        }
+        assert_eq!(indexes[0], indexes[1]);
+    }
 }

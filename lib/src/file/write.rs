@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, FileHash};
 use crate::progress::Progress;
 use crate::store::Writer;
+use crate::threads;
 
 /// Files of this many bytes or more are compressed and hashed by several threads.
 const PARALLEL_FROM: u64 = 4 << 20;
@@ -181,7 +182,7 @@ fn store_all(
                     }
                 }
             };
-            std::thread::Builder::new().spawn_scoped(scope, store).ok()
+            threads::start(scope, store).ok()
         };
         // Or none can be started.
         let is_alone = (0..n_threads).map_while(start).count() == 0;
