@@ -128,6 +128,46 @@ fn what_is_missing_is_known_where_the_git_index_is_damaged_too() {
     assert!(has(&world, "HEAD:two"));
 }
 
+#[test]
+fn a_merge_that_is_not_finished_ends_a_repair_before_anything_is_put_aside() {
+    let (world, pack) = packed();
+    damage(&world, &pack, "HEAD:two");
+    world
+        .sh("for stage in 1 2 3; do echo \"100644 $(git rev-parse HEAD:one) $stage\tone\"; done | git update-index --index-info");
+    let run = world.gdo(&["check", "--repair", "--from", "."]);
+    assert!(run.code != 0 && run.err.contains("finish or abort it first"), "{}{}", run.out, run.err);
+    assert!(world.exists(&format!("{pack}.pack")) && !world.exists(".git/devops/state/quarantine"));
+}
+
+#[test]
+fn before_anything_is_put_aside_it_is_settled_that_the_next_snapshot_reads_all_files() {
+    let (world, pack) = packed();
+    damage(&world, &pack, "HEAD:two");
+    world.sh("strace -f -o ../trace -e trace=unlink,unlinkat,rename,renameat,renameat2 gdo check --repair || true");
+    let trace = world.read("../trace");
+    let line = |of: &str| trace.lines().position(|line| line.contains(of)).unwrap_or_else(|| panic!("no {of} in {trace}"));
+    assert!(line("index-checksum") < line("/quarantine/"), "{trace}");
+    // So what is lost comes back from the work tree.
+    world.ok(&["snapshot", "-q"]);
+    world.ok(&["check", "--data"]);
+}
+
+#[test]
+fn two_damaged_packs_of_one_name_are_kept_and_each_gives_what_is_sound_in_it() {
+    let (world, pack) = packed();
+    world.sh("cp -r .git/objects/pack ../pack");
+    let name = world.sh("basename ../pack/*.pack");
+    for lost in ["HEAD:one", "HEAD:two"] {
+        world.sh("rm -f .git/objects/pack/*; cp ../pack/* .git/objects/pack");
+        damage(&world, &pack, lost);
+        world.gdo(&["check", "--repair"]);
+    }
+    assert!(has(&world, "HEAD:one") && has(&world, "HEAD:two"), "{}", packs(&world));
+    let aside = world.sh("cd .git/devops/state/quarantine/objects/pack; ls *.pack");
+    let stem = name.trim().trim_end_matches(".pack");
+    assert_eq!(aside, format!("{stem}-1.pack\n{stem}.pack\n"));
+}
+
 fn has(world: &World, name: &str) -> bool {
     world.sh(&format!("git cat-file -e {name} 2>/dev/null && echo yes || true")) == "yes\n"
 }

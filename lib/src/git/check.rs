@@ -218,21 +218,20 @@ impl Git {
             match role {
                 Some(Role::Derived) => self.move_aside(state, path)?,
                 Some(Role::Index | Role::LostIndex) => {
-                    self.move_aside(state, &path.with_extension("idx"))?;
-                    self.move_aside(state, &path.with_extension("rev"))?;
+                    let aside = place_for_pack(state, path)?;
+                    move_as(path, &aside, &["idx", "rev"])?;
                     let pack = path.with_extension("pack");
                     if let Err(error) = self.run(&["index-pack".as_ref(), pack.as_os_str()])
                         && durable::is_file(&pack)
                     {
                         // Then the pack itself is damaged: git can read none of it.
-                        self.move_aside(state, &pack).map_err(|_| error)?;
+                        move_as(path, &aside, &["pack"]).map_err(|_| error)?;
                     }
                 }
                 Some(Role::Pack) => {
-                    for extension in ["idx", "rev", "bitmap", "mtimes", "pack"] {
-                        self.move_aside(state, &path.with_extension(extension))?;
-                    }
-                    packs.push(state.join(QUARANTINE).join("pack").join(path.file_name().unwrap_or_default()));
+                    let aside = place_for_pack(state, path)?;
+                    move_as(path, &aside, &["idx", "rev", "bitmap", "mtimes", "pack"])?;
+                    packs.push(aside.with_extension("pack"));
                 }
                 Some(Role::Loose(_)) => self.move_aside(state, path)?,
                 None => (),
@@ -256,6 +255,27 @@ impl Git {
         durable::create_dir_all(aside.parent().expect("BUG: it has a directory"), 0o700)?;
         durable::move_to(path, &aside)
     }
+}
+
+/// Returns where in the quarantine a pack and what belongs to it may lie, whatever lies there of an earlier one of its name.
+fn place_for_pack(state: &Path, pack: &Path) -> Result<PathBuf> {
+    let dir = state.join(QUARANTINE).join("pack");
+    durable::create_dir_all(&dir, 0o700)?;
+    let stem = pack.file_stem().unwrap_or_default();
+    let of_number = |n: u32| {
+        let mut name = stem.to_owned();
+        if n > 0 {
+            name.push(format!("-{n}"));
+        }
+        dir.join(name)
+    };
+    let is_free = |place: &PathBuf| ["pack", "idx"].iter().all(|end| !durable::is_there(&place.with_extension(end)));
+    Ok((0..).map(of_number).find(is_free).expect("BUG: there are more numbers than files"))
+}
+
+/// Moves the files of a pack that have one of these `extensions`.
+fn move_as(pack: &Path, place: &Path, extensions: &[&str]) -> Result<()> {
+    extensions.iter().try_for_each(|end| durable::move_to(&pack.with_extension(end), &place.with_extension(end)))
 }
 
 /// Says whether a file goes on after the deflated object that it begins with, which a reader does not notice.

@@ -141,24 +141,34 @@ impl Reader {
         if size > MAX_SIZE {
             return Err(Error::new(Kind::Unsupported, format!("an object of {size} bytes is too large; the most is {MAX_SIZE}")));
         }
-        match self.inflate_at_once(source, at, size)? {
-            Some(content) => Ok(content),
-            None => self.inflate_by_stream(source, at, size),
+        if let Some(content) = self.inflate_at_once(source, at, size)? {
+            return Ok(content);
+        }
+        match self.inflate_up_to(source, at, size + 1)? {
+            (content, true) if content.len() as u64 == size => Ok(content),
+            _ => Err(wrong_size()),
         }
     }
 
-    /// Returns how many bytes the deflated content takes that starts at `at` and must give exactly `size` bytes.
+    /// Returns how many bytes the deflated content takes that starts at `at` and must give exactly `size` bytes, which are not kept.
     pub fn deflated_length(&mut self, source: &Source, at: u64, size: u64) -> Result<u64> {
-        self.inflate_by_stream(source, at, size)?;
-        Ok(self.stream.total_in())
-    }
-
-    fn inflate_by_stream(&mut self, source: &Source, at: u64, size: u64) -> Result<Vec<u8>> {
-        let (content, is_whole) = self.inflate_up_to(source, at, size + 1)?;
-        if !is_whole || content.len() as u64 != size {
-            return Err(Error::new(Kind::Corrupt, "the content has another size than its header says"));
+        let block = pick(&mut self.blocks, source, at);
+        self.stream.reset(true);
+        let mut content = vec![0; 64 << 10];
+        loop {
+            let before = (self.stream.total_in(), self.stream.total_out());
+            let input = block.bytes(source, at + self.stream.total_in(), 1)?;
+            let status = self.stream.decompress(input, &mut content, FlushDecompress::None);
+            match status.map_err(|_| Error::new(Kind::Corrupt, "the deflated content is damaged"))? {
+                Status::StreamEnd if self.stream.total_out() == size => return Ok(self.stream.total_in()),
+                Status::StreamEnd => return Err(wrong_size()),
+                _ if self.stream.total_out() > size => return Err(wrong_size()),
+                _ if before == (self.stream.total_in(), self.stream.total_out()) => {
+                    return Err(Error::new(Kind::Corrupt, "the deflated content is cut short"));
+                }
+                _ => (),
+            }
         }
-        Ok(content)
     }
 
     /// Inflates at most `count` of the bytes that start at `at`.
@@ -207,6 +217,10 @@ impl Reader {
     fn block(&mut self, source: &Source, at: u64) -> &mut Block {
         pick(&mut self.blocks, source, at)
     }
+}
+
+fn wrong_size() -> Error {
+    Error::new(Kind::Corrupt, "the content has another size than its header says")
 }
 
 /// Inflates what `input` begins with and what gives exactly `size` bytes; says nothing of what is damaged.
@@ -341,6 +355,28 @@ mod tests {
         }
         for cut in [0, 1, 2, sound.len() / 2, sound.len() - 1] {
             assert!(inflate(&sound[..cut], size).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn the_length_of_what_is_deflated_is_known_without_keeping_it() {
+        for size in [0, 1, 64 << 10, (64 << 10) + 1, 9 << 20] {
+            let content: Vec<u8> = (0..size).map(|at| (at * at % 251) as u8).collect();
+            let mut out = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+            out.write_all(&content).unwrap();
+            let sound = out.finish().unwrap();
+            let length = |bytes: &[u8], size: u64| {
+                let file = tempfile::NamedTempFile::new().unwrap();
+                file.as_file().write_all(bytes).unwrap();
+                let source = Source::open(file.path(), SourceId::new()).unwrap();
+                Reader::new().deflated_length(&source, 0, size)
+            };
+            assert_eq!(length(&[&sound, &b"what comes next"[..]].concat(), size).unwrap(), sound.len() as u64);
+            length(&sound, size + 1).unwrap_err();
+            length(&sound[..sound.len() - 1], size).unwrap_err();
+            if size > 0 {
+                length(&sound, size - 1).unwrap_err();
+            }
         }
     }
 }

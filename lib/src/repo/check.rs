@@ -353,13 +353,17 @@ fn check_large_files(repo: &Repo, known: Option<Vec<Oid>>, findings: &mut Vec<Fi
     search.look()?;
     // A list that is missing is among the chunks.
     unread.retain(|(oid, error)| error.kind() != Kind::NotFound || !search.with_gaps.contains(oid));
-    let unread = unread.into_iter().map(|(oid, error)| (format!("git object {oid}"), error));
-    let unfound = search.failures.into_iter().map(|error| (repo.store.dir().display().to_string(), error));
-    findings.extend(unread.chain(unfound).map(|(what, error)| Finding {
-        what,
+    findings.extend(unread.into_iter().map(|(oid, error)| Finding {
+        what: format!("git object {oid}"),
         offset: None,
         problem: format!("{error:#}"),
         remedy: CHUNK_REMEDY.into(),
+    }));
+    findings.extend(search.failure.map(|error| Finding {
+        what: repo.store.dir().display().to_string(),
+        offset: None,
+        problem: format!("not all chunks could be looked for: {error:#}"),
+        remedy: "check again; if it is said again, 'gdo check --repair'".into(),
     }));
     let ids: Vec<ChunkId> = search.missing.keys().copied().collect();
     let is_elsewhere = holders::hold(repo, &ids)?;
@@ -392,13 +396,13 @@ struct Search<'a> {
     /// The chunk indexes that name what is not here, whether it has to be or not.
     with_gaps: HashSet<Oid>,
     /// Why it is not known of some chunks whether they are here.
-    failures: Vec<Error>,
+    failure: Option<Error>,
 }
 
 impl<'a> Search<'a> {
     fn of(repo: &'a Repo) -> Result<Self> {
-        let (wanted, missing, with_gaps, failures) = Default::default();
-        Ok(Self { repo, others: OthersFiles::of(repo)?, wanted, missing, with_gaps, failures })
+        let (wanted, missing, with_gaps) = Default::default();
+        Ok(Self { repo, others: OthersFiles::of(repo)?, wanted, missing, with_gaps, failure: None })
     }
 
     fn want(&mut self, id: ChunkId, oid: Oid) -> Result<()> {
@@ -411,7 +415,7 @@ impl<'a> Search<'a> {
         let wanted = std::mem::take(&mut self.wanted);
         let lacking = match self.repo.chunks.local().lacking(wanted.iter().map(|(id, _)| *id).collect()) {
             Err(error) if is_damage(&error) => {
-                self.failures.push(error);
+                self.failure.get_or_insert(error);
                 return Ok(());
             }
             other => other?,

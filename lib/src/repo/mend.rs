@@ -101,13 +101,15 @@ pub fn repair(repo: &Repo, from: &[PathBuf], progress: &Progress) -> Result<Repa
         Err(error) if error.kind() == Kind::Corrupt => (),
         other => other?,
     }
+    // Of a repository with a damaged one git does not say what is missing. One that is nothing for us, as in a merge, ends it before anything is put aside.
+    mend_index(repo)?;
+    // What the work tree still has is read again, so that what is still lost comes back with the next snapshot, also if this run is cut off.
+    durable::remove(&repo.places.state.join(INDEX_NOTE))?;
     let mut repaired = Repaired::default();
     progress.stage("repairing git objects", 0, 0);
     let damaged = repo.git.check_files(&|_| false, &Sound::default(), &[])?.damaged;
     repaired.n_git_files = damaged.len();
     repo.git.put_aside_damaged(&repo.places.state, &damaged, &repo.objects)?;
-    // Of a repository with a damaged one git does not say what is missing.
-    mend_index(repo)?;
     repaired.n_objects = mend_objects(repo, &sources, progress)?;
     progress.stage("repairing the chunk store", 0, 0);
     repaired.n_store_findings = repo.store.repair(progress)?.len();
@@ -119,10 +121,6 @@ pub fn repair(repo: &Repo, from: &[PathBuf], progress: &Progress) -> Result<Repa
     }
     repaired.n_chunks = mend_chunks(repo, &sources, progress)?;
     repaired.n_store_findings += usize::from(holders::mend(repo)?);
-    if repaired != Repaired::default() {
-        // What the work tree still has is read again, so that what is still lost comes back with the next snapshot.
-        durable::remove(&repo.places.state.join(INDEX_NOTE))?;
-    }
     repo.repair_refs(&lock)?;
     Ok(repaired)
 }
@@ -290,6 +288,9 @@ fn mend_chunks(repo: &Repo, sources: &[Source], progress: &Progress) -> Result<u
 /// Stores those of the missing chunks that a store can give; of the others one warning tells.
 fn take_chunks(store: &Store, missing: &HashSet<ChunkId>, writer: &Writer, progress: &Progress) -> Result<()> {
     let mut unreadable = None;
+    let mut missing: Vec<&ChunkId> = missing.iter().collect();
+    // The first one tells of all, each time the same.
+    missing.sort_unstable();
     for id in missing {
         match store.read(id, MAX_CHUNK) {
             Ok(bytes) => drop(writer.put(*id, &bytes)?),
@@ -400,6 +401,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::chunk::Chunker;
     use crate::store::WriteOptions;
 
     fn repository() -> (tempfile::TempDir, Repo) {
@@ -437,6 +439,14 @@ mod tests {
         let writer = repo.store.writer(WriteOptions::default()).unwrap();
         let specs = HashSet::from([settings.chunker.to_string()]);
         assert!(offer_chunks(&unreadable, &HashSet::new(), &specs, &writer, &progress).unwrap().is_err());
+        let (mut chunker, mut wanted, mut rest) = (Chunker::new(&settings.chunker), HashSet::new(), &content[..]);
+        while !rest.is_empty() {
+            let (chunk, after) = rest.split_at(chunker.cut(rest));
+            wanted.insert(ChunkId::of(chunk));
+            rest = after;
+        }
+        fs::remove_dir_all(repo.store.dir().join("tmp")).unwrap();
+        offer_chunks(&File::open(&path).unwrap(), &wanted, &specs, &writer, &progress).unwrap_err();
     }
 
     #[test]
