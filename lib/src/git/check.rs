@@ -226,6 +226,7 @@ impl Git {
                     {
                         // Then the pack itself is damaged: git can read none of it.
                         move_as(path, &aside, &["pack"]).map_err(|_| error)?;
+                        packs.push(aside.with_extension("pack"));
                     }
                 }
                 Some(Role::Pack) => {

@@ -1,8 +1,7 @@
 //! The programs that are compared, as shell scripts.
 //!
 //! A script finds the tree in `$SRC`, a directory of its own in `$REPO`, where restored things go in `$OUT`, what the second version of the tree has
-//! anew in `$CHANGED`, our program in `$GDO`, and `lib/examples/floor.rs` in `$FLOOR`. What a program cannot
-//! do has no script.
+//! anew in `$CHANGED`, our program in `$GDO`, and `lib/examples/floor.rs` in `$FLOOR`. What a program cannot do has no script.
 
 use crate::packages::Need;
 
