@@ -1,15 +1,19 @@
-//! What our formats cost, whatever the program: the work that no snapshot and no first check gets around, and nothing else.
+//! What our formats cost, whatever the program: the work that no snapshot, no first check and no restore gets around, and nothing else.
 //!
 //! `floor store TREE FILE` opens and reads every file of a tree, asks for its attributes, hashes and compresses its content as it is stored, and appends
 //! that to FILE.git and FILE.chunks, by all threads. Left out is what makes a snapshot of it: cut points (pieces are of 64 KiB), what is known already,
-//! names, order, trees, indexes, syncs. `floor check FILE` unpacks and hashes all of that again.
+//! names, order, trees, indexes, syncs. `floor check FILE` unpacks and hashes all of that again. `floor restore FILE DIR` does, too, and writes each file,
+//! with an owner, a mode and a time, under a number. Left out is what makes a restore of it: what is there already, temporary names, directories, links, extended
+//! attributes, syncs.
 #![allow(clippy::disallowed_methods)]
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufReader, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::SystemTime;
 
 use git_devops::durable::begin_writeback;
 use git_devops::git::ObjectKind;
@@ -26,10 +30,13 @@ const LEVEL: i32 = 1;
 const CHUNK: usize = 64 << 10;
 const STRETCH: u64 = 4 << 20;
 const WRITE: usize = 256 << 10;
-/// Longer than an id and the lengths before it.
-const MOST_HEAD: usize = 64;
+/// What stands before the id: two lengths, and where the piece belongs. An id is no longer than that of a chunk.
+const N_NUMBERS: usize = 20;
+const MOST_HEAD: usize = N_NUMBERS + 32;
+/// Files in a directory.
+const IN_DIR: u32 = 64;
 
-const USAGE: &str = "usage: floor store TREE FILE, or: floor check FILE";
+const USAGE: &str = "usage: floor store TREE FILE, floor check FILE, or: floor restore FILE DIR";
 
 fn main() {
     // A thread that ends for an error would be waited for.
@@ -40,7 +47,8 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match &args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["store", tree, file] => store(Path::new(tree), file),
-        ["check", file] => check(file),
+        ["check", file] => unpack(file, |_, _| ()),
+        ["restore", file, dir] => unpack(file, |place, plain| restore(Path::new(dir), place, plain)),
         _ => panic!("{USAGE}"),
     }
 }
@@ -51,15 +59,15 @@ fn n_threads() -> usize {
 
 fn store(tree: &Path, file: &str) {
     let (git, chunks) = (Out::create(&format!("{file}.git")), Out::create(&format!("{file}.chunks")));
-    let jobs = Jobs::default();
+    let (jobs, n_files) = (Jobs::default(), AtomicU32::new(0));
     jobs.add(Job::Dir(tree.to_owned()));
     std::thread::scope(|scope| {
         for _ in 0..n_threads() {
             scope.spawn(|| {
                 let mut buffer = Vec::new();
                 jobs.work(|job| match job {
-                    Job::Dir(dir) => store_dir(&dir, &jobs, &git, &mut buffer),
-                    Job::Stretch(file, at, len) => store_stretch(&file, at, len, &chunks, &mut buffer),
+                    Job::Dir(dir) => store_dir(&dir, &jobs, &n_files, &git, &mut buffer),
+                    Job::Stretch(file, place, len) => store_stretch(&file, place, len, &chunks, &mut buffer),
                 });
             });
         }
@@ -78,7 +86,7 @@ fn store(tree: &Path, file: &str) {
 }
 
 /// Stores what is small in a directory, and leaves the rest as jobs.
-fn store_dir(dir: &Path, jobs: &Jobs, git: &Out, buffer: &mut Vec<u8>) {
+fn store_dir(dir: &Path, jobs: &Jobs, n_files: &AtomicU32, git: &Out, buffer: &mut Vec<u8>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type().unwrap())).unwrap();
         if kind.is_dir() {
@@ -86,16 +94,17 @@ fn store_dir(dir: &Path, jobs: &Jobs, git: &Out, buffer: &mut Vec<u8>) {
         } else if kind.is_file() {
             let file = File::options().read(true).custom_flags(libc::O_NOATIME | libc::O_NOFOLLOW).open(&path).unwrap();
             let len = file.metadata().unwrap().len();
+            let number = n_files.fetch_add(1, Ordering::Relaxed);
             if len < DEFAULT_THRESHOLD {
                 buffer.resize(len as usize, 0);
                 file.read_exact_at(buffer, 0).unwrap();
                 ask_for_attributes(&file);
                 let oid = object_id(ObjectKind::Blob, buffer).unwrap();
-                deflate(buffer, LEVEL, |stored| git.append(buffer.len(), oid.as_slice(), stored));
+                deflate(buffer, LEVEL, |stored| git.append(Place { number, at: 0 }, buffer.len(), oid.as_slice(), stored));
             } else {
                 ask_for_attributes(&file);
                 let file = Arc::new(file);
-                let stretch = |at| Job::Stretch(Arc::clone(&file), at, STRETCH.min(len - at));
+                let stretch = |at| Job::Stretch(Arc::clone(&file), Place { number, at }, STRETCH.min(len - at));
                 (0..len).step_by(STRETCH as usize).for_each(|at| jobs.add(stretch(at)));
             }
         }
@@ -110,9 +119,9 @@ fn ask_for_attributes(file: &File) {
     file.metadata().unwrap();
 }
 
-fn store_stretch(file: &File, at: u64, len: u64, chunks: &Out, buffer: &mut Vec<u8>) {
-    let end = at + len;
-    let mut at = at;
+fn store_stretch(file: &File, place: Place, len: u64, chunks: &Out, buffer: &mut Vec<u8>) {
+    let end = place.at + len;
+    let mut at = place.at;
     while at < end {
         // Holes are not read.
         let data = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)).unwrap_or(end).min(end);
@@ -121,17 +130,20 @@ fn store_stretch(file: &File, at: u64, len: u64, chunks: &Out, buffer: &mut Vec<
         file.read_exact_at(buffer, data).unwrap();
         if n > 0 {
             let id = ChunkId::of(buffer);
-            compress(buffer, LEVEL, |stored| chunks.append(buffer.len(), id.as_bytes(), stored)).unwrap();
+            let place = Place { at: data, ..place };
+            compress(buffer, LEVEL, |stored| chunks.append(place, buffer.len(), id.as_bytes(), stored)).unwrap();
         }
         at = data + n;
     }
 }
 
-fn check(file: &str) {
+/// Unpacks and hashes all that was stored, and hands it to `take`.
+fn unpack(file: &str, take: impl Fn(Place, &[u8]) + Sync) {
     let of_blob = |inflater: &mut Inflater, record: &Record, _: &mut Vec<u8>| {
         let n_header = 1 + record.stored.iter().take_while(|byte| **byte & 0x80 != 0).count();
         let plain = inflater.inflate(&record.stored[n_header..], record.plain_len as u64).unwrap().unwrap();
         assert_eq!(object_id(ObjectKind::Blob, &plain).unwrap().as_slice(), record.id);
+        take(record.place, &plain);
     };
     let of_chunk = |_: &mut Inflater, record: &Record, buffer: &mut Vec<u8>| {
         let plain = if record.stored.len() < record.plain_len {
@@ -141,12 +153,13 @@ fn check(file: &str) {
             &record.stored
         };
         assert_eq!(ChunkId::of(plain).as_bytes()[..], record.id);
+        take(record.place, plain);
     };
-    check_each(&format!("{file}.git"), 20, of_blob);
-    check_each(&format!("{file}.chunks"), 32, of_chunk);
+    unpack_each(&format!("{file}.git"), 20, of_blob);
+    unpack_each(&format!("{file}.chunks"), 32, of_chunk);
 }
 
-fn check_each(file: &str, id_len: usize, verify: impl Fn(&mut Inflater, &Record, &mut Vec<u8>) + Sync) {
+fn unpack_each(file: &str, id_len: usize, take: impl Fn(&mut Inflater, &Record, &mut Vec<u8>) + Sync) {
     let reader = Mutex::new(BufReader::with_capacity(WRITE, File::open(file).unwrap()));
     std::thread::scope(|scope| {
         for _ in 0..n_threads() {
@@ -154,7 +167,7 @@ fn check_each(file: &str, id_len: usize, verify: impl Fn(&mut Inflater, &Record,
                 let (mut inflater, mut buffer) = (Inflater::default(), Vec::new());
                 loop {
                     let records = some_records(&mut *reader.lock().unwrap(), id_len);
-                    records.iter().for_each(|record| verify(&mut inflater, record, &mut buffer));
+                    records.iter().for_each(|record| take(&mut inflater, record, &mut buffer));
                     if records.is_empty() {
                         break;
                     }
@@ -164,8 +177,34 @@ fn check_each(file: &str, id_len: usize, verify: impl Fn(&mut Inflater, &Record,
     });
 }
 
+/// Writes a piece of a file; with each piece the metadata, since nobody knows which one is the last.
+fn restore(out: &Path, place: Place, plain: &[u8]) {
+    let dir = out.join((place.number / IN_DIR).to_string());
+    let open = || File::options().write(true).create(true).truncate(false).open(dir.join(place.number.to_string()));
+    let file = open().unwrap_or_else(|_| {
+        // Another thread may have made it.
+        let _ = std::fs::create_dir(&dir);
+        open().unwrap()
+    });
+    file.write_all_at(plain, place.at).unwrap();
+    std::os::unix::fs::fchown(&file, Some(0), Some(0)).unwrap();
+    file.set_permissions(Permissions::from_mode(0o644)).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    if plain.len() >= CHUNK {
+        begin_writeback(&file).unwrap();
+    }
+}
+
+/// Where a piece belongs: in which file, counted as they were found, and where in it.
+#[derive(Clone, Copy)]
+struct Place {
+    number: u32,
+    at: u64,
+}
+
 struct Record {
     plain_len: usize,
+    place: Place,
     id: Vec<u8>,
     stored: Vec<u8>,
 }
@@ -174,13 +213,14 @@ struct Record {
 fn some_records(reader: &mut impl Read, id_len: usize) -> Vec<Record> {
     let (mut records, mut n_bytes) = (Vec::new(), 0);
     let mut head = [0; MOST_HEAD];
-    let head = &mut head[..8 + id_len];
+    let head = &mut head[..N_NUMBERS + id_len];
     while n_bytes < WRITE && reader.read_exact(head).is_ok() {
-        let number = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap()) as usize;
-        let mut stored = vec![0; number(4)];
+        let number = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap());
+        let mut stored = vec![0; number(4) as usize];
         reader.read_exact(&mut stored).unwrap();
         n_bytes += stored.len();
-        records.push(Record { plain_len: number(0), id: head[8..].to_vec(), stored });
+        let place = Place { number: number(8), at: u64::from_le_bytes(head[12..N_NUMBERS].try_into().unwrap()) };
+        records.push(Record { plain_len: number(0) as usize, place, id: head[N_NUMBERS..].to_vec(), stored });
     }
     records
 }
@@ -197,9 +237,12 @@ impl Out {
         Self { path: path.into(), file: File::create(path).unwrap(), buffer: Mutex::default() }
     }
 
-    fn append(&self, plain_len: usize, id: &[u8], stored: &[u8]) {
+    fn append(&self, place: Place, plain_len: usize, id: &[u8], stored: &[u8]) {
         let mut buffer = self.buffer.lock().unwrap();
-        for part in [&(plain_len as u32).to_le_bytes()[..], &(stored.len() as u32).to_le_bytes(), id, stored] {
+        for number in [plain_len as u32, stored.len() as u32, place.number] {
+            buffer.1.extend_from_slice(&number.to_le_bytes());
+        }
+        for part in [&place.at.to_le_bytes()[..], id, stored] {
             buffer.1.extend_from_slice(part);
         }
         if buffer.1.len() >= WRITE {
@@ -227,7 +270,7 @@ impl Out {
 
 enum Job {
     Dir(PathBuf),
-    Stretch(Arc<File>, u64, u64),
+    Stretch(Arc<File>, Place, u64),
 }
 
 /// What is to be done, the newest first, and how much of it is not done.

@@ -289,6 +289,9 @@ impl Bench<'_> {
             }
             "changed snapshot" => {
                 self.source.to_second()?;
+                if tool.store.is_empty() {
+                    succeed(&mut self.shell(tool.init))?;
+                }
                 succeed(&mut Command::new("sync"))?;
                 self.time(tool.store)
             }

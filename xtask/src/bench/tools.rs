@@ -13,7 +13,7 @@ pub struct Tool {
     pub need: Option<Need>,
     /// Prints its version.
     pub version: &'static str,
-    /// Makes an empty repository; not measured.
+    /// Makes an empty repository; of a tool that stores nothing, one that holds the tree, and after that also what the tree became. Not measured.
     pub init: &'static str,
     /// Stores the tree once more.
     pub store: &'static str,
@@ -241,7 +241,7 @@ pub const TOOLS: &[Tool] = &[
         init: "true",
         store: "$FLOOR store $SRC $REPO/floor",
         status: "",
-        restore: "",
+        restore: "$FLOOR restore $REPO/floor $OUT",
         restore_over: Over::Cannot,
         one_file: "",
         check: "$FLOOR check $REPO/floor",
