@@ -3,13 +3,12 @@
 #![no_main]
 
 use git_devops::git::{Config, Mirror};
-use git_devops::{git, host, journal, placement, repo};
+use git_devops::{endline, git, host, journal, placement, repo};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let _ = Config::decode(data);
-    let end = format!("end {}\n", blake3::hash(data).to_hex());
-    let mirror = [data, end.as_bytes()].concat();
+    let mirror = endline::add(data);
     if let Ok(decoded) = Mirror::decode(&mirror) {
         assert_eq!(decoded.encode(), mirror);
     }

@@ -11,6 +11,7 @@
 
 pub mod error;
 pub mod id;
+pub mod endline;
 pub mod strings;
 pub mod progress;
 pub mod threads;

@@ -15,6 +15,7 @@ use super::reflog::{Log, log_path, sound_lines};
 use super::refs::check_ref_name;
 use super::{Git, Identity, Objects, Oid};
 use crate::durable;
+use crate::endline;
 use crate::error::{Context, Error, Kind, Result};
 
 /// What a repository looked like when it was last known to be good.
@@ -80,7 +81,6 @@ enum Cure {
 const FILE: &str = "mirror";
 const HEAD_LINE: &str = "git-devops mirror 1\n";
 const HEAD_NAME: &str = "git-devops mirror ";
-const END_LEN: usize = "end ".len() + 64 + 1;
 
 /// Longest file that is copied, in bytes.
 const MAX_COPY: usize = 1 << 20;
@@ -179,18 +179,12 @@ impl Mirror {
             let log = if *has_log { "logged" } else { "unlogged" };
             text.extend(format!("ref {oid} {log} {name}\n").bytes());
         }
-        let end = blake3::hash(&text).to_hex();
-        text.extend(format!("end {end}\n").bytes());
-        text
+        endline::add(text)
     }
 
     /// Decodes a mirror; anything unexpected is refused.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let at = bytes.len().checked_sub(END_LEN).ok_or_else(|| damaged("is cut short"))?;
-        let (body, end) = bytes.split_at(at);
-        if end != format!("end {}\n", blake3::hash(body).to_hex()).as_bytes() {
-            return Err(damaged("does not match its checksum"));
-        }
+        let body = endline::strip(bytes).ok_or_else(|| damaged("does not match its checksum"))?;
         let Some(mut rest) = body.strip_prefix(HEAD_LINE.as_bytes()) else {
             return Err(match body.starts_with(HEAD_NAME.as_bytes()) {
                 true => Error::new(Kind::Unsupported, "it has a newer version; use a newer program"),

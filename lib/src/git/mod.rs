@@ -62,8 +62,7 @@ pub fn fuzz(data: &[u8]) {
     assert!(log.last().is_none_or(|last| log.mentions(&last)));
     let _ = refs::decode_loose(data);
     let _ = refs::find_packed(data, b"refs/heads/main");
-    let sealed = [data, format!("end {}\n", blake3::hash(data).to_hex()).as_bytes()].concat();
-    for bytes in [data, &sealed] {
+    for bytes in [data, &crate::endline::add(data)] {
         if let Some(moving) = moving::Moving::decode(bytes) {
             assert_eq!(moving.encode(), bytes);
         }

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use super::Oid;
 use super::refs::{RefMove, check_ref_name};
 use crate::durable;
+use crate::endline;
 use crate::error::Result;
 
 const FILE: &str = "moving";
 const HEAD_LINE: &str = "git-devops moving 1\n";
-const END_LEN: usize = "end ".len() + 64 + 1;
 
 /// Refs by name, each with where it is about to be.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -53,16 +53,11 @@ impl Moving {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut text = HEAD_LINE.to_owned();
         self.0.iter().for_each(|(name, oid)| text += &format!("{oid} {name}\n"));
-        let end = blake3::hash(text.as_bytes()).to_hex();
-        (text + &format!("end {end}\n")).into_bytes()
+        endline::add(text)
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (body, end) = bytes.split_at(bytes.len().checked_sub(END_LEN)?);
-        if end != format!("end {}\n", blake3::hash(body).to_hex()).as_bytes() {
-            return None;
-        }
-        let lines = std::str::from_utf8(body).ok()?.strip_prefix(HEAD_LINE)?;
+        let lines = std::str::from_utf8(endline::strip(bytes)?).ok()?.strip_prefix(HEAD_LINE)?;
         let mut moving = Self::default();
         for line in lines.split_inclusive('\n') {
             let (oid, name) = line.strip_suffix('\n')?.split_once(' ')?;
@@ -114,12 +109,9 @@ mod tests {
             assert_eq!(Moving::decode(&bad), None, "{at}");
             assert_eq!(Moving::decode(&good[..at]), None, "{at}");
         }
-        let sealed = |lines: &str| {
-            let text = format!("{HEAD_LINE}{lines}");
-            format!("{text}end {}\n", blake3::hash(text.as_bytes()).to_hex()).into_bytes()
-        };
+        let encoded = |lines: &str| endline::add(format!("{HEAD_LINE}{lines}"));
         let line = |name: &str| format!("{} {name}\n", oid("1"));
-        assert!(Moving::decode(&sealed(&line("refs/heads/x"))).is_some());
+        assert!(Moving::decode(&encoded(&line("refs/heads/x"))).is_some());
         for lines in [
             line("HEAD"),
             line("refs/../x"),
@@ -127,7 +119,7 @@ mod tests {
             line("refs/a") + &line("refs/a"),
             "1 refs/a\n".into(),
         ] {
-            assert_eq!(Moving::decode(&sealed(&lines)), None, "{lines}");
+            assert_eq!(Moving::decode(&encoded(&lines)), None, "{lines}");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::HolderId;
 use crate::durable;
+use crate::endline;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::ChunkId;
 
@@ -155,7 +156,7 @@ impl Ledger {
 
     fn encode(&self) -> Vec<u8> {
         let body = format!("{HEAD}holder {}\ngeneration {}\nuntil {}\n", self.holder, self.generation, self.until);
-        format!("{body}end {}\n", blake3::hash(body.as_bytes()).to_hex()).into_bytes()
+        endline::add(body)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
@@ -213,17 +214,15 @@ fn damaged(what: &str) -> Error {
 /// Runs what decodes the two files on `data`, and on `data` with the checksum that it should have.
 #[cfg(fuzzing)]
 pub fn fuzz(data: &[u8]) {
-    let hash = blake3::hash(data);
-    let sealed = [data, format!("end {}\n", hash.to_hex()).as_bytes()].concat();
-    for bytes in [data, &sealed] {
+    for bytes in [data, &endline::add(data)] {
         if let Ok(ledger) = Ledger::decode(bytes) {
             assert_eq!(ledger.encode(), bytes);
         }
     }
-    let sealed = [data, hash.as_bytes()].concat();
-    if let Ok(lapsing) = decode_lapsing(&sealed) {
+    let hashed = [data, blake3::hash(data).as_bytes()].concat();
+    if let Ok(lapsing) = decode_lapsing(&hashed) {
         let ledger = Ledger { lapsing: lapsing.into_iter().collect(), ..Ledger::new(HolderId::NONE) };
-        assert_eq!(ledger.encode_lapsing(), sealed);
+        assert_eq!(ledger.encode_lapsing(), hashed);
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::durable;
+use crate::endline;
 use crate::git::Oid;
 use crate::git::packhash::PackHashes;
 use crate::git::verify::Sound;
@@ -13,7 +14,6 @@ use crate::id::PackId;
 
 const FILE: &str = "verified";
 const HEAD_LINE: &str = "git-devops verified 1\n";
-const END_LEN: usize = "end ".len() + 64 + 1;
 
 /// Which check it was: to be raised with every change that lets one find more in the same bytes, or that changes what the lines say.
 const BY: u32 = 4;
@@ -72,16 +72,12 @@ impl VerifiedNote {
             Some(outside) => outside.iter().for_each(|oid| text += &format!("outside {oid}\n")),
             None => text += OUTSIDE_UNKNOWN,
         }
-        let end = blake3::hash(text.as_bytes()).to_hex();
-        (text + &format!("end {end}\n")).into_bytes()
+        endline::add(text)
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (body, end) = bytes.split_at(bytes.len().checked_sub(END_LEN)?);
-        if end != format!("end {}\n", blake3::hash(body).to_hex()).as_bytes() {
-            return None;
-        }
-        let lines = std::str::from_utf8(body).ok()?.strip_prefix(HEAD_LINE)?.strip_prefix(&format!("by {BY}\n"))?;
+        let text = std::str::from_utf8(endline::strip(bytes)?).ok()?;
+        let lines = text.strip_prefix(HEAD_LINE)?.strip_prefix(&format!("by {BY}\n"))?;
         let oid = |hex: &str| Oid::from_hex(hex.as_bytes()).ok();
         let (mut note, mut last) = (Self::default(), None);
         let Sound { packs, needs, outside } = &mut note.git_packs;
@@ -165,14 +161,11 @@ mod tests {
 
     #[test]
     fn what_no_writer_writes_says_nothing() {
-        let sealed = |head: &str, lines: &str| {
-            let text = format!("{head}{lines}");
-            format!("{text}end {}\n", blake3::hash(text.as_bytes()).to_hex()).into_bytes()
-        };
+        let encoded = |head: &str, lines: &str| endline::add(format!("{head}{lines}"));
         let by_us = format!("{HEAD_LINE}by {BY}\n");
         let (id, oid) = (PackId::of(b"a"), "1".repeat(40));
         let pack = format!("pack {id} {id}\n");
-        assert!(VerifiedNote::decode(&sealed(&by_us, &pack)).is_some());
+        assert!(VerifiedNote::decode(&encoded(&by_us, &pack)).is_some());
         for lines in [
             format!("index {oid}\n"),
             format!("chunks {id}\nchunks {id}\n"),
@@ -192,18 +185,17 @@ mod tests {
             format!("chunks {id}"),
             "other\n".to_owned(),
         ] {
-            assert_eq!(VerifiedNote::decode(&sealed(&by_us, &lines)), None, "{lines}");
+            assert_eq!(VerifiedNote::decode(&encoded(&by_us, &lines)), None, "{lines}");
         }
         for head in [format!("{HEAD_LINE}by {}\n", BY + 1), HEAD_LINE.to_owned(), "git-devops verified 2\nby 1\n".to_owned()] {
-            assert_eq!(VerifiedNote::decode(&sealed(&head, &pack)), None, "{head}");
+            assert_eq!(VerifiedNote::decode(&encoded(&head, &pack)), None, "{head}");
         }
     }
 
     proptest::proptest! {
         #[test]
         fn any_bytes_are_a_note_or_none(lines: String) {
-            let text = format!("{HEAD_LINE}by {BY}\n{lines}");
-            let _ = VerifiedNote::decode(format!("{text}end {}\n", blake3::hash(text.as_bytes()).to_hex()).as_bytes());
+            let _ = VerifiedNote::decode(&endline::add(format!("{HEAD_LINE}by {BY}\n{lines}")));
         }
     }
 }

@@ -11,6 +11,7 @@ use super::pack::{self, ReadAt, TocEntry, corrupt};
 use super::segment::{self, Builder, Entry, LastBlock, Segment, SegmentId};
 use super::{Layout, Location, list_dir, reference};
 use crate::durable;
+use crate::endline;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::{ChunkId, PackId};
 
@@ -142,23 +143,18 @@ pub(super) fn read_list(layout: &Layout) -> Result<Vec<SegmentId>> {
 }
 
 /// Returns the text that lists `segments`.
-pub(super) fn encode_list(segments: &[SegmentId]) -> String {
+pub(super) fn encode_list(segments: &[SegmentId]) -> Vec<u8> {
     let mut text = LIST_HEAD.to_owned();
     for id in segments {
         text += &format!("{id}\n");
     }
-    let end = blake3::hash(text.as_bytes()).to_hex();
-    text + "end " + &end + "\n"
+    endline::add(text)
 }
 
 /// Decodes a segment list; anything unexpected is refused.
 pub(super) fn decode_list(bytes: &[u8]) -> Result<Vec<SegmentId>> {
     let bad = || corrupt("segment list is cut short or damaged");
-    let text = std::str::from_utf8(bytes).map_err(|_| bad())?;
-    let (body, end) = text.split_at_checked(text.len().checked_sub(69).ok_or_else(bad)?).ok_or_else(bad)?;
-    if end != format!("end {}\n", blake3::hash(body.as_bytes()).to_hex()) {
-        return Err(bad());
-    }
+    let body = std::str::from_utf8(endline::strip(bytes).ok_or_else(bad)?).map_err(|_| bad())?;
     let lines = match body.strip_prefix(LIST_HEAD) {
         Some(lines) => lines,
         None if body.starts_with(LIST_NAME) => {
@@ -186,7 +182,7 @@ fn change_list(layout: &Layout, change: impl FnOnce(Vec<SegmentId>) -> Option<Ve
 /// Writes a new list of segments; the caller sees to it that nobody else does.
 pub(super) fn replace_list(layout: &Layout, segments: &[SegmentId]) -> Result<()> {
     durable::sync_dir(&layout.index())?;
-    durable::publish(&layout.list(), encode_list(segments).as_bytes(), 0o600)
+    durable::publish(&layout.list(), &encode_list(segments), 0o600)
 }
 
 /// Adds `segments` to the list; the caller has a lease.

@@ -14,6 +14,7 @@ use super::lease::exclude_leases;
 use super::pack::{self, Codec, MAX_CHUNK, RecordHeader, TARGET_LEN, TocEntry};
 use super::{Finding, Layout, Store};
 use crate::durable;
+use crate::endline;
 use crate::error::{Context, Kind, Result};
 use crate::id::{ChunkId, PackId};
 use crate::progress::Progress;
@@ -263,23 +264,21 @@ impl Done {
     }
 
     fn write(&self, layout: &Layout) -> Result<()> {
-        durable::publish(&layout.maintained(), self.encode().as_bytes(), 0o600)
+        durable::publish(&layout.maintained(), &self.encode(), 0o600)
     }
 
     fn has(&self, id: &PackId, level: i32) -> bool {
         self.0.get(id).is_some_and(|done| *done >= level)
     }
 
-    fn encode(&self) -> String {
-        let text = self.0.iter().fold(HEAD.to_owned(), |text, (id, level)| text + &format!("{id} {level}\n"));
-        let end = blake3::hash(text.as_bytes()).to_hex();
-        text + "end " + &end + "\n"
+    fn encode(&self) -> Vec<u8> {
+        endline::add(self.0.iter().fold(HEAD.to_owned(), |text, (id, level)| text + &format!("{id} {level}\n")))
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let lines = std::str::from_utf8(bytes).ok()?.strip_prefix(HEAD)?.lines();
         let entry = |line: &str| line.split_once(' ').and_then(|(id, level)| Some((id.parse().ok()?, level.parse().ok()?)));
         let done = Self(lines.map_while(entry).collect());
-        (done.encode().as_bytes() == bytes).then_some(done)
+        (done.encode() == bytes).then_some(done)
     }
 }

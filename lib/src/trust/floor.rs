@@ -6,6 +6,7 @@ use std::path::Path;
 use super::release::decode_oid;
 use super::{Manifest, TypeName, number};
 use crate::durable;
+use crate::endline;
 use crate::error::{Context, Error, Kind, Reason, Result};
 use crate::git::Oid;
 
@@ -131,7 +132,7 @@ impl Floor {
         for (kind, Accepted { epoch, seq, tag, commit, manifest, accepted }) in &self.types {
             body += &format!("type {kind} {epoch} {seq} {tag} {commit} {manifest} {accepted}\n");
         }
-        format!("{body}end {}\n", blake3::hash(body.as_bytes()).to_hex()).into_bytes()
+        endline::add(body)
     }
 
     /// Decodes a slot; what does not match its checksum, or is not what is written, is damaged.
