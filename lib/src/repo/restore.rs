@@ -4,8 +4,7 @@
 //! renamed. Hard links follow when all files are there, directories get their metadata last, deepest first, inode flags after that.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::attributes::{Ownership, Policy};
 use super::guard;
@@ -156,8 +155,8 @@ struct Manner<'a> {
     /// Nothing gets its name before everything is complete; the first thing that cannot be done ends it.
     is_whole: bool,
     ignores_times: bool,
-    /// What was seen before, of an exchange: nothing else is replaced.
-    seen: Option<Seen>,
+    /// What was seen so far, of an exchange: nothing else is replaced. `None` if all may be.
+    seen: Option<Mutex<Seen>>,
 }
 
 impl<'a> Manner<'a> {
@@ -175,40 +174,30 @@ fn replace(
     removal: &Removal,
     progress: &Progress,
 ) -> Result<Restored> {
-    let Manner { options, selected, laying, is_whole, ignores_times, seen } = manner;
     let root = StoredDir::root(repo, tree)?;
+    let is_dry = manner.options.dry_run;
     let run = Run {
         repo,
         target,
-        options,
-        selected,
-        laying,
-        is_whole,
-        ignores_times,
         attributes: repo.attributes_of(&tree)?,
         progress,
-        names: names_for(target, &root, repo, options)?,
+        names: names_for(target, &root, repo, manner.options)?,
+        manner,
         ours: repo.places.identities(),
         target_dev: target.map(Dir::stat_self).transpose()?.map(|stat| stat.dev),
         jobs: Jobs::default(),
         complete: Mutex::default(),
-        out: Mutex::default(),
+        restored: Mutex::default(),
         links: Mutex::default(),
         linked: Mutex::default(),
         has_failed: Mutex::default(),
         failed: Mutex::default(),
         referenced: repo.chunks.local().references().files()?,
         is_going: removal.before.iter().cloned().collect(),
-        lifted: target.filter(|_| !options.dry_run).map(|target| Lifted::open(&repo.places.state, target)).transpose()?,
+        lifted: target.filter(|_| !is_dry).map(|target| Lifted::open(&repo.places.state, target)).transpose()?,
         batch_dirs: batch_dirs(walk::n_workers(repo.settings.n_threads)),
         filesystems: Mutex::default(),
         dirs: Mutex::default(),
-        n_seen: AtomicU64::new(0),
-        n_bytes: AtomicU64::new(0),
-        is_partial: AtomicBool::new(false),
-        is_damaged: AtomicBool::new(false),
-        is_refused: AtomicBool::new(false),
-        seen: seen.map(Mutex::new),
     };
     if let Some(path) = run.missing_path(root.clone())? {
         return Err(Error::new(Kind::NotFound, format!("'{}' is not in the source", shown(path))));
@@ -217,20 +206,13 @@ fn replace(
     let done = run.all(root, removal);
     let closed = run.close_dirs();
     done.and(closed)?;
-    if !options.dry_run {
+    if !is_dry {
         run.sync()?;
     }
-    let mut steps = run.out.into_inner().expect(POISONED);
-    steps.sort();
-    Ok(Restored {
-        steps,
-        n_seen: run.n_seen.into_inner(),
-        n_bytes: run.n_bytes.into_inner(),
-        is_partial: run.is_partial.into_inner(),
-        is_damaged: run.is_damaged.into_inner(),
-        is_refused: run.is_refused.into_inner(),
-        seen: run.seen.map(|seen| seen.into_inner().expect(POISONED)).unwrap_or_default(),
-    })
+    let mut restored = run.restored.into_inner().expect(POISONED);
+    restored.steps.sort();
+    restored.seen = run.manner.seen.map(|seen| seen.into_inner().expect(POISONED)).unwrap_or_default();
+    Ok(restored)
 }
 
 /// Writes what `rev` holds (without one: what is staged) into the work tree, and removes what is owned and not in it.
@@ -268,7 +250,7 @@ pub fn exchange(
     let owned = StoredDir::root(repo, from)?;
     let was_dir = |path: &[u8]| Ok(owned.clone().descend(repo, path)?.is_some());
     let removal = Removal::new(&root, &was_dir, changes, &selected)?;
-    let seen = Some(how.seen.cloned().unwrap_or_default());
+    let seen = Some(Mutex::new(how.seen.cloned().unwrap_or_default()));
     let manner = Manner { options: &options, selected, laying, is_whole: !how.dry_run, ignores_times: how.ignores_times, seen };
     replace(repo, to, Some(&root), manner, &removal, progress)
 }
@@ -355,11 +337,7 @@ fn names_for(target: Option<&Dir>, source: &StoredDir, repo: &Repo, options: &Re
 struct Run<'a> {
     repo: &'a Repo,
     target: Option<&'a Dir>,
-    options: &'a RestoreOptions,
-    selected: PathSet,
-    laying: &'a dyn Laying,
-    is_whole: bool,
-    ignores_times: bool,
+    manner: Manner<'a>,
     /// Those of the source.
     attributes: Attributes,
     progress: &'a Progress,
@@ -369,7 +347,8 @@ struct Run<'a> {
     jobs: Jobs<walk::Job>,
     /// What the threads have staged of an exchange, until all of them have.
     complete: Mutex<Batch>,
-    out: Mutex<Vec<Step>>,
+    /// What was done so far; what was seen is in the manner until the end.
+    restored: Mutex<Restored>,
     /// By the path of the group's first member.
     links: Mutex<BTreeMap<Vec<u8>, Vec<Link>>>,
     /// Files that are right, but have other names on the disk, with the number of their names.
@@ -389,19 +368,12 @@ struct Run<'a> {
     /// One directory of each filesystem below the target.
     filesystems: Mutex<BTreeMap<(u32, u32), Arc<Dir>>>,
     dirs: Mutex<Vec<(Vec<u8>, Metadata)>>,
-    n_seen: AtomicU64,
-    n_bytes: AtomicU64,
-    is_partial: AtomicBool,
-    is_damaged: AtomicBool,
-    is_refused: AtomicBool,
-    /// What is replaced only while it is as it was seen; `None` if all may be.
-    seen: Option<Mutex<Seen>>,
 }
 
 impl Run<'_> {
     /// Notes what is at `path`, or fails if something else was seen there.
     fn look(&self, path: &[u8], there: Option<&Stat>) -> Result<()> {
-        let Some(seen) = &self.seen else { return Ok(()) };
+        let Some(seen) = &self.manner.seen else { return Ok(()) };
         let mut seen = seen.lock().expect(POISONED);
         seen.must_be(path, there)?;
         seen.note(path, there);
@@ -410,7 +382,7 @@ impl Run<'_> {
 
     /// Notes that what was at `path` went by our own doing.
     fn note_gone(&self, path: &[u8]) {
-        if let Some(seen) = &self.seen {
+        if let Some(seen) = &self.manner.seen {
             seen.lock().expect(POISONED).note_gone(path);
         }
     }
@@ -431,7 +403,7 @@ impl Run<'_> {
 
     /// Returns a path that was asked for and is not in the source.
     fn missing_path(&self, root: StoredDir) -> Result<Option<&Vec<u8>>> {
-        for path in &self.options.paths {
+        for path in &self.manner.options.paths {
             if path.is_empty() {
                 continue;
             }
@@ -451,18 +423,23 @@ impl Run<'_> {
         Ok(None)
     }
 
+    /// Says whether nothing may be changed.
+    fn is_dry(&self) -> bool {
+        self.manner.options.dry_run
+    }
+
     fn is_selected(&self, path: &[u8]) -> bool {
-        self.selected.covers(path)
+        self.manner.selected.covers(path)
     }
 
     fn leads_to_selected(&self, path: &[u8]) -> bool {
-        self.selected.leads_to(path)
+        self.manner.selected.leads_to(path)
     }
 
     fn or_warn(&self, path: &[u8], result: Result<()>) -> Result<()> {
         match result {
             Err(error)
-                if self.is_whole
+                if self.manner.is_whole
                     || matches!(error.kind(), Kind::NoSpace | Kind::Bug)
                     || *self.has_failed.lock().expect(POISONED) =>
             {
@@ -470,10 +447,11 @@ impl Run<'_> {
             }
             Err(error) => {
                 self.progress.warn(path, error.told());
-                self.is_damaged.fetch_or(error.kind() == Kind::Corrupt, Ordering::Relaxed);
-                self.is_refused.fetch_or(matches!(error.reason(), Some(Reason::Index | Reason::Meta)), Ordering::Relaxed);
-                self.is_partial.store(true, Ordering::Relaxed);
                 self.failed.lock().expect(POISONED).insert(path.to_vec());
+                let mut restored = self.restored();
+                restored.is_damaged |= error.kind() == Kind::Corrupt;
+                restored.is_refused |= matches!(error.reason(), Some(Reason::Index | Reason::Meta));
+                restored.is_partial = true;
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -483,17 +461,18 @@ impl Run<'_> {
     fn skipped(&self, path: &[u8], skipped: Vec<String>) {
         for message in skipped {
             self.progress.warn(path, message);
-            self.is_partial.store(true, Ordering::Relaxed);
+            self.restored().is_partial = true;
         }
     }
 
-    fn count(&self, n_files: u64) {
-        self.n_seen.fetch_add(1, Ordering::Relaxed);
-        self.progress.add(n_files, 0);
+    fn step(&self, path: &[u8], action: Action) {
+        let step = Step { path: path.to_vec(), action };
+        self.restored().steps.push(step);
     }
 
-    fn step(&self, path: &[u8], action: Action) {
-        self.out.lock().expect(POISONED).push(Step { path: path.to_vec(), action });
+    /// Locks what was done so far.
+    fn restored(&self) -> MutexGuard<'_, Restored> {
+        self.restored.lock().expect(POISONED)
     }
 }
 
@@ -516,6 +495,8 @@ const POISONED: &str = "BUG: a thread panicked while it held the lock";
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::super::Places;
     use super::super::exclude::{ExcludeOptions, Excludes};
     use super::super::scan::{ScanOptions, Scope};

@@ -52,7 +52,7 @@ impl Batch {
 impl Run<'_> {
     pub(super) fn is_full(&self, batch: &Batch) -> bool {
         // What has to be all or none gets its names when nobody has work left that could fail.
-        !self.is_whole && self.has_enough(batch)
+        !self.manner.is_whole && self.has_enough(batch)
     }
 
     fn has_enough(&self, batch: &Batch) -> bool {
@@ -74,7 +74,7 @@ impl Run<'_> {
 
     /// Gives the files of a batch their names; those that have none when it fails stay in it.
     fn give_names(&self, batch: &mut Batch) -> Result<()> {
-        if self.seen.is_some() {
+        if self.manner.seen.is_some() {
             // All of them are looked at before the first one gets its name.
             for staged in &batch.files {
                 let there = staged.dir.stat(&staged.name);
@@ -123,7 +123,7 @@ impl Run<'_> {
 
     /// Gives what is complete as `temp` its name, unless something else was seen there.
     pub(super) fn rename(&self, dir: &Dir, (temp, name): (&[u8], &[u8]), path: &[u8]) -> Result<()> {
-        if self.seen.is_some() {
+        if self.manner.seen.is_some() {
             let there = dir.stat(name)?;
             self.look(path, there.as_ref())?;
             if there.is_none() {

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::batch::{Batch, Ready};
 use super::links::Link;
@@ -38,7 +37,7 @@ impl Run<'_> {
             laid::must_be_short(self.repo, &oid)?;
         }
         match Content::of(self.repo, item)? {
-            Content::Small(stored) => match self.laying.content(path, ownership, &stored)? {
+            Content::Small(stored) => match self.manner.laying.content(path, ownership, &stored)? {
                 Some(content) => Ok(Content::Small(content)),
                 None if is_other => {
                     Err(Error::new(Kind::Refused, "is stored as a template or encrypted, and nobody here renders or decrypts it"))
@@ -61,7 +60,7 @@ impl Run<'_> {
     ) -> Result<()> {
         self.look(spot.path, there.as_ref())?;
         if let Some(stat) = &there
-            && self.laying.is_as_stored(spot.path, self.attributes.policy(spot.path).ownership)
+            && self.manner.laying.is_as_stored(spot.path, self.attributes.policy(spot.path).ownership)
             && let Some(file) = file_as_stored(self.repo, (spot.dir, spot.name), stat, item, content)
             && self.only_metadata(spot, item, stat, Some(&file))?
         {
@@ -70,7 +69,7 @@ impl Run<'_> {
         let stored = self.content_of(spot.path, item)?;
         let mut old = None;
         match there {
-            Some(stat) if stat.kind == FileKind::Dir && self.options.dry_run && self.is_going.contains(spot.path) => {
+            Some(stat) if stat.kind == FileKind::Dir && self.is_dry() && self.is_going.contains(spot.path) => {
                 self.step(spot.path, Action::Replace);
             }
             Some(stat) if stat.kind == FileKind::Dir => {
@@ -88,7 +87,7 @@ impl Run<'_> {
             }
             None => self.step(spot.path, Action::Create),
         }
-        if self.options.dry_run {
+        if self.is_dry() {
             return Ok(());
         }
         self.replace(spot, item, &stored, old.as_ref(), batch)
@@ -106,7 +105,7 @@ impl Run<'_> {
         self.spare(spot.dir, spot.name)?;
         self.open_up(split(spot.path).0, spot.dir)?;
         let (temp, n_bytes, file) = self.stage(spot, item, stored, old)?;
-        self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
+        self.restored().n_bytes += n_bytes;
         batch.n_bytes += n_bytes;
         let (dir, name, path) = (spot.dir.clone(), spot.name.to_vec(), spot.path.to_vec());
         let file = file.filter(|_| !item.metadata.flags.and(Flags::LOCKING).is_empty());
@@ -122,7 +121,7 @@ impl Run<'_> {
         if stat.nlink > 1 {
             // Its other names, which may not be ours, must not get new metadata. If it is right, the links tell later whether it may stay;
             // where only a part is restored they can't, and it stays.
-            if is_right && self.options.paths.is_empty() {
+            if is_right && self.manner.options.paths.is_empty() {
                 let link = Link { path: spot.path.to_vec(), item: item.clone() };
                 self.linked.lock().expect(POISONED).push((link, stat.nlink));
             }
@@ -136,7 +135,7 @@ impl Run<'_> {
             return Ok(false);
         }
         self.step(spot.path, Action::Metadata);
-        if self.options.dry_run {
+        if self.is_dry() {
             return Ok(true);
         }
         let ids = metadata::owner(want, &self.names)?;
@@ -170,7 +169,7 @@ impl Run<'_> {
     }
 
     pub(super) fn that_count(&self, mut differences: Vec<&'static str>) -> Vec<&'static str> {
-        differences.retain(|field| !self.ignores_times || *field != "mtime");
+        differences.retain(|field| !self.manner.ignores_times || *field != "mtime");
         differences
     }
 
@@ -197,12 +196,12 @@ impl Run<'_> {
 
     /// Returns a file that is complete as `temp`, open, once it passed the check that it has to.
     fn validated(&self, spot: &Spot<'_>, temp: &[u8], file: File) -> Result<File> {
-        let check = self.attributes.policy(spot.path).validate.or_else(|| self.laying.check(spot.path));
+        let check = self.attributes.policy(spot.path).validate.or_else(|| self.manner.laying.check(spot.path));
         let Some(command) = check else { return Ok(file) };
         // A program that somebody could still write to does not run.
         let to_read = safepath::reopen_to_read(&file)?;
         drop(file);
-        self.laying.validate(spot.path, &command, spot.dir, temp)?;
+        self.manner.laying.validate(spot.path, &command, spot.dir, temp)?;
         Ok(to_read)
     }
 

@@ -57,7 +57,7 @@ impl Run<'_> {
                 continue;
             }
             self.step(&link.path, Action::Replace);
-            if self.options.dry_run {
+            if self.is_dry() {
                 continue;
             }
             let (parent, name) = split(&link.path);
@@ -131,11 +131,11 @@ impl Run<'_> {
         let (parent, name) = split(&link.path);
         let Ok(dir) = self.dir_at(parent) else {
             self.step(&link.path, Action::Create);
-            return if self.options.dry_run { Ok(()) } else { Err(Error::new(Kind::NotFound, "its directory is not there")) };
+            return if self.is_dry() { Ok(()) } else { Err(Error::new(Kind::NotFound, "its directory is not there")) };
         };
         let there = dir.stat(name)?;
         self.look(&link.path, there.as_ref())?;
-        let Some(first) = first.filter(|_| !self.options.dry_run || there.is_some()) else {
+        let Some(first) = first.filter(|_| !self.is_dry() || there.is_some()) else {
             let mut batch = Batch::default();
             let spot = Spot { dir: &Arc::new(dir), name, path: &link.path };
             self.place(&spot, &link.item, there, &mut batch, &mut Vec::new())?;
@@ -157,7 +157,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.step(&link.path, if there.is_some() { Action::Replace } else { Action::Create });
-        if self.options.dry_run {
+        if self.is_dry() {
             return Ok(());
         }
         self.spare(&dir, name)?;

@@ -79,7 +79,7 @@ impl Run<'_> {
 
     /// Ends what a thread has staged: with names, or without if anything failed. Where it is all or none, it waits for what the others have staged.
     fn end(&self, mut batch: Batch, how: End) -> Result<()> {
-        if self.is_whole {
+        if self.manner.is_whole {
             self.complete.lock().expect(POISONED).append(batch);
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl Run<'_> {
         };
         if let Some(dir) = &job.dir
             && !job.is_new
-            && !self.options.dry_run
+            && !self.is_dry()
         {
             // Somebody may have removed it just now: that costs what is in it, not all the rest.
             self.or_warn(path, self.remove_leftovers(path, dir).context(|| "cannot clear what a killed run left"))?;
@@ -132,17 +132,19 @@ impl Run<'_> {
             let result = self.note_dir(&job, &listing);
             self.or_warn(path, result)?;
         }
-        self.count(0);
+        let mut n_seen = 1;
         for (name, item) in listing.files {
             let path = join(path, &name);
             let policy = self.attributes.policy(&path);
             if self.is_selected(&path) && !self.is_left_to_host(&job, &name, &path, &policy) {
-                self.count(1);
+                n_seen += 1;
+                self.progress.add(1, 0);
                 let item = timed(item, &policy);
                 let result = self.file(&job, &name, path.clone(), item, batch, content);
                 self.or_warn(&path, result)?;
             }
         }
+        self.restored().n_seen += n_seen;
         batch.n_dirs += 1;
         if self.is_full(batch) {
             self.flush(batch)?;
@@ -163,7 +165,7 @@ impl Run<'_> {
         let is_there = || !job.is_new && job.dir.as_ref().is_some_and(|dir| !matches!(dir.stat(name), Ok(None)));
         match policy.ownership {
             Ownership::Local => true,
-            Ownership::Seed => !self.options.paths.iter().any(|named| named == path) && is_there(),
+            Ownership::Seed => !self.manner.options.paths.iter().any(|named| named == path) && is_there(),
             Ownership::Own | Ownership::Env | Ownership::Secret => false,
         }
     }
@@ -181,7 +183,7 @@ impl Run<'_> {
                 self.jobs.push(Job { node, dir: Some(parent.clone()), name: Some(name.to_vec()), is_new: false });
                 return Ok(());
             }
-            Some(stat) if self.options.dry_run => {
+            Some(stat) if self.is_dry() => {
                 self.look(&node.path, Some(&stat))?;
                 self.step(&node.path, Action::Replace);
             }
@@ -196,7 +198,7 @@ impl Run<'_> {
             }
             None => self.step(&node.path, Action::Create),
         }
-        if self.options.dry_run {
+        if self.is_dry() {
             self.jobs.push(Job { node, dir: None, name: None, is_new: true });
             return Ok(());
         }
@@ -252,7 +254,7 @@ impl Run<'_> {
                 self.look(path, dir.stat(name)?.as_ref())?;
                 Ok(dir)
             });
-            if !self.options.dry_run {
+            if !self.is_dry() {
                 let spared = dir.and_then(|dir| self.spare(&dir, name).map(|()| dir));
                 let cleared = spared.and_then(|dir| self.open_up(parent, &dir).and_then(|()| clear_flags(&dir, name)));
                 let result = cleared.and_then(|()| remove_file(target, path));
@@ -292,7 +294,7 @@ impl Run<'_> {
     /// Sets the metadata of all directories, the deepest first.
     fn finish_dirs(&self) -> Result<()> {
         let mut dirs = std::mem::take(&mut *self.dirs.lock().expect(POISONED));
-        if self.options.dry_run {
+        if self.is_dry() {
             return Ok(());
         }
         let depth = |path: &[u8]| path.iter().filter(|&&b| b == b'/').count() + usize::from(!path.is_empty());
