@@ -5,43 +5,37 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::Read;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::attributes::{Ownership, Policy};
 use super::changes::Changes;
 use super::exclude::Excludes;
-use super::hand_over::HandOver;
 use super::jobs::Jobs;
 use super::laid::Laid;
 use super::pathset::PathSet;
-use super::stage::Referencing;
 use super::unowned::Unowned;
 use super::{Attributes, Repo};
 use crate::error::{Context, Error, Kind, Result};
-use crate::file::index::ChunkIndex;
-use crate::file::write::{ChunkSink, Note, Take, cut_file, cut_stream};
 use crate::git::index::{CachedStat, Index, IndexEntry};
 use crate::git::name::{self, Stored};
-use crate::git::object::{EXECUTABLE, FILE, SYMLINK};
-use crate::git::pack::PackWriter;
-use crate::git::{ObjectKind, Oid, Staging};
-use crate::metadata::{self, DirMetadata, GitKind, Metadata, Names};
+use crate::git::object::SYMLINK;
+use crate::git::{Oid, Staging};
+use crate::metadata::{self, Metadata, Names};
 use crate::progress::Progress;
-use crate::safepath::{self, Dir, FileKind, Stat, Time};
-use crate::store::{FileReferences, Writer};
+use crate::safepath::{self, Dir, FileKind, Stat};
 
-/// A file younger than this when it was looked at may change again without a trace in its times: it is looked at again next time.
-const CLOCK_TICK_NANOS: i128 = 20_000_000;
+use racy::{CLOCK_TICK_NANOS, clock, is_racy, nanos};
 
-/// The same where times have no fractions of a second.
-const COARSE_TICK_NANOS: i128 = 2_000_000_000;
+pub(super) use read::read_stream;
+pub use sink::Sink;
 
-/// How often a file that changes while it is read is tried.
-const ATTEMPTS: usize = 3;
+mod conclude;
+mod racy;
+mod read;
+mod sink;
 
 /// What to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,89 +58,6 @@ pub struct ScanOptions {
     pub by_reference: bool,
 }
 
-/// Where content goes.
-#[derive(Clone, Copy)]
-pub enum Sink<'a> {
-    /// Into git and the chunk store.
-    Store {
-        /// Takes small files, chunk indexes and metadata.
-        pack: &'a PackWriter<'a>,
-        /// Takes chunks.
-        chunks: &'a Writer,
-        /// Where chunks stay in their files, takes where they lie.
-        references: Option<&'a Referencing>,
-        /// Where chunks are handed over to other hosts, takes them in the place of `chunks`.
-        hand_over: Option<&'a HandOver<'a>>,
-        /// Raised when one of them fails: that ends the run, where a source that fails does not.
-        has_failed: &'a AtomicBool,
-    },
-    /// Small files and indexes into git, to be shown; chunks nowhere.
-    Preview {
-        /// Takes small files, chunk indexes and metadata.
-        pack: &'a PackWriter<'a>,
-        /// Raised when it fails.
-        has_failed: &'a AtomicBool,
-    },
-    /// Nowhere: only its ids are wanted, to compare.
-    Compare,
-    /// Nowhere, but for the metadata of directories, which is handed out by its id.
-    Look {
-        /// Takes it.
-        metadata: &'a Mutex<HashMap<Oid, Vec<u8>>>,
-    },
-}
-
-impl Sink<'_> {
-    pub(super) fn blob(&self, bytes: &[u8]) -> Result<Oid> {
-        match self {
-            Self::Store { pack, has_failed, .. } | Self::Preview { pack, has_failed } => {
-                pack.blob(bytes).inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
-            }
-            Self::Compare | Self::Look { .. } => crate::git::object::object_id(ObjectKind::Blob, bytes),
-        }
-    }
-
-    /// Takes the metadata of a directory.
-    fn metadata(&self, text: &[u8]) -> Result<Oid> {
-        let oid = self.blob(text)?;
-        if let Self::Look { metadata } = self {
-            metadata.lock().unwrap_or_else(PoisonError::into_inner).insert(oid, text.to_vec());
-        }
-        Ok(oid)
-    }
-
-    /// Returns who notes that the chunks of the file at `path` stay in it, if they do.
-    fn references(&self, path: &[u8]) -> Option<FileReferences<'_>> {
-        match self {
-            Self::Store { references: Some(references), .. } => references.of_file(path),
-            _ => None,
-        }
-    }
-
-    /// Returns who hands chunks over, if they are.
-    pub(super) fn hand_over(&self) -> Option<&HandOver<'_>> {
-        match self {
-            Self::Store { hand_over, .. } => *hand_over,
-            _ => None,
-        }
-    }
-
-    pub(super) fn chunks<'s>(&'s self, note: Option<&'s Note<'s>>, take: Option<&'s Take<'s>>) -> ChunkSink<'s> {
-        match self {
-            Self::Store { chunks, has_failed, .. } => match (note, take) {
-                (Some(note), _) => ChunkSink::Stay { writer: chunks, note, has_failed },
-                (None, Some(take)) => ChunkSink::Passed { writer: chunks, take, has_failed },
-                (None, None) => ChunkSink::Store { writer: chunks, has_failed },
-            },
-            Self::Preview { .. } | Self::Compare | Self::Look { .. } => ChunkSink::Discard,
-        }
-    }
-
-    fn has_failed(&self) -> bool {
-        matches!(self, Self::Store { has_failed, .. } | Self::Preview { has_failed, .. } if has_failed.load(Ordering::Relaxed))
-    }
-}
-
 /// An index entry to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Staged {
@@ -163,11 +74,6 @@ pub struct Staged {
 /// Returns an entry that is to be put into the index.
 pub(super) fn entry_of(path: &[u8], oid: Oid, mode: u32, stat: CachedStat) -> IndexEntry<'_> {
     IndexEntry { path, oid, mode, stat, skip_worktree: false, intent_to_add: false }
-}
-
-/// Says whether the index has just this already.
-fn is_same(new: &IndexEntry<'_>, old: &IndexEntry<'_>) -> bool {
-    (new.oid, new.mode, new.stat) == (old.oid, old.mode, old.stat)
 }
 
 /// What a scan found.
@@ -256,23 +162,6 @@ pub(super) fn dir_on_the_way(repo: &Repo, attributes: &Attributes, path: &[u8]) 
     found.mtime = found.mtime.filter(|_| attributes.policy_of_dir(path).has_times);
     found.partial = true;
     Ok(Some(found))
-}
-
-/// Hands the content that `input` gives until it ends to `sink`, as that of the file at `path`; returns the blob that stands for it.
-pub(super) fn read_stream(repo: &Repo, path: &[u8], input: &mut dyn Read, sink: Sink<'_>, progress: &Progress) -> Result<Oid> {
-    let what = || format!("cannot store what comes for '{}'", shown(path));
-    let mut head = Vec::new();
-    input.take(repo.settings.threshold).read_to_end(&mut head).context(what)?;
-    if (head.len() as u64) < repo.settings.threshold && !ChunkIndex::is_index(&head) {
-        progress.add(1, head.len() as u64);
-        return sink.blob(&head);
-    }
-    let spec = repo.attributes(&*repo.index()?)?.chunker(path, &repo.settings.chunker);
-    let take = sink.hand_over().map(|hand_over| |id, bytes: &[u8]| hand_over.put(id, bytes));
-    let chunks = sink.chunks(None, take.as_ref().map(|take| take as &Take<'_>));
-    let index = cut_stream(&mut head.as_slice().chain(input), &spec, chunks, repo.settings.n_threads, progress);
-    progress.add(1, 0);
-    sink.blob(&index.context(what)?.encode())
 }
 
 /// Returns the names of users and groups that count in a tree: its own, if it has any, else this machine's.
@@ -640,216 +529,6 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn read_entry(&self, dir: &Dir, path: &[u8], entry_name: &[u8], stat: Stat, laid: Option<&Laid>) -> Result<ReadEntry> {
-        if stat.kind == FileKind::Symlink {
-            let is_racy = is_racy(&stat, clock());
-            let target = dir.read_link(entry_name)?;
-            let metadata = metadata::of_entry(dir, entry_name, &stat, &self.names)?;
-            return Ok(ReadEntry { oid: self.sink.blob(&target)?, mode: SYMLINK, metadata, stat, is_racy });
-        }
-        for _ in 0..ATTEMPTS {
-            let began = clock();
-            let (file, before) = dir.open_file_with_stat(entry_name)?;
-            let read = self.read_content(&file, path, &before, laid);
-            let after = safepath::stat_fd(&file)?;
-            let is_stable = (before.mtime, before.ctime, before.size) == (after.mtime, after.ctime, after.size);
-            match read {
-                Ok((oid, metadata)) if is_stable => {
-                    let mode = if after.mode & 0o100 != 0 { EXECUTABLE } else { FILE };
-                    return Ok(ReadEntry { oid, mode, metadata, stat: after, is_racy: is_racy(&after, began) });
-                }
-                Err(error) if is_stable && error.kind() != Kind::Conflict || self.sink.has_failed() => return Err(error),
-                _ => (),
-            }
-        }
-        Err(Error::new(Kind::Conflict, "changed while it was read"))
-    }
-
-    /// Says whether a file is to become its own store, and read for that even if nothing changed.
-    fn is_to_be_referenced(&self, stat: &Stat) -> bool {
-        self.options.by_reference && stat.kind == FileKind::File && stat.size >= self.repo.settings.threshold
-    }
-
-    fn read_content(&self, file: &File, path: &[u8], stat: &Stat, laid: Option<&Laid>) -> Result<(Oid, Metadata)> {
-        let mut found = metadata::of_file(file, stat, &self.names)?;
-        let mut holes = Vec::new();
-        if stat.blocks.saturating_mul(512) < stat.size {
-            holes = metadata::holes(file, stat.size)?;
-            (&*file).rewind()?;
-        }
-        let threshold = self.repo.settings.threshold;
-        if stat.size < threshold {
-            let content = read_whole(file, stat, threshold)?;
-            self.progress.add(0, content.len() as u64);
-            if content.len() as u64 == threshold {
-                return Err(Error::new(Kind::Conflict, "changed while it was read"));
-            }
-            if let Some(laid) = laid {
-                return Ok((laid.oid_of(Some(&content), self.sink)?, found));
-            }
-            if !ChunkIndex::is_index(&content) {
-                found.holes = holes;
-                return Ok((self.sink.blob(&content)?, found));
-            }
-        }
-        if let Some(laid) = laid {
-            return Ok((laid.oid_of(None, self.sink)?, found)); // no template is as large, and no secret
-        }
-        let spec = self.attributes.chunker(path, &self.repo.settings.chunker);
-        let n_threads = self.repo.settings.n_threads;
-        let references = self.sink.references(path).map(Mutex::new);
-        let note = references
-            .as_ref()
-            .map(|references| |id, offset, len| references.lock().unwrap_or_else(PoisonError::into_inner).push(id, offset, len));
-        let take = self.sink.hand_over().map(|hand_over| |id, bytes: &[u8]| hand_over.put(id, bytes));
-        let sink = self.sink.chunks(note.as_ref().map(|note| note as &Note<'_>), take.as_ref().map(|take| take as &Take<'_>));
-        let index = cut_file(file, stat.size, &holes, &spec, sink, n_threads, self.progress)?;
-        if let Some(references) = references {
-            references.into_inner().unwrap_or_else(PoisonError::into_inner).finish(file)?;
-        }
-        Ok((self.sink.blob(&index.encode())?, found))
-    }
-
-    /// Reads the directory's own metadata, unless it is as recorded.
-    fn own_metadata(&self, dir: &Dir, draft: &mut Draft) -> Result<()> {
-        let position = self.meta_position(&draft.path);
-        if position.is_some() && draft.only.is_some() {
-            return Ok(()); // not all of its names are looked at: the next whole look must still see that it changed
-        }
-        let is_as_recorded =
-            position.is_some_and(|position| self.index.vouches_for(position, &as_dir_stat(draft.stat, !draft.is_whole)));
-        if is_as_recorded {
-            return Ok(());
-        }
-        let mut found = match metadata::of_file(dir, &draft.stat, &self.names) {
-            Ok(found) => found,
-            Err(error) => return self.leave_out(&draft.path.clone(), error),
-        };
-        found.mtime = found.mtime.filter(|_| self.attributes.policy_of_dir(&draft.path).has_times);
-        found.partial = !draft.is_whole;
-        draft.own = Some(found);
-        Ok(())
-    }
-
-    /// Ends a directory: at once, or, if it has files with several names, when all directories were seen.
-    fn close(&self, draft: Draft) -> Result<()> {
-        if draft.read.values().any(|read| read.inode.is_some()) {
-            self.drafts.lock().expect(POISONED).push(draft);
-            return Ok(());
-        }
-        self.conclude(draft)
-    }
-
-    /// Writes the metadata file of a directory, if anything in it is not as recorded, and hands over all that was found.
-    fn conclude(&self, mut draft: Draft) -> Result<()> {
-        let position = self.meta_position(&draft.path);
-        if let Some(position) = position {
-            self.mark(position);
-        }
-        if draft.own.is_some() || !draft.read.is_empty() || draft.has_dropped {
-            let old = match position {
-                Some(position) => self.repo.read_dir_metadata(&self.index.entry(position).oid, &draft.path)?,
-                None => DirMetadata::default(),
-            };
-            let dir = draft.path.clone();
-            draft.keep(old.entries.keys().filter(|entry_name| self.stays_recorded(&join(&dir, entry_name))));
-            let new = draft.new_metadata(&old);
-            draft.compare(&old, &new, position.is_some());
-            let stat = match position {
-                Some(position) if draft.only.is_some() => self.index.entry(position).stat,
-                _ if draft.is_racy => CachedStat::default(),
-                _ => CachedStat::of(&as_dir_stat(draft.stat, !draft.is_whole)),
-            };
-            let oid = self.sink.metadata(&new.encode())?;
-            let stored = name::meta_path(&draft.path);
-            let update = entry_of(&stored, oid, FILE, stat);
-            // A device, a fifo or a socket is looked at each time, and is mostly as it was.
-            if self.index.is_doubted() || !position.is_some_and(|position| is_same(&update, &self.index.entry(position))) {
-                draft.updates.push(&update);
-            }
-        }
-        let mut out = self.out.lock().expect(POISONED);
-        out.n_seen += (draft.unchanged.len() + draft.read.len() + 1) as u64;
-        out.updates.append(&draft.updates);
-        out.changes.append(&draft.changes);
-        Ok(())
-    }
-
-    fn finish(self, root: &Dir) -> Result<Found> {
-        let mut drafts = std::mem::take(&mut *self.drafts.lock().expect(POISONED));
-        let leaders = self.leaders(root, &drafts);
-        for mut draft in drafts.drain(..) {
-            for (entry_name, read) in &mut draft.read {
-                let leader = read.inode.as_ref().and_then(|inode| leaders.get(inode));
-                let path = join(&draft.path, entry_name);
-                read.metadata.hardlink = leader.filter(|leader| **leader != path).cloned();
-            }
-            self.conclude(draft)?;
-        }
-        let mut gone: Vec<usize> = (0..self.index.len())
-            .filter(|&position| !self.is_seen(position) && self.is_entry_in_scope(self.path_at(position)))
-            .filter(|&position| match name::work_path(self.path_at(position)) {
-                Stored::Meta(dir) => !self.leads_to_absent(&dir),
-                Stored::File(path) => !self.stays_recorded(path),
-                Stored::Alt(path) => !self.stays_recorded(&path),
-                Stored::Other => true,
-            })
-            .collect();
-        let mut out = std::mem::take(&mut *self.out.lock().expect(POISONED));
-        for &position in &gone {
-            if let Some(path) = file_path(self.path_at(position)) {
-                out.changes.push(&path, What::Deleted);
-            }
-        }
-        self.take_back(&mut out.updates, &mut gone)?;
-        out.gone = gone;
-        out.changes.sort();
-        Ok(out)
-    }
-
-    /// Takes the paths in scope off the list of what was given up: whoever names them owns them again.
-    fn take_back(&self, updates: &mut Staging, gone: &mut Vec<usize>) -> Result<()> {
-        let mut left = self.unowned.clone();
-        if !self.named.as_ref().is_some_and(|named| left.remove(named)) {
-            return Ok(());
-        }
-        let mut list = Vec::new();
-        left.stage(self.index, &mut list, gone, |text| self.sink.blob(text))?;
-        updates.append(&list.into());
-        Ok(())
-    }
-
-    /// Returns for each file with several names the one that stands for it: outside the scope if one is known there, or else the smallest.
-    fn leaders(&self, root: &Dir, drafts: &[Draft]) -> HashMap<Inode, Vec<u8>> {
-        let links = self.links.lock().expect(POISONED);
-        let wanted = drafts.iter().flat_map(|draft| draft.read.values().filter_map(|read| read.inode));
-        let mut leaders: HashMap<Inode, Vec<u8>> =
-            wanted.filter_map(|inode| Some((inode, links.get(&inode)?.iter().min()?.clone()))).collect();
-        if self.options.scope == Scope::Owned || leaders.is_empty() {
-            return leaders;
-        }
-        // The index keeps 32 bits of each number, and the number may belong to another file by now: the disk decides.
-        let is_at = |path: &[u8], inode: Inode| {
-            let (parent, entry_name) = split(path);
-            let found = root.open_path(parent).and_then(|dir| dir.stat(entry_name));
-            found.is_ok_and(|found| found.is_some_and(|stat| (stat.dev, stat.ino) == inode))
-        };
-        let by_short: HashMap<(u32, u32), Inode> =
-            leaders.keys().map(|inode| ((CachedStat::short_dev(inode.0), inode.1 as u32), *inode)).collect();
-        for position in (0..self.index.len()).rev() {
-            let stat = &self.index.entry(position).stat;
-            let stored = self.path_at(position);
-            if let Some(inode) = by_short.get(&(stat.dev, stat.ino))
-                && !self.is_entry_in_scope(stored)
-                && let Some(path) = file_path(stored)
-                && is_at(&path, *inode)
-            {
-                leaders.insert(*inode, path);
-            }
-        }
-        leaders
-    }
-
     fn path_at(&self, position: usize) -> &[u8] {
         self.index.entry(position).path
     }
@@ -943,104 +622,6 @@ impl Walker<'_> {
     }
 }
 
-/// What was read of one entry.
-struct ReadEntry {
-    oid: Oid,
-    mode: u32,
-    metadata: Metadata,
-    stat: Stat,
-    is_racy: bool,
-}
-
-impl Draft {
-    fn new(job: &Job, stat: Stat, is_racy: bool) -> Self {
-        Self {
-            path: job.path.clone(),
-            is_whole: job.is_whole,
-            only: job.only.clone(),
-            stat,
-            is_racy,
-            own: None,
-            unchanged: Vec::new(),
-            kept: Vec::new(),
-            read: BTreeMap::new(),
-            updates: Staging::default(),
-            changes: Changes::default(),
-            has_dropped: false,
-            from: job.from,
-        }
-    }
-
-    /// Leaves what is recorded of these names as it is.
-    fn keep<'a>(&mut self, names: impl Iterator<Item = &'a Vec<u8>>) {
-        let names: Vec<Vec<u8>> = names.filter(|name| !self.was_met(name)).cloned().collect();
-        self.kept.extend(names);
-        self.kept.sort();
-    }
-
-    fn was_met(&self, entry_name: &Vec<u8>) -> bool {
-        // Names were met in their order.
-        let is_in = |names: &[Vec<u8>]| names.binary_search(entry_name).is_ok();
-        self.read.contains_key(entry_name) || is_in(&self.unchanged) || is_in(&self.kept)
-    }
-
-    /// Returns the directory's metadata as it is now; `old` is what was recorded.
-    fn new_metadata(&self, old: &DirMetadata) -> DirMetadata {
-        let mut new = if self.only.is_some() { old.clone() } else { DirMetadata::default() };
-        new.dir = self.own.as_ref().unwrap_or(&old.dir).clone();
-        for entry_name in self.only.iter().flatten() {
-            new.entries.remove(entry_name);
-        }
-        for entry_name in self.unchanged.iter().chain(&self.kept) {
-            if let Some(recorded) = old.entries.get(entry_name) {
-                new.entries.insert(entry_name.clone(), recorded.clone());
-            }
-        }
-        for (entry_name, read) in &self.read {
-            new.entries.insert(entry_name.clone(), read.metadata.clone());
-        }
-        new
-    }
-
-    /// Notes which names differ in their metadata alone, and which nodes came or went.
-    fn compare(&mut self, old: &DirMetadata, new: &DirMetadata, is_known: bool) {
-        let mut changes = Changes::default();
-        for (entry_name, read) in self.read.iter().filter(|(_, read)| !read.is_reported) {
-            let what = match old.entries.get(entry_name) {
-                None if read.metadata.is_node() => What::Added,
-                _ if is_recorded_as(old, entry_name, &read.metadata) => continue,
-                _ => What::Metadata,
-            };
-            changes.push(&join(&self.path, entry_name), what);
-        }
-        for (entry_name, recorded) in &old.entries {
-            if recorded.is_node() && !new.entries.contains_key(entry_name) {
-                changes.push(&join(&self.path, entry_name), What::Deleted);
-            }
-        }
-        if !is_known || old.dir != new.dir {
-            let what = if is_known { What::Metadata } else { What::Added };
-            changes.push(&self.path, what);
-        }
-        self.changes.append(&changes);
-    }
-}
-
-/// Reads an open file from its start: as far as its `stat` says, or up to `max` bytes where that cannot be believed.
-///
-/// Filesystems that make content as it is read may give any size; they have no blocks.
-fn read_whole(mut file: &File, stat: &Stat, max: u64) -> Result<Vec<u8>> {
-    let mut content = Vec::with_capacity(stat.size as usize + 1);
-    if stat.blocks > 0 {
-        file.take(stat.size).read_to_end(&mut content)?;
-    } else {
-        // What is not to be read twice, like a pipe of the kernel's, is not read once.
-        file.rewind()?;
-        file.take(max).read_to_end(&mut content)?;
-    }
-    Ok(content)
-}
-
 /// What is said of an entry that was listed and is not there any more; what is recorded of it goes with the next snapshot.
 fn vanished() -> Error {
     Error::new(Kind::NotFound, "vanished before it could be read")
@@ -1054,36 +635,6 @@ const PARTIAL: u32 = 1;
 /// Returns what the index keeps of a directory's `stat`, in the entry of its metadata file.
 fn as_dir_stat(stat: Stat, is_partial: bool) -> Stat {
     Stat { size: if is_partial { PARTIAL.into() } else { 0 }, ..stat }
-}
-
-/// Says whether `old` tells of the entry just what was read now.
-fn is_recorded_as(old: &DirMetadata, entry_name: &[u8], read: &Metadata) -> bool {
-    if read.is_node() {
-        return old.entries.get(entry_name) == Some(read);
-    }
-    let git = if read.kind == FileKind::Symlink { GitKind::Symlink } else { GitKind::File };
-    old.lookup(entry_name, git).is_ok_and(|recorded| recorded == *read)
-}
-
-/// Returns the time, in nanoseconds since the epoch.
-fn clock() -> i128 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    nanos(Time { secs: now.tv_sec, nanos: now.tv_nsec as u32 })
-}
-
-fn nanos(time: Time) -> i128 {
-    i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos)
-}
-
-/// Says whether the file was so young at `began`, before it was looked at, that a later change could leave the same times behind.
-///
-/// Every change sets `ctime`, also one that sets `mtime` back or ahead.
-fn is_racy(stat: &Stat, began: i128) -> bool {
-    // Some filesystems keep whole seconds, or two of them; elsewhere hardly any file has exactly that.
-    let tick = if stat.ctime.nanos == 0 { COARSE_TICK_NANOS } else { CLOCK_TICK_NANOS };
-    let age = began - nanos(stat.ctime);
-    // A time far ahead is that of another clock: the next change has a time of this one.
-    (-tick..tick).contains(&age)
 }
 
 /// Returns the work-tree path of a stored file; metadata and what else is ours has none.
@@ -1137,58 +688,5 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"", path),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_read_as_far_as_it_says_if_that_can_be_believed() {
-        let read = |file: &File, max| {
-            let stat = safepath::stat_fd(file).unwrap();
-            read_whole(file, &stat, max).unwrap()
-        };
-        let of_kernel = File::open("/proc/self/status").unwrap();
-        assert_eq!(safepath::stat_fd(&of_kernel).unwrap().size, 0);
-        assert_eq!(read(&of_kernel, 64).len(), 64);
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), b"twelve bytes").unwrap();
-        let open = || File::open(file.path()).unwrap();
-        assert_eq!(read(&open(), 64), b"twelve bytes");
-        let stat = safepath::stat_fd(open()).unwrap();
-        for (size, blocks, want) in [(6, 8, &b"twelve"[..]), (20, 8, b"twelve bytes"), (6, 0, b"twelve bytes")] {
-            assert_eq!(read_whole(&open(), &Stat { size, blocks, ..stat }, 64).unwrap(), want);
-        }
-        read_whole(&pipe(), &Stat { size: 0, blocks: 0, ..stat }, 64).unwrap_err();
-    }
-
-    /// Returns the end of a pipe with something in it.
-    fn pipe() -> File {
-        let (reader, mut writer) = std::io::pipe().unwrap();
-        std::io::Write::write_all(&mut writer, b"once").unwrap();
-        File::from(std::os::fd::OwnedFd::from(reader))
-    }
-
-    #[test]
-    fn a_file_is_believed_once_a_change_would_show() {
-        const MS: i128 = 1_000_000;
-        // The clock when the file was about to be looked at, against its change time.
-        for (nanos_of_ctime, age, want) in [
-            (5, 0, true),
-            (5, 19 * MS, true),
-            (5, 21 * MS, false),
-            (5, -MS, true),
-            (5, -3_600_000 * MS, false),
-            (0, 21 * MS, true),
-            (0, 1999 * MS, true),
-            (0, 2001 * MS, false),
-        ] {
-            let ctime = Time { secs: 1_000_000, nanos: nanos_of_ctime };
-            let dir = Dir::open(std::path::Path::new("/")).unwrap();
-            let stat = Stat { ctime, mtime: Time { secs: i64::MAX, nanos: 0 }, ..dir.stat_self().unwrap() };
-            assert_eq!(is_racy(&stat, nanos(ctime) + age), want, "{nanos_of_ctime} {age}");
-        }
     }
 }
