@@ -8,8 +8,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard};
 
 use flate2::Crc;
 use sha1dc::Hasher;
@@ -27,6 +27,12 @@ use crate::durable::{self, FileStamp, hash_file};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::FileHash;
 use crate::threads;
+
+use follow::MAX_NEEDS;
+use memory::Memory;
+
+mod follow;
+mod memory;
 
 /// Packs that are in order, and what is known of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,9 +216,6 @@ const HANDFUL: usize = 64;
 
 /// Names that a thread looks for at a time.
 const ARMFUL: usize = 1 << 12;
-
-/// So many objects that packs need of each other are noted one by one: beyond, looking for each takes as long as verifying them anew.
-const MAX_NEEDS: usize = if cfg!(test) { 16 } else { 1 << 17 };
 
 /// Indexes in memory; what is beyond is read when it is needed.
 const MAX_INDEX_BYTES: u64 = 32 << 20;
@@ -417,40 +420,6 @@ impl<'a> Look<'a> {
         verified
     }
 
-    /// Says whether all is here that the roots and the objects lead to, as far as it is known.
-    fn is_whole(&self) -> bool {
-        let has_gap = self.has_gap.load(Ordering::Relaxed) || self.packs.iter().any(Packed::is_open);
-        !has_gap && self.needs_to_follow().is_some()
-    }
-
-    /// Returns what the packs need that are the same; `None` if nobody knows.
-    fn needs_before(&self) -> Option<&[Oid]> {
-        match self.packs.iter().any(|packed| packed.is_same) {
-            true => self.before.needs.as_deref(),
-            false => Some(&[]),
-        }
-    }
-
-    /// The same, without what is known to be here: what no pack had, if all packs are here.
-    fn needs_to_follow(&self) -> Option<&[Oid]> {
-        let is_here = |hashes: &PackHashes| {
-            let is_it =
-                |packed: &Packed| packed.index_hash == hashes.index && *packed.hash.lock().expect(POISONED) == Some(hashes.pack);
-            self.packs.iter().any(|packed| packed.is_same && is_it(packed))
-        };
-        let outside = self.before.outside.as_deref().filter(|_| self.before.packs.keys().all(is_here));
-        outside.or_else(|| self.needs_before())
-    }
-
-    /// Returns what all packs need, and maybe more; `None` if it is too much to keep.
-    fn needs_after(&self) -> Option<Vec<Oid>> {
-        let before = self.needs_before().filter(|_| !self.has_more_needs.load(Ordering::Relaxed))?;
-        let mut needs: Vec<Oid> = self.needs.lock().expect(POISONED).keys().chain(before).copied().collect();
-        needs.sort_unstable();
-        needs.dedup();
-        Some(needs).filter(|needs| needs.len() <= MAX_NEEDS)
-    }
-
     fn jobs(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
         for (at, packed) in self.packs.iter().enumerate().filter(|(_, packed)| !packed.is_same) {
@@ -540,7 +509,7 @@ impl<'a> Look<'a> {
     fn verify_packed(&self, packed: &Packed, range: Range<usize>, reader: &mut Reader) {
         for at in range {
             let (offset, rank) = packed.by_offset[at];
-            let mut held = Held { memory: &self.memory, alone: None };
+            let mut held = self.memory.hold();
             let oid = match packed.pack.index().name(rank, &self.shared.files) {
                 Ok(name) => oid_from(name),
                 Err(error) => return self.note_unread(&error),
@@ -564,7 +533,7 @@ impl<'a> Look<'a> {
 
     fn verify_loose(&self, single: &Single, reader: &mut Reader) {
         let Single { oid, path, known } = single;
-        let mut held = Held { memory: &self.memory, alone: None };
+        let mut held = self.memory.hold();
         let mut read = |reader: &mut Reader| -> Result<Option<(ObjectKind, Vec<u8>)>> {
             let found = self.loose_dir.read_claiming(oid, reader, &mut |n_bytes| held.claim(n_bytes))?;
             let Some((kind, content)) = found else { return Ok(None) };
@@ -608,107 +577,6 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Follows what an object of a pack leads to and that is not in that pack.
-    fn follow_out_of(&self, packed: &Packed, kind: ObjectKind, oid: Oid, reader: &mut Reader) {
-        // Of a directory of which little changes, every version has most of the others' entries.
-        if self.needs.lock().expect(POISONED).get(&oid).is_some_and(|kinds| kinds & bit(kind) != 0) {
-            return;
-        }
-        if !self.follow_need(Some(kind), oid, reader) {
-            return packed.is_open.store(true, Ordering::Relaxed);
-        }
-        let mut needs = self.needs.lock().expect(POISONED);
-        if needs.len() < MAX_NEEDS || needs.contains_key(&oid) {
-            *needs.entry(oid).or_default() |= bit(kind);
-        } else {
-            self.has_more_needs.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn follow_needs(&self, range: Range<usize>, reader: &mut Reader) {
-        for oid in &self.needs_to_follow().unwrap_or_default()[range] {
-            // What they are was looked at when the packs were verified.
-            if !self.follow_need(None, *oid, reader) {
-                self.has_lost_need.store(true, Ordering::Relaxed);
-                self.has_gap.store(true, Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn follow_roots(&self, roots: &[Root], reader: &mut Reader) {
-        roots.iter().for_each(|(kind, oid)| self.require(*kind, *oid, reader));
-    }
-
-    /// Follows what a root or a loose object leads to.
-    fn require(&self, kind: Option<ObjectKind>, oid: Oid, reader: &mut Reader) {
-        if !self.follow(kind, oid, reader) {
-            self.has_gap.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Follows what something in a pack refers to that is not in that pack.
-    fn follow_need(&self, kind: Option<ObjectKind>, oid: Oid, reader: &mut Reader) -> bool {
-        if self.is_in_any(kind, &oid, reader) {
-            return true;
-        }
-        let mut loose_needs = self.loose_needs.lock().expect(POISONED);
-        if loose_needs.len() <= MAX_NEEDS {
-            loose_needs.insert(oid);
-        }
-        drop(loose_needs);
-        self.is_loose(kind, oid)
-    }
-
-    fn is_in_any(&self, kind: Option<ObjectKind>, oid: &Oid, reader: &mut Reader) -> bool {
-        self.packs.iter().any(|packed| self.is_in(packed, kind, oid, reader))
-    }
-
-    /// Notes what an object is taken for, in the first of the places where it is, or says that it is not here. Git says what ought to be.
-    fn follow(&self, kind: Option<ObjectKind>, oid: Oid, reader: &mut Reader) -> bool {
-        self.is_in_any(kind, &oid, reader) || self.is_loose(kind, oid)
-    }
-
-    fn is_loose(&self, kind: Option<ObjectKind>, oid: Oid) -> bool {
-        // The empty tree, too, has to be stored: git reads it without a file, and yet misses it.
-        let loose = self.loose.binary_search_by_key(&oid, |single| single.oid);
-        loose.map(|at| self.loose[at].known.take_for(kind)).is_ok()
-    }
-
-    /// Says whether a pack has an object, and notes what it is taken for.
-    fn is_in(&self, packed: &Packed, kind: Option<ObjectKind>, oid: &Oid, reader: &mut Reader) -> bool {
-        let name = oid.as_slice().try_into().expect("BUG: an object id is a SHA-1");
-        match packed.pack.index().rank(name, &self.shared.files) {
-            Ok(Some(rank)) if !packed.is_same => {
-                if let Some(known) = packed.known.get(rank as usize) {
-                    known.take_for(kind);
-                }
-                true
-            }
-            Ok(Some(_)) => {
-                if let Some(kind) = kind {
-                    self.compare_kind(packed, kind, oid, reader);
-                }
-                true
-            }
-            Ok(None) => false,
-            Err(error) => {
-                self.note_unread(&error);
-                false
-            }
-        }
-    }
-
-    /// Compares what an object in a pack that is the same is taken for with what stands there.
-    fn compare_kind(&self, packed: &Packed, kind: ObjectKind, oid: &Oid, reader: &mut Reader) {
-        let offset = packed.pack.find(oid, &self.shared);
-        let header = offset.and_then(|offset| offset.map(|offset| packed.pack.header(offset, &self.shared, reader)).transpose());
-        match header {
-            Ok(Some((is, _))) if is == kind => (),
-            Ok(_) => self.note_odd(),
-            Err(error) => self.note_unread(&error),
-        }
-    }
-
     fn note(&self, damaged: Damaged) {
         self.damaged.lock().expect(POISONED).push(damaged);
     }
@@ -729,42 +597,6 @@ impl<'a> Look<'a> {
     fn note_vanished(&self) {
         self.note_odd();
         self.has_vanished.store(true, Ordering::Relaxed);
-    }
-}
-
-/// What all threads may have in memory: each its share, and one of them at a time an object that is larger.
-struct Memory {
-    share: u64,
-    large: Mutex<()>,
-}
-
-impl Memory {
-    fn for_threads(n_threads: usize) -> Self {
-        Self { share: (ALL_SHARES / PER_OBJECT / n_threads as u64).min(MAX_SHARE), large: Mutex::new(()) }
-    }
-}
-
-/// Bytes that all threads may hold, larger objects excepted.
-const ALL_SHARES: u64 = 256 << 20;
-
-/// So many times its size a thread may hold of an object: it, its base, a delta, and what is decoded of it.
-const PER_OBJECT: u64 = 8;
-
-const MAX_SHARE: u64 = 8 << 20;
-
-/// What a thread has in memory of one object. Dropped after that.
-struct Held<'a> {
-    memory: &'a Memory,
-    /// There if it is more than its share.
-    alone: Option<MutexGuard<'a, ()>>,
-}
-
-impl Held<'_> {
-    /// Waits until `n_bytes` may be in memory.
-    fn claim(&mut self, n_bytes: u64) {
-        if n_bytes > self.memory.share && self.alone.is_none() {
-            self.alone = Some(self.memory.large.lock().expect(POISONED));
-        }
     }
 }
 
@@ -1244,7 +1076,6 @@ mod tests {
         };
         assert!(git.check_files(&is_wanted, &Sound::default(), &[]).unwrap().wanted.is_some());
         assert_eq!((n_all.into_inner(), n_most.into_inner()), (2, 1));
-        assert_eq!([1, 4, 16, 1024].map(|n| Memory::for_threads(n).share >> 10), [8192, 8192, 2048, 32]);
     }
 
     #[test]
