@@ -3,8 +3,9 @@
 //! `floor store TREE FILE` opens and reads every file of a tree, asks for its attributes, hashes and compresses its content as it is stored, and appends
 //! that to FILE.git and FILE.chunks, by all threads. Left out is what makes a snapshot of it: cut points (pieces are of 64 KiB), what is known already,
 //! names, order, trees, indexes, syncs. `floor check FILE` unpacks and hashes all of that again. `floor restore FILE DIR` does, too, and writes each file,
-//! with an owner, a mode and a time, under a number. Left out is what makes a restore of it: what is there already, temporary names, directories, links, extended
-//! attributes, syncs.
+//! with an owner, a mode and a time, under a number. Left out is what makes a restore of it: what is there already, temporary names, directories,
+//! links, extended attributes, syncs. Pieces of a large file come in any order, and each opens it and sets its metadata: there it costs more than it
+//! would have to.
 #![allow(clippy::disallowed_methods)]
 
 use std::fs::{File, Permissions};
